@@ -1,0 +1,244 @@
+"""Begin and finish of a stage: where its files go, and when it counts as done.
+
+A notebook that dies half-way must leave the last good result untouched, and nobody may mistake its traces for a result.
+So a stage writes into a folder beside, moves the files into place at the end, and writes `manifest.json` last. The
+manifest names what went in (hashes), what came out (hashes), with which parameters and versions, and at what cost.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from emosafe_lib.errors import StageError
+from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root
+
+STAGES = {
+    "01_data_merge": {"model": False, "sections": ["data"]},
+    "02_chatgpt_augmentation": {"model": False, "sections": ["augmentation"]},
+    "03_prompting_baselines": {"model": True, "sections": ["prompting"]},
+    "04_lora_finetuning": {"model": True, "sections": ["finetuning"]},
+    "05_scaling_analysis": {"model": False, "sections": ["analysis", "models"]},
+    "06_on_device": {"model": False, "sections": ["models"]},
+}
+PACKAGES = ("torch", "transformers", "peft", "datasets", "scikit-learn", "numpy", "pandas", "papermill")
+
+
+def outputs_root() -> Path:
+    """Where results go: `EMOSAFE_OUTPUTS`, else `outputs/` of the checkout."""
+    return Path(os.environ.get("EMOSAFE_OUTPUTS", project_root() / "outputs")).resolve()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON by rename, so that a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def stage_folder(study: str, stage: str, model: str | None = None, outputs: Path | None = None) -> Path:
+    """`outputs/<study>/<stage>` or `outputs/<study>/<model>/<stage>`."""
+    base = (outputs or outputs_root()) / study
+    return base / model / stage if model else base / stage
+
+
+class Run:
+    """One execution of one stage, from `begin` to `finish`.
+
+    Attributes
+    ----------
+    study : StudyParams
+    model : ModelParams, or None for a stage that belongs to the whole study
+    """
+
+    def __init__(self, stage: str, study: StudyParams, model: ModelParams | None):
+        self.stage, self.study, self.model = stage, study, model
+        self.started = time.monotonic()
+        self.base = outputs_root() / study.name
+        self.folder = stage_folder(study.name, stage, model.name if model else None)
+        self.staging = self.base / ".partial" / f"{stage}-{model.name if model else 'study'}"
+        self.inputs: dict[str, str] = {}
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(parents=True)
+
+    def use(self, name: str) -> Path:
+        """An input below `outputs/<study>/`, remembered by its hash.
+
+        Raises
+        ------
+        StageError : the file is not there, so an earlier stage has to run first
+        """
+        path = self.base / name
+        if not path.is_file():
+            raise StageError(f"outputs/{self.study.name}/{name}", "is not there yet", "run the earlier notebook first")
+        self.inputs[name] = file_sha256(path)
+        return path
+
+    def out(self, name: str, at: str = "stage") -> Path:
+        """A path to write to; it moves into place at `finish`.
+
+        `at` says beside what it will stand: "stage" (this stage's folder), "model" (`outputs/<study>/<model>/`) or
+        "study" (`outputs/<study>/`).
+        """
+        places = {
+            "stage": self.folder,
+            "study": self.base,
+            "model": self.base / (self.model.name if self.model else ""),
+        }
+        if at not in places or (at == "model" and self.model is None):
+            raise StageError(self.stage, f"has no place called {at!r}", "use stage, model or study")
+        target = (places[at] / name).resolve()
+        if not target.is_relative_to(places[at].resolve()):
+            raise StageError(self.stage, f"would write outside its folder: {name!r}", "use a plain relative name")
+        staged = self.staging / target.relative_to(self.base)
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def keep(self, name: str) -> Path:
+        """A folder for work that survives a killed run (journals, shards, checkpoints): `.work/` beside the stage."""
+        path = self.base / ".work" / f"{self.stage}-{self.model.name if self.model else 'study'}" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(self, **numbers) -> dict:
+        """Move staged files into place, write the manifest last, and return it.
+
+        `numbers` are JSON values worth keeping, such as row counts or scores.
+        """
+        outputs = {}
+        for staged in sorted(path for path in self.staging.rglob("*") if path.is_file()):
+            name = staged.relative_to(self.staging)
+            target = self.base / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            outputs[str(name)] = file_sha256(staged)
+            os.replace(staged, target)
+        shutil.rmtree(self.staging)
+        manifest = {
+            "stage": self.stage,
+            "study": self.study.name,
+            "model": self.model.name if self.model else None,
+            "parameters": parameters_of(self.stage, self.study, self.model),
+            "inputs": self.inputs,
+            "outputs": outputs,
+            "numbers": numbers,
+            "versions": versions(),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+def begin(stage: str, study: str, model: str | None = None) -> Run:
+    """Start a stage from its notebook.
+
+    Parameters
+    ----------
+    stage : the notebook's name without suffix, one of `STAGES`
+    study, model : names of parameter files
+
+    Raises
+    ------
+    ParameterError : a parameter file breaks the schema
+    StageError : the stage is unknown, needs a model or has none, or the library belongs to another checkout
+    """
+    if stage not in STAGES:
+        raise StageError(stage, "is not a stage", f"use one of {', '.join(STAGES)}")
+    if STAGES[stage]["model"] != (model is not None):
+        needs = "needs a model" if STAGES[stage]["model"] else "belongs to the whole study"
+        raise StageError(stage, needs, "see the notebook's parameters cell")
+    refuse_other_checkout()
+    return Run(stage, load_study(study), load_model(model) if model else None)
+
+
+def refuse_other_checkout() -> None:
+    """A notebook of one checkout must not silently run the library of another."""
+    here = Path.cwd().resolve()
+    library = Path(__file__).resolve().parents[1]
+    for folder in (here, *here.parents):
+        if (folder / "emosafe_lib" / "stage.py").is_file() and folder != library:
+            raise StageError(folder, f"runs the library of {library.name!r}", "use the kernel of this checkout's .venv")
+
+
+def parameters_of(stage: str, study: StudyParams, model: ModelParams | None) -> dict:
+    """The parameters that this stage depends on, and no others, as plain JSON values."""
+    dumped = study.model_dump(mode="json")
+    chosen = {section: dumped[section] for section in STAGES[stage]["sections"]}
+    if model:
+        chosen["model"] = {k: v for k, v in model.model_dump(mode="json").items() if k != "resources"}
+    return chosen
+
+
+def code_modules(notebook: Path) -> list[Path]:
+    """The library modules that a notebook imports, directly or through each other, in sorted order."""
+    package = project_root() / "emosafe_lib"
+    sources = [
+        "".join(cell["source"])
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    todo = [name for source in sources for name in imported_names(source)]
+    found: set[Path] = set()
+    while todo:
+        for path in module_files(package, todo.pop()) - found:
+            found.add(path)
+            todo += imported_names(path.read_text(encoding="utf-8"))
+    return sorted(found)
+
+
+def imported_names(source: str) -> list[str]:
+    """Dotted names below `emosafe_lib` that a piece of code imports."""
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    names = []
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "emosafe_lib":
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.split(".")[0] == "emosafe_lib"]
+    return names
+
+
+def module_files(package: Path, dotted: str) -> set[Path]:
+    """The files of a module; for a package all its modules, since registries import them by name."""
+    path = package.parent.joinpath(*dotted.split("."))
+    if path == package:
+        return {package / "__init__.py"}
+    if path.is_dir():
+        return set(path.rglob("*.py"))
+    return {path.with_suffix(".py")} if path.with_suffix(".py").is_file() else set()
+
+
+def code_digest(stage: str) -> str:
+    """One hash over the stage's notebook and every library module that it reaches."""
+    notebook = project_root() / "notebooks" / f"{stage}.ipynb"
+    digest = hashlib.sha256()
+    for path in [notebook, *code_modules(notebook)]:
+        digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Python and package versions, and the kind of machine; no host or user name."""
+    found = {"python": platform.python_version(), "machine": platform.machine(), "system": sys.platform}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found | {"cpus": str(os.cpu_count())}
