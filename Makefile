@@ -1,0 +1,62 @@
+# Two commands do everything: `make study` and `make test`. Both create the environment themselves, once.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STUDY  ?= sample
+MODELS ?=
+CORES  ?= 2
+PROFILE ?=
+A ?= sample
+B ?= real
+RUN := $(BIN)/python -m emosafe_lib.execute
+
+export PYTHONNOUSERSITE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study stage test lint lab data reference compare bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: STUDY=$(STUDY) MODELS=\"nano-1 minilm\" CORES=$(CORES) PROFILE=slurm STAGE=03_prompting_baselines"
+
+setup: ## create .venv from requirements.lock; does nothing while the lock is unchanged
+	@cmp -s requirements.lock $(VENV)/installed.lock || { \
+	  command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): not found; install Python 3.11 or set PYTHON=..." >&2; exit 1; }; \
+	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
+	  cp requirements.lock $(VENV)/installed.lock; }
+
+study: setup ## run the whole study: every notebook, every model, then outputs/$(STUDY)/index.html
+	@$(RUN) study --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)"
+
+stage: setup ## run one stage and what it needs: make stage STAGE=03_prompting_baselines MODELS=nano-1
+	@$(RUN) study --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --until $(STAGE)
+
+test: setup ## run the tests (real-data tests only where EMOSAFE_DATA_DIR or ../shared/data exists)
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m pytest
+
+lab: setup ## open JupyterLab on the notebooks
+	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
+
+data: setup ## download what a study names; licences that restrict use are listed first
+	@$(BIN)/python -m emosafe_lib.sources fetch --study $(STUDY)
+
+reference: setup ## run sample and real study from this checkout and copy their pages to outputs/reference/
+	@$(RUN) reference --cores $(CORES)
+
+compare: setup ## paired comparison of two finished studies: make compare A=sample B=mine
+	@$(BIN)/python -m emosafe_lib.compare $(A) $(B)
+
+bench: setup ## benchmarks against named peers; results go to benchmarks/results/
+	@$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove outputs that can be made again (the reference run stays)
+	@find outputs -mindepth 1 -maxdepth 1 ! -name reference ! -name README.md -exec rm -rf {} +
+	@rm -rf .snakemake
