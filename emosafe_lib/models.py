@@ -1,18 +1,23 @@
 """Load a backbone: a rung of the nano ladder, a hub checkpoint, an encoder from a package, or a true shape with random
 weights.
 
-The same four functions serve a model of 0.2 million parameters on a laptop and one of 70 billion on a cluster; which
-one it is stands in the model's parameter file. Only safetensors are read, and code from a repository is never run.
+The same functions serve a model of 0.2 million parameters on a laptop and one of 70 billion on a cluster; which one it
+is stands in the model's parameter file. Only safetensors are read, and code from a repository is never run. Where the
+machine cannot do what the file asks for (a GPU, bfloat16, 4-bit weights), the fallback is declared by `hardware`, so
+that every result can say what it really ran on.
 """
 
 import importlib.util
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 from emosafe_lib.errors import ModelError
 from emosafe_lib.params import ModelParams
 
 ASSETS = Path(__file__).parent / "assets"
+# Llama 3 reserves this token for padding but does not declare it.
+LLAMA_PAD = "<|finetune_right_pad_id|>"
 
 
 def weights_location(model: ModelParams) -> str:
@@ -45,15 +50,51 @@ def hub_options(model: ModelParams) -> dict:
     return options
 
 
+def cache_folder(model: ModelParams) -> Path:
+    """Where the hub's cache keeps this model's revision."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{model.path.replace('/', '--')}" / "snapshots"
+
+
+@contextmanager
+def readable_errors(model: ModelParams):
+    """Turn what `from_pretrained` raises into one line with a remedy.
+
+    Raises
+    ------
+    ModelError : the repository wants its own code to run, or the weights are absent or damaged
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelError(model.path, "wants to run its own code", "name a model that transformers knows") from None
+    except SafetensorError:
+        raise ModelError(model.path, "its weights are damaged", "fetch or train them again") from None
+    except OSError:
+        if model.weights != "hub":
+            raise ModelError(model.path, "holds no readable safetensors model", "install or train it again") from None
+        expected = f"revision {model.revision or 'main'} is not below {cache_folder(model)}"
+        raise ModelError(model.path, expected, "download it there, or unset HF_HUB_OFFLINE and log in") from None
+
+
 def load_tokenizer(model: ModelParams):
     """The model's tokenizer, padding on the right, with a pad token that is never its end-of-sequence token's stand-in
     in attention (masks decide what is padding).
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(weights_location(model), **hub_options(model))
+    if model.weights == "random":
+        raise ModelError(model.name, "random weights have no tokenizer", "use it for memory and speed only")
+    with readable_errors(model):
+        tokenizer = AutoTokenizer.from_pretrained(weights_location(model), **hub_options(model))
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        known = LLAMA_PAD in tokenizer.get_vocab()
+        tokenizer.pad_token = LLAMA_PAD if known else tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
 
@@ -62,33 +103,144 @@ def pick_device(model: ModelParams):
     """The torch device that this model's parameter file asks for; `auto` takes a GPU where there is one."""
     import torch
 
-    if model.device != "auto":
-        return torch.device(model.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = "cuda" if model.device == "auto" else model.device
+    return torch.device(wanted if wanted == "cpu" or torch.cuda.is_available() else "cpu")
 
 
 def pick_dtype(model: ModelParams):
     """The torch dtype to load in: float32 on a CPU, where reduced precision is far slower, else as declared."""
     import torch
 
-    return torch.float32 if pick_device(model).type == "cpu" else getattr(torch, model.dtype)
+    if pick_device(model).type == "cpu":
+        return torch.float32
+    if model.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return getattr(torch, model.dtype)
+
+
+def pick_quantization(model: ModelParams) -> str:
+    """int8 or int4 where it is asked for and bitsandbytes has a GPU to run on, else none."""
+    able = pick_device(model).type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
+    return model.quantization if able else "none"
+
+
+def hardware(model: ModelParams) -> dict:
+    """What this model really runs on: device, dtype, quantization, and a note for each fallback from its file."""
+    device, dtype = pick_device(model).type, str(pick_dtype(model)).removeprefix("torch.")
+    quantization = pick_quantization(model)
+    notes = []
+    if model.device == "cuda" and device == "cpu":
+        notes.append("no GPU here: runs on the CPU")
+    if dtype != model.dtype:
+        notes.append(f"{model.dtype} is not fit for this {device}: runs in {dtype}")
+    if quantization != model.quantization:
+        notes.append(f"{model.quantization} needs bitsandbytes and a GPU: runs unquantized")
+    return {"device": device, "dtype": dtype, "quantization": quantization, "fallbacks": notes}
+
+
+def use_threads(model: ModelParams) -> int:
+    """Give torch as many threads as OMP_NUM_THREADS, else the model's file, says; returns the number."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or model.resources.threads))
+    return torch.get_num_threads()
+
+
+def quantization_options(model: ModelParams) -> dict:
+    """The `from_pretrained` arguments of 8- and 4-bit loading (NF4, arXiv 2305.14314); none for full precision."""
+    kind = pick_quantization(model)
+    if kind == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": "auto"}
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=pick_dtype(model),
+    )
+    return {"quantization_config": nf4, "device_map": "auto"}
+
+
+def shape_config(model: ModelParams):
+    """The transformers configuration of a declared LLaMA shape."""
+    from transformers import LlamaConfig
+
+    shape = model.shape
+    if shape is None:
+        raise ModelError(model.name, "has no shape in its parameter file", "add `shape:`")
+    return LlamaConfig(
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.hidden,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied_embeddings,
+        max_position_embeddings=model.context_tokens,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+
+
+def load_network(model: ModelParams, auto_class, **options):
+    """Any transformers auto class with this model's weights on this model's device, in evaluation mode.
+
+    Parameters
+    ----------
+    auto_class : such as AutoModelForCausalLM
+    options : passed to `from_pretrained`, such as num_labels
+
+    Raises
+    ------
+    ModelError : weights absent or damaged, or a repository that wants to run its own code
+    """
+    if model.weights == "random":
+        config = shape_config(model)
+        config.update(options)
+        return auto_class.from_config(config, dtype=pick_dtype(model)).to(pick_device(model)).eval()
+    options |= hub_options(model) | quantization_options(model)
+    with readable_errors(model):
+        network = auto_class.from_pretrained(
+            weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **options
+        )
+    return network.eval() if "device_map" in options else network.to(pick_device(model)).eval()
 
 
 def load_causal(model: ModelParams):
     """A causal language model in evaluation mode: `(model, tokenizer)`."""
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(
-        weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **hub_options(model)
-    )
-    return network.to(pick_device(model)).eval(), load_tokenizer(model)
+    return load_network(model, AutoModelForCausalLM), load_tokenizer(model)
 
 
 def load_encoder(model: ModelParams):
-    """A bare encoder in evaluation mode: `(model, tokenizer)`; hidden states are its last layer."""
+    """A bare backbone in evaluation mode: `(model, tokenizer)`; it returns hidden states and has no head."""
     from transformers import AutoModel
 
-    network = AutoModel.from_pretrained(
-        weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **hub_options(model)
+    return load_network(model, AutoModel), load_tokenizer(model)
+
+
+def load_classifier(model: ModelParams, labels: tuple[str, ...]):
+    """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
+
+    The head is drawn from torch's global generator: seed it first. A LLaMA pools its last real token, an encoder its
+    first one.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    names = dict(enumerate(labels))
+    network = load_network(
+        model,
+        AutoModelForSequenceClassification,
+        num_labels=len(labels),
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
     )
-    return network.to(pick_device(model)).eval(), load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    return network, tokenizer
