@@ -221,7 +221,7 @@ class ModelParams(Section):
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML with JSON's types: no dates, no yes/no, no octal or sixty-based numbers, no tags, aliases or repeated keys."""
+    """YAML with JSON's types: no dates, yes/no, octal or sixty-based numbers, tags, aliases or repeated keys."""
 
     yaml_implicit_resolvers: dict = {}
 

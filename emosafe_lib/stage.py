@@ -14,7 +14,7 @@ import resource
 import shutil
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -139,7 +139,7 @@ class Run:
             "versions": versions(),
             "seconds": round(time.monotonic() - self.started, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(self.folder / "manifest.json", manifest)
         return manifest
@@ -168,7 +168,10 @@ def begin(stage: str, study: str, model: str | None = None) -> Run:
 
 
 def refuse_other_checkout() -> None:
-    """A notebook of one checkout must not silently run the library of another."""
+    """A notebook of one checkout must not silently run the library, or the kernel, of another."""
+    expected = os.environ.get("EMOSAFE_PREFIX", sys.prefix)
+    if Path(expected).resolve() != Path(sys.prefix).resolve():
+        raise StageError("kernel", "belongs to another environment than the runner", "reinstall with `make setup`")
     here = Path.cwd().resolve()
     library = Path(__file__).resolve().parents[1]
     for folder in (here, *here.parents):
@@ -187,7 +190,7 @@ def parameters_of(stage: str, study: StudyParams, model: ModelParams | None) -> 
 
 def code_modules(notebook: Path) -> list[Path]:
     """The library modules that a notebook imports, directly or through each other, in sorted order."""
-    package = project_root() / "emosafe_lib"
+    package = Path(__file__).resolve().parent
     sources = [
         "".join(cell["source"])
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]

@@ -1,0 +1,350 @@
+"""Run notebooks and believe only what can be checked.
+
+papermill alone reports false greens: after a killed kernel it saves a notebook in which every cell looks completed,
+and `sys.exit(0)` counts as success. Here a stage is done only if no exception was raised, every code cell has an
+execution count, no output is an error, and the manifest that the stage wrote is new and matches the files on disk. The
+notebook is executed beside, checked, rendered, and only then renamed; `receipt.json` comes last and is what Snakemake
+looks for.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from emosafe_lib import stage as stages
+from emosafe_lib.errors import EmosafeError, ParameterError, StageError
+from emosafe_lib.params import load_model, load_study, project_root
+
+MAX_CELL_TEXT = 200_000
+HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
+SHELL_ESCAPE = re.compile(r"^\s*(!|%%?(bash|sh|script|system|sx|cmd)\b)", re.MULTILINE)
+CHATTER = re.compile(
+    r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided cores|Rules claiming|Select jobs|Execute \d|"
+    r"Finished jobid|Complete log|Elapsed|Job stats|job  |-----|all  |total  |localrules|RuleException|"
+    r"CalledProcessError|Exiting because|WorkflowError|At least one|\w+ +\d+$)|Command 'set -euo"
+)
+HEARTBEAT_SECONDS = 15
+
+
+def notebook_source(stage: str) -> Path:
+    """The committed notebook of a stage."""
+    path = project_root() / "notebooks" / f"{stage}.ipynb"
+    if stage not in stages.STAGES or not path.is_file():
+        raise StageError(stage, "is not a notebook of this study", f"use one of {', '.join(stages.STAGES)}")
+    return path
+
+
+def check_source(notebook: dict, where: object) -> None:
+    """Refuse a notebook in which a failure could hide: tags that allow errors or skip cells, shell escapes.
+
+    Raises
+    ------
+    StageError : names the cell and the construct
+    """
+    for number, cell in enumerate(notebook["cells"]):
+        hiding = HIDING_TAGS & set(cell["metadata"].get("tags", []))
+        if hiding:
+            raise StageError(where, f"cell {number} has the tag {hiding.pop()!r}", "a failing cell must fail the stage")
+        if cell["cell_type"] == "code" and SHELL_ESCAPE.search("".join(cell["source"])):
+            raise StageError(where, f"cell {number} escapes to a shell", "its exit status is lost: use Python")
+
+
+def check_executed(notebook: dict, where: object) -> None:
+    """Refuse a notebook that did not run from its first to its last code cell without an error.
+
+    Raises
+    ------
+    StageError : names the first cell that failed or never ran
+    """
+    counts = []
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
+            continue
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                raise StageError(where, f"cell {number} failed: {reason(output)}", "fix the cause and run again")
+        if cell.get("execution_count") is None:
+            raise StageError(where, f"cell {number} never ran", "the kernel died or was stopped: run again")
+        counts.append(cell["execution_count"])
+    if counts != sorted(set(counts)) or not counts:
+        raise StageError(where, "its cells did not run once each, in order", "run again from a fresh kernel")
+
+
+def reason(output: dict) -> str:
+    """An error's class, with its message only where the class promises that no text of a row is in it."""
+    name, message = output.get("ename", "error"), output.get("evalue", "")
+    own = {cls.__name__ for cls in [EmosafeError, *EmosafeError.__subclasses__()]}
+    return f"{name}: {message}" if name in own else name
+
+
+def check_manifest(folder: Path, started: datetime, where: object) -> dict:
+    """Read the manifest that the notebook wrote and hold it against the files on disk.
+
+    Raises
+    ------
+    StageError : it is absent, older than this execution, or names a file whose hash differs
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise StageError(where, "wrote no manifest", "end the notebook with run.finish()")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if datetime.fromisoformat(manifest["finished"]) < started.replace(microsecond=0):
+        raise StageError(where, "left the manifest of an earlier run", "end the notebook with run.finish()")
+    for name, digest in manifest["outputs"].items():
+        target = stages.outputs_root() / manifest["study"] / name
+        if not target.is_file() or stages.file_sha256(target) != digest:
+            raise StageError(where, f"{name} is not what the manifest says", "run again; nothing else may write there")
+    return manifest
+
+
+def cap_outputs(notebook: dict) -> None:
+    """Shorten text outputs that no reader would scroll through, and say so in their place."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            text = "".join(output.get("text", ""))
+            if len(text) > MAX_CELL_TEXT:
+                output["text"] = text[:MAX_CELL_TEXT] + f"\n[{len(text) - MAX_CELL_TEXT} characters left out]\n"
+
+
+@contextmanager
+def heartbeats(label: str, path: Path) -> Iterator[None]:
+    """While the block runs, print what the kernel's progress bars say, every few seconds."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = ""
+        while not done.wait(HEARTBEAT_SECONDS):
+            now = path.read_text(encoding="utf-8") if path.is_file() else ""
+            if now and now != last:
+                print(f"{label}: {now}", flush=True)
+            last = now
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that papermill's clean-up ends the kernel before this process goes."""
+
+    def stop(number, frame):
+        raise SystemExit(128 + number)
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def execute_notebook(source: Path, target: Path, parameters: dict, label: str, minutes: int) -> None:
+    """Execute `source` into `target` with papermill, with a kernel of this very environment.
+
+    Raises
+    ------
+    StageError : the two paths are the same, a cell failed, timed out, or the kernel died
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    if source.resolve() == target.resolve():
+        raise StageError(source.name, "would be overwritten by its own execution", "choose another output")
+    beat = target.with_suffix(".progress")
+    os.environ |= {"EMOSAFE_PROGRESS": str(beat), "EMOSAFE_PREFIX": sys.prefix}
+    try:
+        with heartbeats(label, beat), signals_as_exceptions():
+            papermill.execute_notebook(
+                source,
+                target,
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=str(source.parent),
+                progress_bar=False,
+                execution_timeout=minutes * 60,
+                autosave_cell_every=10,
+                kernel_manager_class="emosafe_lib.kernels.PrivateKernelManager",
+            )
+    except papermill.PapermillExecutionError as error:
+        failure = reason({"ename": error.ename, "evalue": error.evalue})
+        raise StageError(label, f"cell {error.cell_index} failed: {failure}", "see the failed notebook") from None
+    except CellTimeoutError:
+        raise StageError(label, f"a cell ran longer than {minutes} minutes", "raise resources.minutes") from None
+    except (DeadKernelError, RuntimeError) as error:
+        raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
+
+
+def run_stage(stage: str, study: str, model: str | None = None) -> Path:
+    """Run one stage from its committed notebook and publish it if, and only if, it really finished.
+
+    Returns the path of its receipt.
+
+    Raises
+    ------
+    ParameterError : a parameter file breaks the schema; nothing was started
+    StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
+    """
+    import nbformat
+
+    from emosafe_lib import render
+
+    study_params, model_params = load_study(study), load_model(model) if model else None
+    source = notebook_source(stage)
+    check_source(nbformat.read(source, 4), source.name)
+    label = f"{stage} {model_params.name}" if model_params else stage
+    folder = stages.stage_folder(study_params.name, stage, model_params.name if model_params else None)
+    temporary = stages.outputs_root() / study_params.name / "logs" / f"{label.replace(' ', '-')}.ipynb"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "receipt.json").unlink(missing_ok=True)
+    parameters = {"study": study} | ({"model": model} if model else {})
+    started, clock = datetime.now(UTC), time.monotonic()
+    minutes = model_params.resources.minutes if model_params else 120
+    execute_notebook(source, temporary, parameters, label, minutes)
+    notebook = nbformat.read(temporary, 4)
+    check_executed(notebook, label)
+    manifest = check_manifest(folder, started, label)
+    return publish(notebook, temporary, folder, manifest, time.monotonic() - clock, render)
+
+
+def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, seconds: float, render) -> Path:
+    """Clean, render and rename an executed notebook, and write its receipt last."""
+    import nbformat
+
+    cap_outputs(notebook)
+    render.clean(notebook)
+    page = render.page(notebook, manifest)
+    name = manifest["stage"]
+    for suffix, content in ((".ipynb", nbformat.writes(notebook)), (".html", page)):
+        partial = folder / f".{name}{suffix}.partial"
+        partial.write_text(content, encoding="utf-8")
+        os.replace(partial, folder / f"{name}{suffix}")
+    temporary.unlink()
+    receipt = {
+        "stage": name,
+        "digest": stage_digest(name, manifest["study"], manifest["model"]),
+        "files": {f"{name}{s}": stages.file_sha256(folder / f"{name}{s}") for s in (".ipynb", ".html")},
+        "manifest": stages.file_sha256(folder / "manifest.json"),
+        "seconds": round(seconds, 2),
+        "overhead_seconds": round(seconds - manifest["seconds"], 2),
+    }
+    stages.write_json(folder / "receipt.json", receipt)
+    return folder / "receipt.json"
+
+
+def stage_digest(stage: str, study: str, model: str | None = None) -> str:
+    """One hash over all of ours that a stage depends on: its parameters, its notebook and the code it reaches."""
+    import hashlib
+
+    chosen = stages.parameters_of(stage, load_study(study), load_model(model) if model else None)
+    content = json.dumps(chosen, sort_keys=True) + stages.code_digest(stage)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def run_study(study: str, models: list[str], cores: int, until: str = "", profile: str = "", extra: str = "") -> int:
+    """Let Snakemake bring a study up to date; returns its exit status.
+
+    One runner at a time holds a study's lock, which the operating system releases however the runner ends, so a killed
+    run needs no unlocking.
+
+    Raises
+    ------
+    StageError : another runner is at work
+    """
+    from filelock import FileLock, Timeout
+
+    loaded = load_study(study)
+    for model in models or loaded.models:
+        load_model(model)
+    root, base = project_root(), stages.outputs_root() / loaded.name
+    base.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
+    command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going", "--show-failed-logs"]
+    command += ["--rerun-triggers", "mtime", "input", "params", "--quiet", "host", "reason", "rules"]
+    command += ["--config", f"study={study}", f"models={','.join(models or loaded.models)}", f"until={until}"]
+    command += ["--profile", str(root / "profiles" / profile)] if profile else []
+    try:
+        with FileLock(base / ".lock", timeout=0):
+            return forward_signals([*command, *shlex.split(extra)])
+    except Timeout:
+        raise StageError(f"outputs/{loaded.name}", "another run is at work here", "wait for it or stop it") from None
+
+
+def forward_signals(command: list[str]) -> int:
+    """Run a command in the foreground without its chatter; a SIGTERM to us reaches it, and we wait for its clean-up."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    old = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        for line in process.stdout:
+            if not CHATTER.match(line):
+                print(line, end="", flush=True)
+        return process.wait()
+    except KeyboardInterrupt:
+        return process.wait() or 130
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line that Makefile and Snakefile use."""
+    top = argparse.ArgumentParser(prog="python -m emosafe_lib.execute", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", required=True)
+    study = commands.add_parser("study", help="bring a whole study up to date")
+    study.add_argument("--study", default="sample")
+    study.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
+    study.add_argument("--cores", type=int, default=2)
+    study.add_argument("--until", default="", choices=["", *stages.STAGES], help="stop after this stage")
+    study.add_argument("--profile", default="", help="a folder of profiles/, such as slurm")
+    study.add_argument("--extra", default="", help="further arguments for snakemake")
+    one = commands.add_parser("stage", help="run one notebook")
+    one.add_argument("stage", choices=list(stages.STAGES))
+    one.add_argument("--study", default="sample")
+    one.add_argument("--model", default=None)
+    index = commands.add_parser("index", help="write the study's index page")
+    index.add_argument("--study", default="sample")
+    reference = commands.add_parser("reference", help="make outputs/reference/")
+    reference.add_argument("--cores", type=int, default=2)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch; an expected failure is one line on standard error and exit status 1."""
+    chosen = parser().parse_args(arguments)
+    try:
+        if chosen.command == "study":
+            models = chosen.models.replace(",", " ").split()
+            return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
+        if chosen.command == "stage":
+            print(f"{chosen.stage} {chosen.model or ''}: started", flush=True)
+            receipt = run_stage(chosen.stage, chosen.study, chosen.model)
+            seconds = json.loads(receipt.read_text())["seconds"]
+            print(f"{chosen.stage} {chosen.model or ''}: done in {seconds:.0f} s", flush=True)
+            return 0
+        from emosafe_lib import site
+
+        if chosen.command == "index":
+            print(site.write_index(load_study(chosen.study)))
+        else:
+            site.write_reference(chosen.cores)
+        return 0
+    except (EmosafeError, ParameterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Turn an executed notebook into one page that opens from disk, shows no private text and runs no code.
+
+nbconvert's default page loads scripts from other hosts. Here its `basic` template renders the cells, its
+sanitiser drops what could run, and a page of our own holds them: no script, no remote reference, figures inline.
+"""
+
+import html
+import re
+from pathlib import Path
+
+from emosafe_lib.errors import StageError
+from emosafe_lib.params import SECRET_VALUE
+
+STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
+KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
+PRIVATE = (
+    ("a key", SECRET_VALUE),
+    ("a home path", re.compile(r"(?:/home/|/Users/|/root/|C:\\Users\\)[\w.-]+")),
+    ("an e-mail address", re.compile(r"\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b", re.IGNORECASE)),
+)
+SAFE_TAGS = (
+    "a abbr b blockquote br caption code dd details div dl dt em h1 h2 h3 h4 h5 h6 hr i kbd li ol p pre small span "
+    "strong sub summary sup table tbody td tfoot th thead tr ul"
+).split()
+REMOTE = re.compile(
+    r"""(?:src|href|data|srcset)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", re.I
+)
+HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
+
+
+def clean(notebook: dict) -> None:
+    """Drop what a reader does not need and a page must not carry: widgets, scripts, run metadata, absolute paths.
+
+    Raises
+    ------
+    StageError : an output or source holds something private; it names the cell and the kind, never the value
+    """
+    notebook["metadata"] = {
+        key: notebook["metadata"][key] for key in ("kernelspec", "language_info") if key in notebook["metadata"]
+    }
+    for number, cell in enumerate(notebook["cells"]):
+        cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
+        for output in cell.get("outputs", []):
+            for mime in set(output.get("data", {})) - KEPT_MIME:
+                del output["data"][mime]
+            hide_paths(output)
+        refuse_private(cell, number)
+
+
+def hide_paths(output: dict) -> None:
+    """Replace the checkout's own path and site-packages prefixes in text outputs, which warnings often show."""
+    from emosafe_lib.params import project_root
+
+    def short(value):
+        return value.replace(str(project_root()) + "/", "").replace(str(project_root()), ".")
+
+    if "text" in output:
+        output["text"] = short("".join(output["text"]))
+    for mime, value in output.get("data", {}).items():
+        if mime.startswith("text/"):
+            output["data"][mime] = short("".join(value))
+
+
+def refuse_private(cell: dict, number: int) -> None:
+    """Raise StageError if a cell's source or text outputs hold a key, a home path or an address."""
+    texts = ["".join(cell["source"])]
+    for output in cell.get("outputs", []):
+        texts.append("".join(output.get("text", "")))
+        texts += ["".join(value) for mime, value in output.get("data", {}).items() if mime.startswith("text/")]
+    for name, pattern in PRIVATE:
+        if any(pattern.search(text) for text in texts):
+            raise StageError(f"cell {number}", f"holds {name}, so the page is not published", "remove it and run again")
+
+
+def describe_figures(notebook: dict) -> None:
+    """Give every figure an alternative text: the title of the section in which it stands."""
+    section = "notebook"
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            found = HEADING.findall("".join(cell["source"]))
+            section = found[-1].strip("# ") if found else section
+        for output in cell.get("outputs", []):
+            for mime in ("image/png", "image/jpeg"):
+                if mime in output.get("data", {}):
+                    output.setdefault("metadata", {}).setdefault(mime, {}).setdefault("alt", f"Figure: {section}")
+
+
+def sanitise(element) -> str:
+    """Keep the tags that prose, tables and highlighted code need; nbconvert's own list lacks headings."""
+    import bleach
+
+    text = element.decode() if isinstance(element, bytes) else str(element)
+    attributes = {"*": ["class", "id"], "a": ["href"], "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
+    return bleach.clean(text, tags=SAFE_TAGS, attributes=attributes, strip=True)
+
+
+def body(notebook: dict) -> str:
+    """The notebook's cells as sanitised HTML."""
+    from nbconvert import HTMLExporter
+
+    describe_figures(notebook)
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": sanitise})
+    exporter.exclude_input_prompt = True
+    exporter.exclude_output_prompt = True
+    converted, _ = exporter.from_notebook_node(notebook)
+    return converted
+
+
+def page(notebook: dict, manifest: dict) -> str:
+    """One self-contained page for an executed notebook.
+
+    Raises
+    ------
+    StageError : something in it would load from another host
+    """
+    model = f" · {manifest['model']}" if manifest["model"] else ""
+    back = "../../index.html" if manifest["model"] else "../index.html"
+    note = (
+        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {manifest['finished']} · "
+        f"{manifest['seconds']} s · peak memory {manifest['peak_memory_mb']} MB. Message texts from real datasets are "
+        "never shown here; the topics are distress, violence and abuse."
+    )
+    return shell(f"{manifest['stage']}{model}", f'<p class="note">{note}</p>{body(notebook)}', back)
+
+
+def shell(title: str, content: str, back: str | None = None) -> str:
+    """Wrap content into a complete page with our style; StageError if it refers to another host."""
+    link = f'<nav><a href="{back}">Back to the study</a></nav>' if back else ""
+    found = REMOTE.search(re.sub(r'<a [^>]*href="https?://[^"]*"', "<a ", content))
+    if found:
+        raise StageError(title, "would load something from another host", "keep pages self-contained")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)} · emosafe</title><style>{STYLE}</style></head>"
+        f"<body>{link}<main>{content}</main></body></html>\n"
+    )
