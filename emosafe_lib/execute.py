@@ -99,7 +99,7 @@ def check_manifest(folder: Path, started: datetime, where: object) -> dict:
     if not path.is_file():
         raise StageError(where, "wrote no manifest", "end the notebook with run.finish()")
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    if datetime.fromisoformat(manifest["finished"]) < started.replace(microsecond=0):
+    if datetime.fromisoformat(manifest["finished"]) < started:
         raise StageError(where, "left the manifest of an earlier run", "end the notebook with run.finish()")
     for name, digest in manifest["outputs"].items():
         target = stages.outputs_root() / manifest["study"] / name
@@ -205,12 +205,12 @@ def run_stage(stage: str, study: str, model: str | None = None) -> Path:
 
     study_params, model_params = load_study(study), load_model(model) if model else None
     source = notebook_source(stage)
-    check_source(nbformat.read(source, 4), source.name)
     label = f"{stage} {model_params.name}" if model_params else stage
     folder = stages.stage_folder(study_params.name, stage, model_params.name if model_params else None)
     temporary = stages.outputs_root() / study_params.name / "logs" / f"{label.replace(' ', '-')}.ipynb"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     (folder / "receipt.json").unlink(missing_ok=True)
+    check_source(nbformat.read(source, 4), source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     started, clock = datetime.now(UTC), time.monotonic()
     minutes = model_params.resources.minutes if model_params else 120

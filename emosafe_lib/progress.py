@@ -1,7 +1,7 @@
 """Progress that a person sees, in a notebook as a bar and in a runner's terminal as a line now and then.
 
-papermill swallows what a kernel prints until the cell is over. So long loops also leave a one-line heartbeat in the file
-that `EMOSAFE_PROGRESS` names, and the runner prints it.
+papermill swallows what a kernel prints until the cell is over. So long loops also leave a one-line heartbeat in the
+file that `EMOSAFE_PROGRESS` names, and the runner prints it.
 """
 
 import os

@@ -116,7 +116,7 @@ def page(notebook: dict, manifest: dict) -> str:
     model = f" · {manifest['model']}" if manifest["model"] else ""
     back = "../../index.html" if manifest["model"] else "../index.html"
     note = (
-        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {manifest['finished']} · "
+        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {manifest['finished'][:19]} UTC · "
         f"{manifest['seconds']} s · peak memory {manifest['peak_memory_mb']} MB. Message texts from real datasets are "
         "never shown here; the topics are distress, violence and abuse."
     )

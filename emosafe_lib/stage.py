@@ -139,7 +139,7 @@ class Run:
             "versions": versions(),
             "seconds": round(time.monotonic() - self.started, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         write_json(self.folder / "manifest.json", manifest)
         return manifest

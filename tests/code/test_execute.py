@@ -1,0 +1,149 @@
+"""The runner believes only what it can check: the ways in which a notebook can pretend to be done (faults 72 to 78)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+import toy
+
+from emosafe_lib.errors import StageError
+from emosafe_lib.execute import check_executed, check_source, execute_notebook, main, run_stage
+
+STAGE = "01_data_merge"
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, outputs):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(tmp_path / "toy")))
+    return tmp_path / "toy"
+
+
+def published(outputs):
+    folder = outputs / "toy" / STAGE
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.name != "receipt.json"}
+
+
+def kernels(outputs):
+    """Process ids of kernels that work for this test: they inherit its outputs folder in their environment."""
+    found = set()
+    for process in psutil.process_iter(["cmdline", "pid"]):
+        try:
+            mine = process.environ().get("EMOSAFE_OUTPUTS") == str(outputs)
+            if mine and "ipykernel_launcher" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_until(condition, seconds=30):
+    """Poll until the condition holds; returns whether it came to hold."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def test_a_good_stage_leaves_notebook_page_manifest_and_receipt(checkout, outputs):
+    receipt = json.loads(run_stage(STAGE, "toy").read_text())
+    names = {"01_data_merge.ipynb", "01_data_merge.html", "manifest.json", "rows.txt"}
+    assert set(published(outputs)) == names
+    assert receipt["overhead_seconds"] < 20 and not list((outputs / "toy" / "logs").iterdir())
+
+
+FALSE_GREENS = {
+    "exception": ("1 / 0", {}),
+    "sys-exit-0": ("import sys\nsys.exit(0)", {}),
+    "kernel-killed": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", {}),
+    "kernel-exit": ("import os\nos._exit(0)", {}),
+    "no-finish": ("x = 1", {"last": "x = 2"}),
+    "finish-forged": (
+        "(run.folder).mkdir(parents=True)\n(run.folder / 'manifest.json').write_text('{}')",
+        {"last": "1"},
+    ),
+    "output-changed": (
+        "run.out('a.txt').write_text('a')",
+        {"last": "run.finish()\n(run.folder / 'a.txt').write_text('b')"},
+    ),
+    "shell": ("!false", {}),
+    "bash-cell": ("%%bash\nfalse", {}),
+    "raises-tag": ("1 / 0", {"tags": ["raises-exception"]}),
+    "skip-tag": ("1 / 0", {"tags": ["skip-execution"]}),
+}
+
+
+@pytest.mark.parametrize("case", FALSE_GREENS)
+def test_72_73_a_stage_that_did_not_finish_is_failed_and_the_last_good_output_stays(checkout, outputs, capsys, case):
+    run_stage(STAGE, "toy")
+    before = published(outputs)
+    body, more = FALSE_GREENS[case]
+    toy.write(checkout, STAGE, body, **more)
+    capsys.readouterr()
+    assert main(["stage", STAGE, "--study", "toy"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and STAGE in said
+    assert not (outputs / "toy" / STAGE / "receipt.json").exists()
+    if case not in ("output-changed", "finish-forged"):
+        assert published(outputs) == before
+
+
+def test_72_a_cell_that_runs_too_long_fails_and_its_kernel_ends(checkout, outputs, tmp_path):
+    toy.write(checkout, STAGE, "import time\ntime.sleep(60)")
+    with pytest.raises(StageError, match=r"longer than|kernel died"):
+        execute_notebook(checkout / "notebooks" / f"{STAGE}.ipynb", tmp_path / "out.ipynb", {}, STAGE, minutes=0.05)
+    assert wait_until(lambda: not kernels(outputs), 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=["TERM", "INT", "KILL"])
+def test_72_a_stopped_runner_is_not_done_and_leaves_no_kernel(checkout, outputs, number):
+    toy.write(checkout, STAGE, "import time\ntime.sleep(60)")
+    command = [sys.executable, "-m", "emosafe_lib.execute", "stage", STAGE, "--study", "toy"]
+    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
+    assert wait_until(lambda: kernels(outputs)), "no kernel started, so nothing was tested"
+    time.sleep(2)
+    runner.send_signal(number)
+    assert runner.wait(timeout=30) != 0
+    assert wait_until(lambda: not kernels(outputs)), "an orphan kernel is left"
+    assert not (outputs / "toy" / STAGE / "receipt.json").exists()
+
+
+def test_75_the_source_is_never_its_own_target(checkout):
+    source = checkout / "notebooks" / f"{STAGE}.ipynb"
+    with pytest.raises(StageError, match="overwritten by its own execution"):
+        execute_notebook(source, source, {}, STAGE, minutes=1)
+
+
+def test_78_thirty_megabytes_of_output_are_capped_with_a_notice(checkout, outputs):
+    toy.write(checkout, STAGE, "print('x' * 30_000_000)")
+    run_stage(STAGE, "toy")
+    page = outputs / "toy" / STAGE / f"{STAGE}.html"
+    assert page.stat().st_size < 1_000_000 and "characters left out" in page.read_text()
+
+
+def test_an_error_of_a_foreign_class_never_shows_its_message(checkout, capsys):
+    toy.write(checkout, STAGE, "raise ValueError('private words of a person')")
+    assert main(["stage", STAGE, "--study", "toy"]) == 1
+    assert "private words" not in capsys.readouterr().err
+
+
+def test_executed_checks_name_the_cell():
+    notebook = toy.notebook(STAGE, "1")
+    with pytest.raises(StageError, match="cell 1 never ran"):
+        check_executed(notebook, "n")
+    for count, cell in enumerate((c for c in notebook["cells"] if c["cell_type"] == "code"), start=1):
+        cell["execution_count"] = count
+    check_executed(notebook, "n")
+    notebook["cells"][2]["execution_count"] = 9
+    with pytest.raises(StageError, match="once each, in order"):
+        check_executed(notebook, "n")
+
+
+def test_markdown_may_speak_of_shell_commands():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("!false")])
+    check_source(notebook, "n")

@@ -1,0 +1,156 @@
+"""Parameter files: what is accepted, and what is refused with which words (faults 66 to 71)."""
+
+import time
+
+import pytest
+
+from emosafe_lib.errors import ParameterError
+from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root, read_yaml, validate
+
+MODELS = sorted(path.stem for path in (project_root() / "params" / "models").glob("*.yaml"))
+STUDIES = sorted(path.stem for path in (project_root() / "params" / "study").glob("*.yaml"))
+MODEL = {"name": "m", "family": "llama", "weights": "assets", "path": "nano/nano-1"}
+
+
+def parsed(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_yaml(path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_shipped_model_is_valid(name):
+    assert load_model(name).name == name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_shipped_study_is_valid_and_names_shipped_models(name):
+    assert set(load_study(name).models) <= set(MODELS)
+
+
+def test_the_promised_files_are_shipped():
+    promised = {"nano-1", "nano-2", "nano-3", "nano-4", "minilm", "bert-base"}
+    assert promised | {"llama-1b", "llama-3b", "llama-8b", "llama-70b"} <= set(MODELS)
+    assert {"sample", "real"} <= set(STUDIES)
+
+
+def test_66_unknown_key_names_the_nearest():
+    with pytest.raises(ParameterError, match=r"m\.yaml: 'contxt_tokens' is not a parameter; .*'context_tokens'"):
+        validate(MODEL | {"contxt_tokens": 5}, ModelParams, "m.yaml")
+
+
+def test_66_nested_unknown_key_and_missing_key():
+    with pytest.raises(ParameterError, match="'training.lora.rang'.*'rank'"):
+        validate(MODEL | {"training": {"lora": {"rang": 8}}}, ModelParams, "m.yaml")
+    with pytest.raises(ParameterError, match="'family' is missing"):
+        validate({k: v for k, v in MODEL.items() if k != "family"}, ModelParams, "m.yaml")
+
+
+def test_66_value_rule_and_file_are_named():
+    with pytest.raises(ParameterError, match=r"m\.yaml: training\.lora\.rank=0; .*greater than or equal to 1"):
+        validate(MODEL | {"training": {"lora": {"rank": 0}}}, ModelParams, "m.yaml")
+
+
+def test_67_a_key_that_is_code_is_refused_before_anything_runs():
+    with pytest.raises(ParameterError, match="is not a parameter"):
+        validate(MODEL | {"x=1; import os": 1}, ModelParams, "m.yaml")
+
+
+def test_68_numbers_and_words_mean_what_they_look_like(tmp_path):
+    assert parsed(tmp_path, "a: 1e-4\nb: [yes, no]\nc: 010\nd: 12:30:45\ne: 2026-01-01\nf: on") == {
+        "a": 1e-4,
+        "b": ["yes", "no"],
+        "c": "010",
+        "d": "12:30:45",
+        "e": "2026-01-01",
+        "f": "on",
+    }
+
+
+def test_68_duplicate_key_and_nan_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match="'a' appears twice"):
+        parsed(tmp_path, "a: 1\na: 2")
+    data = MODEL | {"training": {"learning_rate": parsed(tmp_path, "a: .nan")["a"]}}
+    with pytest.raises(ParameterError, match="learning_rate"):
+        validate(data, ModelParams, "m.yaml")
+
+
+def test_68_a_string_is_never_taken_for_a_number():
+    with pytest.raises(ParameterError, match="context_tokens"):
+        validate(MODEL | {"context_tokens": "1024"}, ModelParams, "m.yaml")
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object:os.system {}",
+        "a: !!set {x}",
+        "a:\t1\n\tb: 2",
+        "- a\n- b",
+        "",
+        BOMB,
+        "{a: [",
+        "? [a]\n: 1",
+        b"a: \xff",
+    ],
+    ids=["python", "set", "tabs", "list", "empty", "bomb", "unclosed", "list-key", "latin-1"],
+)
+def test_69_hostile_yaml_is_refused_in_one_line_and_bounded_time(tmp_path, text):
+    started = time.monotonic()
+    with pytest.raises(ParameterError) as refusal:
+        parsed(tmp_path, text)
+    assert time.monotonic() - started < 2
+    assert "\n" not in str(refusal.value) and "x.yaml" in str(refusal.value)
+
+
+def test_69_deep_nesting_and_large_files_are_refused(tmp_path):
+    for text in ("a: " + "[" * 5000 + "]" * 5000, "a: " + "x" * 100_000):
+        with pytest.raises(ParameterError):
+            parsed(tmp_path, text)
+
+
+@pytest.mark.parametrize("key", ["api_key", "token", "hub_token", "secret", "password"])
+def test_70_key_like_parameters_are_refused_without_their_value(key):
+    with pytest.raises(ParameterError) as refusal:
+        validate(MODEL | {key: "hunter2hunter2"}, ModelParams, "m.yaml")
+    assert "hunter2" not in str(refusal.value) and "environment" in str(refusal.value)
+
+
+def test_70_a_value_that_looks_like_a_key_is_refused_without_showing_it():
+    planted = "sk-" + "a" * 24
+    with pytest.raises(ParameterError) as refusal:
+        validate(MODEL | {"title": planted}, ModelParams, "m.yaml")
+    assert planted not in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a{b}", "a b", "https://x.org/y", "~/x"])
+def test_71_paths_that_leave_or_surprise_are_refused(path):
+    with pytest.raises(ParameterError, match="path"):
+        validate(MODEL | {"path": path}, ModelParams, "m.yaml")
+
+
+@pytest.mark.parametrize("name", ["../sample", "Sample", "a b", "", "x;y"])
+def test_71_names_are_plain(name):
+    with pytest.raises(ParameterError):
+        load_study(name)
+
+
+def test_a_name_that_differs_from_its_file_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: other\ndata: {sources: [emosafe_sample]}\nmodels: [nano-1]")
+    with pytest.raises(ParameterError, match="must equal the file's name"):
+        load_study(path)
+
+
+def test_an_absent_file_names_what_there_is():
+    with pytest.raises(ParameterError, match=r"no such file; name one of: .*sample"):
+        load_study("smaple")
+
+
+def test_split_shares_must_sum_to_one():
+    with pytest.raises(ParameterError, match="sum to 1"):
+        data = {"sources": ["a"], "split_shares": {"train": 0.9, "validation": 0.2, "test": 0.2}}
+        validate({"name": "s", "data": data, "models": ["nano-1"]}, StudyParams, "s.yaml")

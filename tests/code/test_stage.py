@@ -1,0 +1,110 @@
+"""Begin and finish of a stage, and what its digest depends on (faults 71, 74, 76, 77)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import toy
+
+from emosafe_lib import stage
+from emosafe_lib.errors import StageError
+from emosafe_lib.execute import stage_digest
+from emosafe_lib.stage import begin, code_modules, imported_names
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, outputs):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(tmp_path / "toy")))
+    return tmp_path / "toy"
+
+
+def test_files_appear_only_at_finish_and_the_manifest_holds_their_hashes(checkout, outputs):
+    run = begin("01_data_merge", "toy")
+    run.out("rows.txt").write_text("rows")
+    run.out("data_card.json", at="study").write_text("{}")
+    assert not (outputs / "toy" / "01_data_merge").exists()
+    manifest = run.finish(rows=1)
+    assert (outputs / "toy" / "data_card.json").is_file()
+    assert manifest["outputs"]["01_data_merge/rows.txt"] == stage.file_sha256(outputs / "toy/01_data_merge/rows.txt")
+    assert json.loads((outputs / "toy/01_data_merge/manifest.json").read_text())["numbers"] == {"rows": 1}
+
+
+def test_74_a_run_that_dies_leaves_the_last_good_output(checkout, outputs):
+    first = begin("01_data_merge", "toy")
+    first.out("rows.txt").write_text("good")
+    first.finish()
+    begin("01_data_merge", "toy").out("rows.txt").write_text("half")
+    assert (outputs / "toy/01_data_merge/rows.txt").read_text() == "good"
+
+
+def test_an_input_that_is_not_there_names_itself(checkout):
+    with pytest.raises(StageError, match=r"01_data_merge/rows.parquet: is not there yet; run the earlier notebook"):
+        begin("02_chatgpt_augmentation", "toy").use("01_data_merge/rows.parquet")
+
+
+def test_71_nothing_is_written_outside_its_folder(checkout):
+    run = begin("03_prompting_baselines", "toy", "nano-1")
+    for name, at in (("../../../x", "stage"), ("/tmp/x", "study"), ("../x", "model")):
+        with pytest.raises(StageError, match="outside its folder"):
+            run.out(name, at=at)
+
+
+def test_a_stage_knows_whether_it_belongs_to_a_model(checkout):
+    with pytest.raises(StageError, match="needs a model"):
+        begin("03_prompting_baselines", "toy")
+    with pytest.raises(StageError, match="belongs to the whole study"):
+        begin("01_data_merge", "toy", "nano-1")
+
+
+def test_77_another_working_directory_with_its_own_library_is_detected(checkout, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    (other / "emosafe_lib").mkdir(parents=True)
+    (other / "emosafe_lib" / "stage.py").write_text("")
+    monkeypatch.chdir(other)
+    with pytest.raises(StageError, match="kernel of this checkout"):
+        begin("01_data_merge", "toy")
+
+
+def test_77_another_environment_than_the_runners_is_detected(checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOSAFE_PREFIX", str(tmp_path))
+    with pytest.raises(StageError, match="another environment"):
+        begin("01_data_merge", "toy")
+
+
+def test_imports_are_found_through_each_other():
+    source = "%matplotlib inline\nfrom emosafe_lib import stage\nimport emosafe_lib.rows as r"
+    assert set(imported_names(source)) == {"emosafe_lib", "emosafe_lib.stage", "emosafe_lib.rows"}
+
+
+def test_code_modules_follow_imports(checkout):
+    found = {path.name for path in code_modules(checkout / "notebooks" / "01_data_merge.ipynb")}
+    assert {"stage.py", "params.py", "errors.py"} <= found
+    assert "finetune.py" not in found
+
+
+def test_76_only_stages_that_read_a_parameter_depend_on_it(checkout):
+    def digests():
+        merge = stage_digest("01_data_merge", "toy")
+        return merge, stage_digest("04_lora_finetuning", "toy", "nano-1")
+
+    merge, finetuning = digests()
+    study = checkout / "params" / "study" / "toy.yaml"
+    study.write_text(study.read_text() + "finetuning: {epochs: 2}\n")
+    merge_now, finetuning_now = digests()
+    assert merge_now == merge and finetuning_now != finetuning
+
+
+def test_76_a_model_file_concerns_that_model_alone(checkout):
+    before = {name: stage_digest("04_lora_finetuning", "toy", name) for name in ("nano-1", "nano-2")}
+    path = checkout / "params" / "models" / "nano-2.yaml"
+    path.write_text(path.read_text().replace("context_tokens: 1024", "context_tokens: 512"))
+    assert stage_digest("04_lora_finetuning", "toy", "nano-1") == before["nano-1"]
+    assert stage_digest("04_lora_finetuning", "toy", "nano-2") != before["nano-2"]
+
+
+def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():
+    heavy = "[m for m in ('torch', 'pandas') if m in sys.modules]"
+    code = f"import sys, emosafe_lib, emosafe_lib.params, emosafe_lib.stage; print({heavy})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,77 @@
+"""Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks (faults 72, 76 and the contract)."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import toy
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, outputs):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(tmp_path / "toy")))
+    return tmp_path / "toy"
+
+
+def study(*arguments, wait=True):
+    command = [sys.executable, "-m", "emosafe_lib.execute", "study", "--study", "toy", "--until", "05_scaling_analysis"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ.copy()}
+    if not wait:
+        return subprocess.Popen([*command, *arguments], **options)
+    return subprocess.run([*command, *arguments], **options, timeout=180)
+
+
+def started(run):
+    return sorted(line.removesuffix(": started").strip() for line in run.stdout.splitlines() if "started" in line)
+
+
+def test_a_study_runs_in_order_and_76_reruns_only_what_depends_on_a_change(checkout, outputs):
+    first = study("--models", "nano-1")
+    assert first.returncode == 0, first.stdout
+    assert len(started(first)) == 5
+    assert "steps (100%) done" in first.stdout
+    unchanged = study("--models", "nano-1")
+    assert unchanged.returncode == 0 and started(unchanged) == []
+    params = checkout / "params" / "study" / "toy.yaml"
+    params.write_text(params.read_text() + "finetuning: {epochs: 2}\n")
+    changed = study("--models", "nano-1")
+    assert started(changed) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
+    toy.write(checkout, "02_chatgpt_augmentation", 'run.out("more.txt").write_text("new")')
+    upstream = study("--models", "nano-1")
+    assert len(started(upstream)) == 4 and "01_data_merge" not in started(upstream)
+
+
+def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goes_on(checkout, outputs):
+    toy.write(checkout, "04_lora_finetuning", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    failed = study("--models", "nano-1")
+    assert failed.returncode != 0
+    assert "error: 04_lora_finetuning nano-1" in failed.stdout
+    assert not (outputs / "toy" / "05_scaling_analysis").exists()
+    assert (outputs / "toy" / "nano-1" / "03_prompting_baselines" / "receipt.json").is_file()
+    toy.write(checkout, "04_lora_finetuning", toy.BODY["04_lora_finetuning"])
+    repaired = study("--models", "nano-1")
+    assert repaired.returncode == 0
+    assert started(repaired) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
+
+
+def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
+    toy.write(checkout, "01_data_merge", 'import time\ntime.sleep(8)\nrun.out("rows.txt").write_text("rows")')
+    first = study("--models", "nano-1", wait=False)
+    deadline = time.monotonic() + 20
+    while not (outputs / "toy" / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    second = study("--models", "nano-1")
+    assert second.returncode == 1 and "another run is at work here" in second.stdout
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
+    refused = study("--models", "nano-9")
+    assert refused.returncode == 1 and "nano-9.yaml: no such file" in refused.stdout
+    assert not (outputs / "toy" / "01_data_merge").exists()
