@@ -15,7 +15,7 @@ STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-
 KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
 PRIVATE = (
     ("a key", SECRET_VALUE),
-    ("a home path", re.compile(r"(?:/home/|/Users/|/root/|C:\\Users\\)[\w.-]+")),
+    ("a home path", re.compile(r"(?:/home/|/Users/|/root/|[A-Z]:\\+Users\\+)[\w.-]+")),
     ("an e-mail address", re.compile(r"\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b", re.IGNORECASE)),
 )
 SAFE_TAGS = (

@@ -1,0 +1,145 @@
+"""Pages that open from disk and carry nothing alive or private (faults 79, 81, 82, 85)."""
+
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+
+from emosafe_lib import render
+from emosafe_lib.errors import StageError
+from emosafe_lib.rows import shown
+
+MANIFEST = {"stage": "01_data_merge", "study": "toy", "model": None, "finished": "2026-01-01", "seconds": 1}
+MANIFEST |= {"peak_memory_mb": 1}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def notebook(*outputs, prose="# Title", source="x = 1"):
+    code = nbformat.v4.new_code_cell(source, execution_count=1, outputs=list(outputs))
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), code])
+
+
+def display(**data):
+    return nbformat.v4.new_output("display_data", data={key.replace("_", "/"): value for key, value in data.items()})
+
+
+class Sinks(HTMLParser):
+    """Collects whatever a browser would run or fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.images = [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag in ("script", "iframe", "object", "embed", "svg", "link", "base", "form"):
+            self.found.append(tag)
+        self.found += [name for name in attributes if name.startswith("on")]
+        for name in ("href", "src"):
+            value = (attributes.get(name) or "").strip().lower()
+            if value.startswith(("javascript:", "data:text", "vbscript:")) or (
+                name == "src" and value.startswith("http")
+            ):
+                self.found.append(value[:20])
+        if tag == "img":
+            self.images.append(attributes)
+
+
+def sinks(page):
+    parser = Sinks()
+    parser.feed(page)
+    return parser
+
+
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '<a href="javascript:alert(1)">x</a>',
+    "<svg onload=alert(1)><script>1</script></svg>",
+    '<iframe src="https://example.org"></iframe>',
+    "<div onmouseover=alert(1)>x</div>",
+    '<a href="java\tscript:alert(1)">x</a>',
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_79_no_live_sink_survives_and_figures_stay(attack):
+    made = notebook(display(text_html=attack), display(image_png=PIXEL), prose=f"# Title\n\n{attack}")
+    render.clean(made)
+    found = sinks(render.page(made, MANIFEST))
+    assert found.found == []
+    assert len(found.images) == 1 and found.images[0]["src"].startswith("data:image/png")
+
+
+def test_79_script_and_svg_mime_types_are_dropped():
+    made = notebook(
+        nbformat.v4.new_output(
+            "display_data", data={"application/javascript": "alert(1)", "image/svg+xml": "<svg/>", "text/plain": "kept"}
+        )
+    )
+    render.clean(made)
+    page = render.page(made, MANIFEST)
+    assert "alert(1)" not in page and "kept" in page
+
+
+def test_tables_and_headings_survive():
+    made = notebook(
+        display(text_html="<table><thead><tr><th>n</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>")
+    )
+    render.clean(made)
+    page = render.page(made, MANIFEST)
+    assert "<tbody>" in page and "<h1" in page
+
+
+PRIVATE = ["sk-" + "a" * 20, "/home/somebody/x", "C:\\Users\\somebody", "a.person@example.org", "hf_" + "A" * 12]
+
+
+@pytest.mark.parametrize("planted", PRIVATE)
+def test_81_something_private_refuses_the_page_without_repeating_it(planted):
+    for made in (
+        notebook(nbformat.v4.new_output("stream", text=planted)),
+        notebook(display(text_html=f"<p>{planted}</p>")),
+        notebook(source=f"x = {planted!r}"),
+    ):
+        with pytest.raises(StageError) as refusal:
+            render.clean(made)
+        assert planted not in str(refusal.value) and "cell 1" in str(refusal.value)
+
+
+def test_81_metadata_of_the_execution_is_dropped():
+    made = notebook()
+    made.metadata["papermill"] = {"input_path": "/somewhere/private"}
+    render.clean(made)
+    assert "papermill" not in made.metadata
+
+
+def test_82_text_of_real_rows_is_masked_and_the_page_carries_a_content_note():
+    assert "words" not in shown("my own written example", "synthetic")
+    assert shown("some private words here", "human") == "[text of 4 words, not shown]"
+    made = notebook()
+    render.clean(made)
+    assert "distress" in render.page(made, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        '<img src="https://example.org/a.png">',
+        "<style>@import 'x.css'</style>",
+        '<script src="//cdn.example/x.js"></script>',
+    ],
+)
+def test_83_a_page_that_would_fetch_something_is_refused(remote):
+    with pytest.raises(StageError, match="another host"):
+        render.shell("t", remote)
+
+
+def test_83_plain_links_may_leave():
+    assert "arxiv.org" in render.shell("t", '<a href="https://arxiv.org/abs/2509.04512">paper</a>')
+
+
+def test_figures_get_an_alternative_text():
+    made = notebook(display(image_png=PIXEL), prose="## How long are the texts?")
+    render.clean(made)
+    assert sinks(render.page(made, MANIFEST)).images[0]["alt"] == "Figure: How long are the texts?"

@@ -1,0 +1,93 @@
+"""What every committed notebook promises: prose first, no outputs, checked parameters, nothing redefined (fault 80)."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from emosafe_lib.execute import check_source
+from emosafe_lib.stage import STAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+COURSE = [
+    "01_data_merge",
+    "02_chatgpt_augmentation",
+    "03_prompting_baselines",
+    "04_lora_finetuning",
+    "05_scaling_analysis",
+    "06_on_device",
+    "A1_nano_ladder",
+]
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def test_the_course_is_complete():
+    assert [path.stem for path in NOTEBOOKS] == COURSE
+    assert set(STAGES) <= set(COURSE)
+
+
+@every
+def test_no_outputs_are_committed(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+@every
+def test_nothing_can_hide_a_failure(path):
+    check_source(json.loads(path.read_text()), path.name)
+
+
+@every
+def test_one_parameters_cell_with_names_only(path):
+    tagged = [c for c in json.loads(path.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    names = {node.targets[0].id for node in ast.parse("".join(tagged[0]["source"])).body}
+    if path.stem in STAGES:
+        assert names == {"study"} | ({"model"} if STAGES[path.stem]["model"] else set())
+
+
+@every
+def test_prose_outweighs_code_and_cells_are_short(path):
+    code = [source for source in cells(path, "code") if source.strip()]
+    assert len(cells(path, "markdown")) >= len(code) * 0.8
+    lengths = sorted(len(source.splitlines()) for source in code)
+    assert lengths[len(lengths) // 2] <= 10 and lengths[-1] <= 30
+
+
+@every
+def test_it_asks_a_question_and_ends_with_limits_and_exercises(path):
+    prose = cells(path, "markdown")
+    assert "?" in prose[0] + prose[1]
+    closing = " ".join(prose[-4:]).lower()
+    assert "exercise" in closing and "not show" in " ".join(prose[-6:]).lower()
+
+
+@every
+def test_no_notebook_redefines_what_the_library_defines(path):
+    library = set()
+    for module in (ROOT / "emosafe_lib").rglob("*.py"):
+        tree = ast.parse(module.read_text())
+        library |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for source in cells(path, "code"):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                assert node.name not in library, f"{node.name} is defined in emosafe_lib"
+
+
+@every
+def test_80_nothing_that_skips_escaping(path):
+    for source in cells(path, "code"):
+        assert not re.search(r"\.style\b|to_html\(|escape\s*=\s*False|HTML\(", source)
+
+
+@every
+def test_no_typed_results_in_prose(path):
+    for source in cells(path, "markdown"):
+        assert not re.search(r"(?i)\b(f1|accuracy|recall|auprc|auc)\s*(of|=|is|was|:)\s*0?\.\d", source)
