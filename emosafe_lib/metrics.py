@@ -1,9 +1,9 @@
 """What a prediction is worth: thresholds, calibration and every score of the study.
 
-Three rules hold throughout. Classes are always listed explicitly, so a class that nobody predicted still counts. What is
-undefined (an AUPRC without positives, the kappa of two constants) is NaN in the library and the word `undefined` in
-files, never 0 and never 1. And a category that a source never asked about (`known` is false) is left out of the sums; it
-is no evidence of absence.
+Three rules hold throughout. Classes are always listed explicitly, so a class that nobody predicted still counts. What
+is undefined (an AUPRC without positives, the kappa of two constants) is NaN in the library and the word `undefined` in
+files, never 0 and never 1. And a category that a source never asked about (`known` is false) is left out of the sums;
+it is no evidence of absence.
 """
 
 import numpy as np
