@@ -8,6 +8,7 @@ the usual default, spend much of their work on padding where short and long text
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,29 @@ def padding_share(lengths, batches) -> float:
     lengths = np.asarray(lengths)
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     return 1 - float(sum(int(lengths[batch].sum()) for batch in batches)) / padded if padded else 0.0
+
+
+def compare(lengths, budget: int, seed: int = 0) -> pd.DataFrame:
+    """Tokens of text and of padding in every batch, by length to a budget and in random order with as many batches.
+
+    Returns
+    -------
+    columns batching, batch, text, padding
+    """
+    lengths = np.asarray(lengths)
+    ours = budget_batches(lengths, budget)
+    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    ways = {"by length, to a budget": ours, "random order": np.array_split(shuffled, len(ours))}
+    return pd.DataFrame(
+        {
+            "batching": way,
+            "batch": number,
+            "text": int(lengths[batch].sum()),
+            "padding": int(lengths[batch].max() * len(batch) - lengths[batch].sum()),
+        }
+        for way, batches in ways.items()
+        for number, batch in enumerate(batches)
+    )
 
 
 class BudgetSampler:

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from emosafe_lib.errors import ModelError, TrainingError
+from emosafe_lib.models import load_classifier, pick_device, pick_dtype, quiet, weights_location
 from emosafe_lib.params import ModelParams
 
 SEAL = "sealed.json"
@@ -129,8 +130,6 @@ def base_digest(model: ModelParams) -> str:
     """A hash that tells one base model from another: its files where local, else repository and commit."""
     from huggingface_hub import try_to_load_from_cache
 
-    from emosafe_lib.models import weights_location
-
     if model.weights == "random":
         return text_digest("random", model.shape.model_dump_json())
     folder = Path(weights_location(model))
@@ -174,6 +173,7 @@ def write_weights(network, folder: Path) -> None:
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": None})
 
 
+@quiet()
 def restore_classifier(model: ModelParams, folder: Path, labels: tuple[str, ...], *, merge: bool = False):
     """A saved classifier in evaluation mode: `(network, tokenizer)`, its head bit for bit as it was trained.
 
@@ -202,8 +202,6 @@ def restore_whole(model: ModelParams, folder: Path, facts: dict):
     """A fully fine-tuned network from its own folder."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from emosafe_lib.models import pick_device, pick_dtype
-
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     refuse_foreign(tokenizer_digest(tokenizer), facts["tokenizer"], folder, "tokenizer")
     network = AutoModelForSequenceClassification.from_pretrained(
@@ -215,8 +213,6 @@ def restore_whole(model: ModelParams, folder: Path, facts: dict):
 def restore_adapter(model: ModelParams, folder: Path, facts: dict, labels: tuple[str, ...], merge: bool):
     """An adapter on the base that it was trained on."""
     from peft import PeftModel
-
-    from emosafe_lib.models import load_classifier
 
     network, tokenizer = load_classifier(model, labels)
     refuse_foreign(base_digest(model), facts["base"], folder, "base model")

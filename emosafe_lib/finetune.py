@@ -20,14 +20,14 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from emosafe_lib import checkpoints
+from emosafe_lib import checkpoints, metrics, predictions
 from emosafe_lib.batching import BudgetSampler, Encoded, budget_batches, encode, padding_share
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.models import hardware, load_classifier, pick_quantization, quiet, use_threads
 from emosafe_lib.params import FinetuningParams, ModelParams, StudyParams
 from emosafe_lib.progress import heartbeat
 from emosafe_lib.rows import category_matrix, known_matrix, take
-from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS
+from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS, TASKS
 
 MAX_POSITIVE_WEIGHT = 10.0
 
@@ -242,9 +242,19 @@ def logits_of(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
     return np.stack([found[row] for row in range(len(encoded.ids))])
 
 
-def probabilities_of(logits: np.ndarray, task: str) -> np.ndarray:
-    """Softmax over the levels, or a sigmoid for each category."""
-    logits = torch.from_numpy(logits)
+def weights_of(plan: Plan) -> np.ndarray:
+    """The label weights of a plan's training rows, shape (3,) or (6,)."""
+    return label_weights(*targets(plan.train, plan.task), plan.task, plan.settings.class_weights)
+
+
+def probabilities_of(logits: np.ndarray, plan: Plan) -> np.ndarray:
+    """Softmax over the levels, or a sigmoid for each category.
+
+    Weighting positives by w teaches logits that are too high by log w, so this is taken off a category again. The
+    levels keep their weights, because their label is the largest probability and has no threshold to make up for it.
+    """
+    task = plan.task
+    logits = torch.from_numpy(logits if task == "safety" else logits - np.log(weights_of(plan)))
     return (logits.softmax(-1) if task == "safety" else logits.sigmoid()).numpy()
 
 
@@ -264,8 +274,8 @@ class BudgetTrainer(Trainer):
 
     def __init__(self, *, plan: Plan, encoded: dict[str, Encoded], tokenizer, budget: int, **options):
         self.plan, self.encoded, self.budget = plan, encoded, budget
-        labels, known = targets(plan.train, plan.task)
-        self.weights = torch.tensor(label_weights(labels, known, plan.task, plan.settings.class_weights)).float()
+        known = targets(plan.train, plan.task)[1]
+        self.weights = torch.tensor(weights_of(plan)).float()
         units = known[:, 0].sum() if plan.task == "safety" else known.sum()
         self.units_per_batch = float(units) / len(budget_batches(encoded["train"].lengths, budget))
         for part, rows in (("train", plan.train), ("validation", plan.validation)):
@@ -414,6 +424,7 @@ def facts_of(plan: Plan, network, encoded: dict[str, Encoded], seconds: float, n
         "known_share": round(float(known.mean()), 4),
         "tokens_per_epoch": int(lengths.sum()),
         "padding_share": round(padding_share(lengths, batches), 4),
+        "label_weights": [round(float(weight), 4) for weight in weights_of(plan)],
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "seconds": round(seconds, 2),
         "notes": notes,
@@ -464,6 +475,18 @@ def finetune(
     return read_finished(plan, home)
 
 
+def runs_of(settings: FinetuningParams) -> list[dict]:
+    """The runs that a study asks for, as arguments of `finetune`: every seed on all rows, the ablation without
+    re-interpretations with the same seeds, and the learning curve's budgets with the first seed.
+    """
+    runs = [{"task": task, "seed": seed} for task in TASKS for seed in settings.seeds]
+    if settings.ablation:
+        tasks = settings.ablation_tasks
+        runs += [{"task": task, "seed": seed, "augmentation": False} for task in tasks for seed in settings.seeds]
+    first = settings.seeds[0]
+    return runs + [{"task": task, "seed": first, "budget": rows} for task in TASKS for rows in settings.budgets]
+
+
 def home_of(plan: Plan, folder: Path) -> Path:
     """The folder of a plan below `folder`, named so that a person finds it and no other plan shares it."""
     digest = checkpoints.text_digest(json.dumps(plan.identity, sort_keys=True))[:8]
@@ -509,11 +532,74 @@ def read_finished(plan: Plan, home: Path) -> Finetuned:
         seed=plan.seed,
         variant=plan.variant,
         validation_ids=plan.validation["id"].tolist(),
-        validation_probabilities=probabilities_of(scores["validation"], plan.task),
+        validation_probabilities=probabilities_of(scores["validation"], plan),
         test_ids=plan.test["id"].tolist(),
-        test_probabilities=probabilities_of(scores["test"], plan.task),
+        test_probabilities=probabilities_of(scores["test"], plan),
         test_outcomes=["truncated" if cut else "ok" for cut in scores["truncated"]],
         history=done["history"],
         facts=done["facts"],
         folder=home,
     )
+
+
+def reload_difference(model: ModelParams, study: StudyParams, rows: pd.DataFrame, result: Finetuned) -> pd.Series:
+    """The largest difference in test probability between the trained model and the same model read back from disk."""
+    plan = make_plan(model, study, rows, result.task, result.seed)
+    ways = {"unmerged": False, "merged": True} if model.training.method == "lora" else {"whole": False}
+    found = {}
+    for way, merge in ways.items():
+        labels = TASK_LABELS[result.task]
+        network, tokenizer = checkpoints.restore_classifier(model, result.folder / "model", labels, merge=merge)
+        encoded = encode(tokenizer, plan.test["text"], plan.settings.max_length)
+        logits = logits_of(network, tokenizer, encoded, 4 * model.training.tokens_per_batch)
+        found[way] = float(np.abs(probabilities_of(logits, plan) - result.test_probabilities).max())
+    return pd.Series(found, name="largest difference")
+
+
+def calibrate(result, rows: pd.DataFrame) -> dict:
+    """Temperature (safety) or decision thresholds (categories), fitted on validation rows only.
+
+    `result` is a `Finetuned` or a `probes.Probed`.
+    """
+    validation = rows.set_index("id").loc[result.validation_ids]
+    labels, known = targets(validation, result.task)
+    if result.task == "categories":
+        return {"thresholds": metrics.fit_thresholds(result.validation_probabilities, labels, known).tolist()}
+    logs = np.log(np.maximum(result.validation_probabilities, 1e-12))
+    return {"temperature": metrics.fit_temperature(logs, labels.argmax(axis=1))}
+
+
+def predictions_of(result, rows: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """The test rows' predictions in the common schema, calibrated on validation; `setting` is fine-tuned or probe."""
+    fitted, probabilities = calibrate(result, rows), result.test_probabilities
+    if result.task == "safety":
+        logs = np.log(np.maximum(probabilities, 1e-12))
+        probabilities = metrics.apply_temperature(logs, fitted["temperature"])
+    return predictions.make(
+        result.test_ids,
+        result.task,
+        setting,
+        probabilities,
+        variant=getattr(result, "variant", ""),
+        seed=getattr(result, "seed", 0),
+        thresholds=fitted.get("thresholds"),
+        outcomes=result.test_outcomes,
+    )
+
+
+def label_scores(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """F1 of every label in a prediction table, one row a (task, setting, variant, seed, label); unknown cells left out.
+
+    `support` counts the label's known positive test rows; F1 is NaN where there is none.
+    """
+    found = []
+    for (task, setting, variant, seed), part in table.groupby(["task", "setting", "variant", "seed"]):
+        truth, known = targets(rows.set_index("id").loc[part["id"]], task)
+        for number, label in enumerate(TASK_LABELS[task]):
+            real, asked = truth[:, number] > 0, known[:, number] > 0
+            guess = part["label"].map(lambda names, label=label: label in names).to_numpy()
+            hits, total = (real & guess & asked).sum(), (real & asked).sum() + (guess & asked).sum()
+            f1 = 2 * hits / total if (real & asked).any() else float("nan")
+            keys = {"task": task, "setting": setting, "variant": variant, "seed": seed, "label": label}
+            found.append(keys | {"f1": f1, "support": int((real & asked).sum())})
+    return pd.DataFrame(found)

@@ -53,6 +53,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class OwnSourceParams(Section):
+    """A CSV or JSONL file of your own, described in `sources/own.py`."""
+
+    name: Name
+    file: RelativePath = Field(min_length=1, description="CSV or JSONL, relative to the checkout")
+    role: Literal["train", "external"] = Field(default="train", description="external: evaluation only, never merged")
+    licence: str = Field(default="own", max_length=100)
+    quality: Literal["direct", "weak"] = "direct"
+    kind: Literal["first-person", "reply", "comment", "prompt", "template", "advice"] = "comment"
+    mental_health: bool = False
+
+
 class DataParams(Section):
     """What is merged (notebook 01)."""
 
@@ -60,6 +72,10 @@ class DataParams(Section):
     caps: dict[Name, Positive] = Field(default={}, description="most rows to keep of a source")
     max_class_share: Fraction = Field(default=0.25, description="largest share of a safety level from one source")
     balance_sources: bool = Field(default=True, description="even out safety levels so that sources predict less")
+    max_source_accuracy: Fraction = Field(default=0.42, description="best accuracy that a source's name may reach")
+    min_class_share: Fraction = Field(default=0.3, description="smallest share of a safety level after balancing")
+    min_mental_health_share: Fraction = Field(default=0.4, description="smallest share of first-person disclosures")
+    max_characters: Positive = Field(default=10_000, description="longer rows are quarantined as run together")
     near_duplicate_jaccard: Fraction = Field(default=0.7, description="word-shingle Jaccard from which texts group")
     split_shares: dict[Literal["train", "validation", "test"], Fraction] = {
         "train": 0.7,
@@ -67,7 +83,7 @@ class DataParams(Section):
         "test": 0.15,
     }
     salt: str = Field(default="emosafe", max_length=40, description="enters the split's hash")
-    own_files: list[RelativePath] = Field(default=[], description="your own CSV or JSONL files, see the README")
+    own_sources: list[OwnSourceParams] = Field(default=[], description="your own files; `sources` says which to merge")
 
     @model_validator(mode="after")
     def shares_sum_to_one(self):
@@ -118,6 +134,8 @@ class FinetuningParams(Section):
     early_stopping_patience: Positive = 2
     class_weights: bool = True
     budgets: list[Positive] = Field(default=[], description="training-row budgets of the learning curve")
+    ablation: bool = Field(default=True, description="also train without re-interpretations")
+    ablation_tasks: list[Literal["safety", "categories"]] = ["safety"]
 
 
 class AnalysisParams(Section):
