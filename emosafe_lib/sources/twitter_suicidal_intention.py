@@ -1,0 +1,22 @@
+"""Tweets marked as suicidal or not; nobody says how they were marked, so every label is weak."""
+
+from emosafe_lib.sources.base import Record, public, weak
+from emosafe_lib.sources.tables import read_table
+
+
+def records(files):
+    """All tweets."""
+    for row in read_table(files["twitter-suicidal_data.csv"]).itertuples():
+        yield Record("", row.tweet, f"intention {row.intention}")
+
+
+SOURCES = [
+    public(
+        "twitter_suicidal_intention",
+        records=records,
+        register="first-person",
+        mental_health=True,
+        known=("suicide_self_harm",),
+        labels={"intention 0": weak("safe"), "intention 1": weak("unsafe", "suicide_self_harm")},
+    )
+]
