@@ -36,7 +36,7 @@ LEXICON = {
 }
 DISTRESS = (
     "sad depressed depression anxious anxiety panic stress stressed lonely alone cry crying afraid scared angry "
-    "hopeless helpless overwhelmed exhausted ashamed guilty guilt grief hurt broken empty numb tired struggling worry worried"
+    "hopeless helpless overwhelmed exhausted ashamed guilty guilt grief hurt broken empty numb tired struggling worried"
 )
 HITS_FOR_EVEN_ODDS = 1.0
 

@@ -1,0 +1,334 @@
+"""How sure a score is: a bootstrap over groups, and paired tests between two runs on the same rows.
+
+Rows that belong together (one dialogue, one user, one near-duplicate family) are not independent, so whole groups are
+drawn. A resample is a vector of group counts, and nearly every score is a function of sums over groups (a confusion
+matrix, above all), so ten thousand resamples are one matrix product. Only the average precision needs the order of the
+scores; it is cumulated for all resamples at once. The point values come from scikit-learn in `metrics`; a test holds
+the two together. Sampling is one source of doubt, the seed and the wording of the prompt are others: they are reported
+as spreads of their own and never mixed into a sampling interval.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from emosafe_lib import metrics
+from emosafe_lib.metrics import CALIBRATION_BINS, COSTS, UNDEFINED, WORST_ANSWER, Answers, Truth
+from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
+
+CHUNK = 500
+LARGEST_COUNT = 255
+# An interval is undefined where the score itself is undefined in more than this share of the resamples.
+UNDEFINED_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A run's scores as a function of group weights.
+
+    Attributes
+    ----------
+    names : K pairs (metric, category)
+    evaluate : weights (r, G) -> scores (r, K), NaN where undefined
+    """
+
+    names: list[tuple[str, str]]
+    evaluate: Callable[[np.ndarray], np.ndarray]
+
+
+class Bootstrap:
+    """Resamples of groups, the same ones for every run, so that differences between runs are paired.
+
+    Parameters
+    ----------
+    groups : (n,) the group of every row that may be asked
+    resamples : how many
+    seed : of the random numbers; the same seed gives the same resamples on every machine
+    """
+
+    def __init__(self, groups, resamples: int = 2000, seed: int = 0):
+        names, self.codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        self.groups, self.resamples = len(names), resamples
+        random = np.random.default_rng(seed)
+        self.counts = np.empty((resamples, self.groups), np.uint8)
+        for number in range(resamples):
+            drawn = np.bincount(random.integers(0, self.groups, self.groups), minlength=self.groups)
+            self.counts[number] = np.minimum(drawn, LARGEST_COUNT)
+
+    def draws(self, measure: Measure) -> np.ndarray:
+        """The measure on every resample, float32 array (resamples, K)."""
+        starts = range(0, self.resamples, CHUNK)
+        parts = [measure.evaluate(self.counts[start : start + CHUNK].astype(np.float32)) for start in starts]
+        return np.concatenate(parts).astype(np.float32)
+
+    def measure(self, truth: Truth, answers: Answers, costs=COSTS) -> Measure:
+        """All scores of a run as a function of weights on this bootstrap's groups."""
+        asked, codes = truth.at(answers.rows), self.codes[answers.rows]
+        build = safety_measure if answers.task == "safety" else category_measure
+        return build(asked, answers, codes, self.groups, np.asarray(costs))
+
+
+def by_group(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+    """Sums (G, k) of per-row values (n, k) over the rows of each group, as float32."""
+    sums = np.zeros((groups, values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums.astype(np.float32)
+
+
+def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs: np.ndarray) -> Measure:
+    """The trinary task: everything follows from confusion counts (3 levels by 3 answers and none)."""
+    cells = np.eye(12)[truth.safety * 4 + np.where(answers.chosen < 0, 3, answers.chosen)]
+    usable = answers.usable[:, None]
+    claims = metrics.confidence_and_outcome(answers.probabilities, truth.safety)
+    sums = by_group(np.hstack([cells, calibration_columns(*claims) * usable, usable]), codes, groups)
+    inside = source_parts(truth, answers, codes, cells)
+    names = [("macro_f1", ""), *(("f1", name) for name in SAFETY_LEVELS), ("accuracy", ""), ("quadratic_kappa", "")]
+    names += [("macro_mae", ""), ("unsafe_recall", ""), ("unsafe_called_safe", ""), ("cost", "")]
+    names += [("calibration_error", ""), ("macro_f1_within_source", "")]
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        total = (weights @ sums).astype(float)
+        confusion = total[:, :12].reshape(-1, 3, 4)
+        found = [*confusion_scores(confusion, costs), calibration(total[:, 12:-1], total[:, -1])]
+        return np.stack([*found, within(weights, inside, safety_f1)], axis=1)
+
+    return Measure(names, evaluate)
+
+
+def calibration_columns(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Per row, its confidence minus its outcome in the column of its bin, (n, bins)."""
+    index = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+    return np.eye(CALIBRATION_BINS)[index] * (confidence - correct)[:, None]
+
+
+def calibration(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Expected calibration error (r,) from summed gaps (r, bins) and the number of cells (r,)."""
+    return ratio(np.abs(gaps).sum(axis=1), counts)
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Quotient, NaN where the denominator is zero."""
+    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
+    return np.divide(above, below, out=np.full(below.shape, UNDEFINED), where=below != 0)
+
+
+def average(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is defined, NaN where nothing is."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
+
+
+def safety_f1(confusion: np.ndarray) -> np.ndarray:
+    """F1 of each level, (r, 3), from confusion counts (r, 3, 4); the last column is "no answer"."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    return ratio(2 * hits, confusion.sum(axis=2) + confusion[:, :, :3].sum(axis=1))
+
+
+def confusion_scores(confusion: np.ndarray, costs: np.ndarray) -> list[np.ndarray]:
+    """Scores (r,) from confusion counts (r, 3, 4), in the order of `safety_measure`."""
+    f1 = safety_f1(confusion)
+    answered = confusion[:, :, :3].copy()
+    answered[:, np.arange(3), WORST_ANSWER] += confusion[:, :, 3]
+    total, real, given = confusion.sum(axis=(1, 2)), answered.sum(axis=2), answered.sum(axis=1)
+    distance = np.abs(np.subtract.outer(np.arange(3), np.arange(3)))
+    chance = np.einsum("ri,rj,ij->r", real, given, distance**2.0)
+    return [
+        average(f1),
+        *f1.T,
+        ratio(np.trace(confusion[:, :, :3], axis1=1, axis2=2), total),
+        1 - ratio((answered * distance**2).sum(axis=(1, 2)) * total, chance),
+        average(ratio((answered * distance).sum(axis=2), real)),
+        ratio(confusion[:, 2, 2], real[:, 2]),
+        ratio(answered[:, 2, 0], real[:, 2]),
+        ratio((answered * costs).sum(axis=(1, 2)), total),
+    ]
+
+
+def source_parts(truth: Truth, answers: Answers, codes: np.ndarray, cells: np.ndarray) -> list[tuple]:
+    """Per source that can be judged: its groups, its sums by group and the labels that count."""
+    parts = []
+    for name in sorted(set(truth.source)):
+        here = truth.source == name
+        labels = metrics.judged_labels(truth.at(here), answers.task)
+        if labels:
+            groups, local = np.unique(codes[here], return_inverse=True)
+            parts.append((groups, by_group(cells[here], local, len(groups)), labels))
+    return parts
+
+
+def within(weights: np.ndarray, parts: list[tuple], f1: Callable) -> np.ndarray:
+    """Macro-F1 averaged over sources, (r,); see `metrics.within_source`."""
+    found = np.full((len(weights), len(parts)), UNDEFINED)
+    for number, (groups, sums, labels) in enumerate(parts):
+        total = (weights[:, groups] @ sums).astype(float)
+        found[:, number] = average(f1(total.reshape(len(weights), 3, -1))[:, labels])
+    return average(found)
+
+
+def category_f1(counts: np.ndarray) -> np.ndarray:
+    """F1 of each category, (r, 6), from counts (r, 3, 6) of true positives, false positives and false negatives."""
+    return ratio(2 * counts[:, 0], 2 * counts[:, 0] + counts[:, 1] + counts[:, 2])
+
+
+def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs=None) -> Measure:
+    """The multi-label task: counts per category, row-wise sums, and the average precision by cumulation."""
+    chosen, ranks = metrics.penalised(truth, answers)
+    real, known = truth.categories, truth.known
+    cells = np.hstack([real & chosen & known, ~real & chosen & known, real & ~chosen & known]).astype(float)
+    sums = by_group(np.hstack([cells, row_columns(truth, answers, chosen, ranks)]), codes, groups)
+    inside = source_parts(truth, answers, codes, cells)
+    rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]]) for c in range(6)]
+    names = [("macro_f1", ""), *(("f1", name) for name in CATEGORIES), ("micro_f1", "")]
+    names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), ("macro_f1_within_source", "")]
+    names += [("macro_auprc", ""), *(("auprc", name) for name in CATEGORIES)]
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        total = (weights @ sums).astype(float)
+        counts, rest = total[:, :18].reshape(-1, 3, 6), total[:, 18:]
+        f1, micro = category_f1(counts), category_f1(counts.sum(axis=2, keepdims=True))[:, 0]
+        shares = [ratio(rest[:, 0], rest[:, 1]), ratio(rest[:, 2], rest[:, 3]), calibration(rest[:, 5:], rest[:, 4])]
+        columns = np.ascontiguousarray(weights.T)
+        auprc = np.stack([ranking.average_precision(columns) for ranking in rankings], axis=1)
+        found = [average(f1), *f1.T, micro, *shares, within(weights, inside, category_f1), average(auprc), *auprc.T]
+        return np.stack(found, axis=1)
+
+    return Measure(names, evaluate)
+
+
+def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Per row: all known cells right, asked at all, ranking AP, counted in it, cells that count, calibration gaps."""
+    real, known = truth.categories, truth.known
+    asked = known.any(axis=1)
+    right = ((chosen == real) | ~known).all(axis=1) & asked
+    ranked = (real & known).any(axis=1) & (~real & known).any(axis=1)
+    usable = known & answers.usable[:, None]
+    gaps = np.zeros((len(real), CALIBRATION_BINS))
+    for c in range(len(CATEGORIES)):
+        gaps += calibration_columns(answers.probabilities[:, c], real[:, c]) * usable[:, [c]]
+    share = row_ranking_ap(real & known, np.where(known, ranks, -1.0))
+    return np.column_stack([right, asked, np.where(ranked, share, 0), ranked, usable.sum(axis=1), gaps])
+
+
+def row_ranking_ap(real: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Label-ranking average precision of each row, (n,): scikit-learn's definition without its average over rows."""
+    above = ranks[:, None, :] >= ranks[:, :, None]
+    share = ratio((above & real[:, None, :]).sum(axis=2), above.sum(axis=2))
+    return ratio((share * real).sum(axis=1), real.sum(axis=1))
+
+
+class Ranking:
+    """One category's scores in falling order, so that the average precision is cumulated for many weightings at once.
+
+    Parameters
+    ----------
+    real, scores, codes : (m,) truth, score and group of the rows that know the category
+    """
+
+    def __init__(self, real: np.ndarray, scores: np.ndarray, codes: np.ndarray):
+        order = np.argsort(-scores, kind="stable")
+        self.codes, real, scores = codes[order], real[order], scores[order]
+        self.positives = np.flatnonzero(real)
+        # Rows with equal scores stand or fall together: look at each tie's last row.
+        last = np.searchsorted(-scores, -scores, side="right") - 1
+        self.ends = last[self.positives]
+        self.hits = np.searchsorted(self.positives, self.ends, side="right") - 1
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """(r,) for weights (G, r); NaN where a resample has no positive or no negative."""
+        if not len(self.positives):
+            return np.full(weights.shape[1], UNDEFINED)
+        rows = weights[self.codes]
+        positive = rows[self.positives]
+        asked = np.cumsum(rows, axis=0, out=rows)
+        precision = np.cumsum(positive, axis=0)[self.hits] / np.maximum(asked[self.ends], 1)
+        total = positive.sum(axis=0)
+        return ratio((positive * precision).sum(axis=0), np.where(total < asked[-1], total, 0))
+
+
+def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws (R,); NaN twice where too many draws are undefined."""
+    defined = draws[~np.isnan(draws)]
+    if len(defined) < (1 - UNDEFINED_SHARE) * len(draws) or not len(defined):
+        return UNDEFINED, UNDEFINED
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(defined.astype(float), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First run minus second, on the same rows and the same resamples.
+
+    `p` is the two-sided bootstrap p-value: twice the share of resamples on the far side of zero.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def clear(self) -> int:
+        """1 where the interval lies above zero, -1 below, 0 where it holds zero or is undefined."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def paired(first: float, second: float, draws_first, draws_second, confidence: float = 0.95) -> Difference:
+    """The difference of two scores with its paired bootstrap interval and p-value."""
+    draws = np.asarray(draws_first, float) - np.asarray(draws_second, float)
+    low, high = interval(draws, confidence)
+    if np.isnan(low):
+        return Difference(first - second, low, high, UNDEFINED)
+    draws = draws[~np.isnan(draws)]
+    far = min((draws <= 0).sum(), (draws >= 0).sum())
+    return Difference(first - second, low, high, float(min(1.0, 2 * (far + 1) / (len(draws) + 1))))
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Rows that only one of two runs gets right, and McNemar's exact test on them (rows taken as independent).
+
+    Attributes
+    ----------
+    gained, lost : rows that only the first, only the second run has right
+    p : exact two-sided p-value; 1 where the runs never differ
+    g : Cohen's g, gained / (gained + lost) - 0.5; NaN where they never differ
+    """
+
+    gained: int
+    lost: int
+    p: float
+    g: float
+
+
+def mcnemar(right_first: np.ndarray, right_second: np.ndarray) -> Flips:
+    """McNemar's exact test between two runs' bool arrays (n,) of right answers."""
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    gained = int((right_first & ~right_second).sum())
+    lost = int((~right_first & right_second).sum())
+    if gained + lost == 0:
+        return Flips(0, 0, 1.0, UNDEFINED)
+    p = float(test([[0, gained], [lost, 0]], exact=True).pvalue)
+    return Flips(gained, lost, min(1.0, p), gained / (gained + lost) - 0.5)
+
+
+def right_rows(truth: Truth, answers: Answers) -> np.ndarray:
+    """Which answered rows are right, (m,): the exact level, or every known category."""
+    asked = truth.at(answers.rows)
+    if answers.task == "safety":
+        return answers.chosen == asked.safety
+    chosen, _ = metrics.penalised(asked, answers)
+    return ((chosen == asked.categories) | ~asked.known).all(axis=1)
+
+
+def holm(p_values, confidence: float = 0.95) -> np.ndarray:
+    """Holm's correction for many comparisons: adjusted p-values, NaN where undefined (those are not counted)."""
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = np.asarray(p_values, float)
+    adjusted, defined = np.full(p_values.shape, UNDEFINED), ~np.isnan(p_values)
+    if defined.any():
+        adjusted[defined] = multipletests(p_values[defined], alpha=1 - confidence, method="holm")[1]
+    return adjusted
