@@ -1,0 +1,123 @@
+"""Loading: nothing but safetensors of known architectures, declared fallbacks, errors that name the remedy."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+
+from emosafe_lib import models
+from emosafe_lib.errors import ModelError
+from emosafe_lib.params import ModelParams
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory):
+    """A folder with a tiny LLaMA and a tiny encoder."""
+    folder = tmp_path_factory.mktemp("assets")
+    tiny_models.make_llama(folder / "llama")
+    tiny_models.make_encoder(folder / "encoder")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def use_assets(assets, monkeypatch):
+    monkeypatch.setattr(models, "ASSETS", assets)
+
+
+def test_44_a_repository_that_brings_its_own_code_is_refused_without_asking(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on standard input"))
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    marker = tmp_path / "ran"
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "never-heard-of", "auto_map": auto_map}))
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    with pytest.raises(ModelError, match="run its own code"):
+        models.load_causal(tiny_models.model_params("stranger"))
+    assert not marker.exists()
+
+
+def test_45_an_absent_hub_model_offline_names_revision_and_place(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = ModelParams(name="gone", family="llama", weights="hub", path="nobody/gone", revision="abc123")
+    with pytest.raises(ModelError) as caught:
+        models.load_causal(model)
+    line = str(caught.value)
+    assert "abc123" in line and "models--nobody--gone" in line and "\n" not in line
+
+
+def test_pickled_weights_are_not_read(tmp_path, assets, monkeypatch):
+    import shutil
+
+    import torch
+
+    shutil.copytree(assets / "llama", tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
+    with pytest.raises(ModelError, match="safetensors"):
+        models.load_causal(tiny_models.model_params("pickled"))
+
+
+def test_truncated_weights_are_refused(tmp_path, assets, monkeypatch):
+    import shutil
+
+    shutil.copytree(assets / "llama", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
+    with pytest.raises(ModelError, match="damaged"):
+        models.load_causal(tiny_models.model_params("cut"))
+
+
+def test_57_no_gpu_no_bf16_and_no_4_bit_are_declared(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = models.hardware(tiny_models.model_params(device="cuda", dtype="bfloat16", quantization="int4"))
+    assert (found["device"], found["dtype"], found["quantization"]) == ("cpu", "float32", "none")
+    assert [note.split()[0] for note in found["fallbacks"]] == ["no", "bfloat16", "int4"]
+
+
+def test_57_what_the_machine_can_do_needs_no_note():
+    assert models.hardware(tiny_models.model_params(device="cpu"))["fallbacks"] == []
+
+
+@pytest.mark.parametrize("name", ["llama", "encoder"])
+def test_the_head_is_drawn_from_the_seed_and_knows_its_labels(name):
+    import torch
+
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        network, tokenizer = models.load_classifier(tiny_models.model_params(name), ("a", "b", "c"))
+        heads.append((network.score if name == "llama" else network.classifier).weight.detach().numpy())
+    assert np.array_equal(heads[0], heads[1]) and not np.array_equal(heads[0], heads[2])
+    assert network.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert network.config.pad_token_id == tokenizer.pad_token_id is not None
+    assert tokenizer.padding_side == "right"
+
+
+def test_random_weights_have_the_declared_shape():
+    shape = {"layers": 2, "hidden": 16, "heads": 4, "kv_heads": 2, "intermediate": 24, "vocabulary": 50}
+    model = tiny_models.model_params("made", weights="random", path="", shape=shape)
+    network = models.load_network(model, __import__("transformers").AutoModelForCausalLM)
+    assert network.model.layers[1].self_attn.k_proj.weight.shape == (8, 16)
+    assert network.lm_head.weight is network.model.embed_tokens.weight
+    with pytest.raises(ModelError, match="no tokenizer"):
+        models.load_tokenizer(model)
+
+
+def test_threads_follow_the_environment_before_the_file(monkeypatch):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert models.use_threads(tiny_models.model_params(resources={"threads": 2})) == 1
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert models.use_threads(tiny_models.model_params(resources={"threads": 2})) == 2
+    finally:
+        torch.set_num_threads(before)
