@@ -1,0 +1,463 @@
+"""Training that may be trusted: masks, padding, resuming, and refusals, each attacked once on two-layer models.
+
+Numbers in the names are the rows of the project's list of faults (46 to 57).
+"""
+
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file, save_file
+
+from emosafe_lib import checkpoints, finetune, models, predictions, probes
+from emosafe_lib.errors import ModelError, TrainingError
+from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS
+
+ROWS = tiny_models.make_rows()
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assets")
+    tiny_models.make_llama(folder / "llama")
+    tiny_models.make_llama(folder / "other", seed=1)
+    tiny_models.make_encoder(folder / "encoder")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def use_assets(assets, monkeypatch):
+    monkeypatch.setattr(models, "ASSETS", assets)
+
+
+def train(folder, task="safety", name="llama", rows=ROWS, model=None, **finetuning):
+    model = model or tiny_models.model_params(name)
+    return finetune.finetune(model, tiny_models.study_params(**finetuning), rows, task, 0, folder)
+
+
+@pytest.fixture(scope="module")
+def trained(assets, tmp_path_factory):
+    """Finished runs of both families and tasks, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "ASSETS", assets)
+        cases = [(name, task) for name in ("llama", "encoder") for task in TASK_LABELS]
+        return {case: train(tmp_path_factory.mktemp("runs"), case[1], case[0], epochs=6.0) for case in cases}
+
+
+@pytest.fixture
+def adapter(trained, tmp_path):
+    """A copy of a trained adapter, to be damaged."""
+    shutil.copytree(trained["llama", "safety"].folder / "model", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def restore(folder, model=None, task="safety", **options):
+    return checkpoints.restore_classifier(model or tiny_models.model_params(), folder, TASK_LABELS[task], **options)
+
+
+# --- it learns -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [(n, t) for n in ("llama", "encoder") for t in TASK_LABELS])
+def test_the_loss_falls_and_probabilities_are_probabilities(trained, case):
+    result = trained[case]
+    assert result.history[-1]["validation_loss"] < 0.8 * result.history[0]["validation_loss"]
+    width = len(TASK_LABELS[case[1]])
+    assert result.test_probabilities.shape == (9, width)
+    assert np.isfinite(result.test_probabilities).all()
+    if case[1] == "safety":
+        assert np.allclose(result.test_probabilities.sum(axis=1), 1)
+    assert result.facts["padding_share"] < 0.10
+
+
+def test_only_adapters_and_head_train_under_lora():
+    plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
+    network, _ = finetune.build(plan)
+    moving = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    assert moving and all("lora_" in name or "score" in name for name in moving)
+    assert any("down_proj" in name for name in moving) and any("score" in name for name in moving)
+
+
+def test_test_rows_and_labels_do_not_move_training(tmp_path):
+    """Other test texts and labels: the same losses."""
+    changed = ROWS.copy()
+    changed.loc[changed["split"] == "test", ["text", "safety"]] = ["something else", "safe"]
+    assert train(tmp_path / "a").history == train(tmp_path / "b", rows=changed).history
+
+
+def test_a_masked_category_enters_no_loss():
+    """Flipping a label that its source never gave changes nothing."""
+    labels, known = finetune.targets(ROWS, "categories")
+    flipped = np.where(known > 0, labels, 1 - labels)
+    logits = torch.randn(len(ROWS), 6, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor(finetune.label_weights(labels, known, "categories", True))
+    losses = [
+        finetune.loss_per_row(logits, torch.tensor(kind), torch.tensor(known), weights, "categories")
+        for kind in (labels, flipped)
+    ]
+    assert (flipped != labels).any() and torch.equal(*losses)
+    assert np.array_equal(weights.numpy(), finetune.label_weights(flipped, known, "categories", True))
+
+
+def test_class_weights_even_out_levels():
+    labels = np.eye(3)[[0] * 8 + [1] * 1 + [2] * 1]
+    weights = finetune.label_weights(labels, np.ones_like(labels), "safety", True)
+    assert np.allclose(weights * labels.sum(axis=0), 10 / 3)
+    assert (finetune.label_weights(labels, np.ones_like(labels), "safety", False) == 1).all()
+
+
+def test_a_categorys_weight_is_taken_off_its_probability_again():
+    plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "categories", 0)
+    weights = finetune.weights_of(plan)
+    found = finetune.probabilities_of(np.log(weights)[None, :], plan)
+    assert weights.max() > 1.2 and np.allclose(found, 0.5)
+
+
+def test_the_ablation_takes_away_re_interpretations_and_nothing_else():
+    both = [
+        finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0, augmentation=on)
+        for on in (True, False)
+    ]
+    gone = set(both[0].train["id"]) - set(both[1].train["id"])
+    assert gone == set(ROWS.loc[ROWS["origin"] == "reinterpretation", "id"]) and both[1].variant == "no-augmentation"
+    assert both[0].identity["data"] != both[1].identity["data"]
+
+
+def test_budgets_are_nested():
+    model, study = tiny_models.model_params(), tiny_models.study_params()
+    plans = [finetune.make_plan(model, study, ROWS, "safety", 0, budget=rows) for rows in (6, 12)]
+    assert set(plans[0].train["id"]) < set(plans[1].train["id"]) and plans[1].variant == "budget-12"
+
+
+def test_runs_cover_seeds_ablation_and_budgets():
+    settings = tiny_models.study_params(seeds=[0, 1], budgets=[5], ablation=True).finetuning
+    runs = finetune.runs_of(settings)
+    assert len(runs) == 2 * 2 + 2 + 2
+    assert len(finetune.runs_of(settings.model_copy(update={"ablation": False}))) == 6
+
+
+# --- padding and order (fault 43 for classifiers) --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [("llama", "safety"), ("encoder", "safety")])
+def test_batch_size_padding_side_and_order_do_not_change_logits(trained, case):
+    network, tokenizer = restore(trained[case].folder / "model", tiny_models.model_params(case[0]))
+    encoded = finetune.encode(tokenizer, ROWS["text"], 32)
+    alone = finetune.logits_of(network, tokenizer, encoded, 1)
+    together = finetune.logits_of(network, tokenizer, encoded, 10_000)
+    assert np.abs(alone - together).max() < 1e-4
+    backwards = finetune.Encoded(encoded.ids[::-1], encoded.truncated[::-1])
+    assert np.abs(finetune.logits_of(network, tokenizer, backwards, 64)[::-1] - alone).max() < 1e-4
+    if case[0] == "llama":
+        tokenizer.padding_side = "left"
+        assert np.abs(finetune.logits_of(network, tokenizer, encoded, 10_000) - alone).max() < 1e-4
+
+
+# --- what is saved is what was trained (56) --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [(n, t) for n in ("llama", "encoder") for t in TASK_LABELS])
+def test_56_a_restored_model_gives_the_same_bits(trained, case):
+    result = trained[case]
+    study = tiny_models.study_params(epochs=6.0)
+    found = finetune.reload_difference(tiny_models.model_params(case[0]), study, ROWS, result)
+    assert found.iloc[0] == 0.0
+    assert found.max() < 1e-5  # merged weights round differently
+
+
+def test_56_the_head_is_saved_with_the_adapter_bit_for_bit(trained, adapter):
+    saved = {name: value for name, value in load_file(adapter / "adapter_model.safetensors").items() if "score" in name}
+    network, _ = restore(adapter)
+    assert len(saved) == 1
+    assert torch.equal(next(iter(saved.values())), network.base_model.model.score.modules_to_save["default"].weight)
+
+
+def test_56_another_base_is_refused_before_evaluating(adapter):
+    with pytest.raises(ModelError, match="another base model"):
+        restore(adapter, tiny_models.model_params("other"))
+
+
+def test_56_another_tokenizer_is_refused(adapter, assets, tmp_path, monkeypatch):
+    shutil.copytree(assets / "llama", tmp_path / "assets" / "llama")
+    path = tmp_path / "assets" / "llama" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(models, "ASSETS", tmp_path / "assets")
+    with pytest.raises(ModelError, match="another tokenizer"):
+        restore(adapter)
+
+
+def test_56_a_head_for_another_task_is_refused(adapter):
+    with pytest.raises(ModelError, match="other labels"):
+        restore(adapter, task="categories")
+
+
+# --- damaged files (46, 47) ------------------------------------------------------------------------------------------
+
+
+def test_46_a_truncated_adapter_is_refused(adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ModelError, match="truncated"):
+        restore(adapter)
+
+
+def test_46_an_adapter_with_nan_is_refused_even_if_sealed(adapter):
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, path)
+    checkpoints.seal(
+        adapter, **{k: v for k, v in json.loads((adapter / "sealed.json").read_text()).items() if k != "files"}
+    )
+    with pytest.raises(ModelError, match="not finite"):
+        restore(adapter)
+
+
+def test_46_a_pickled_adapter_is_refused(adapter):
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match="pickled"):
+        restore(adapter)
+
+
+def test_46_changed_weights_are_refused(adapter):
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match="changed"):
+        restore(adapter)
+
+
+class Stop(Exception):
+    """An interruption from outside."""
+
+
+def interrupt(monkeypatch, after: int):
+    """Let training die in the evaluation that follows `after` finished epochs."""
+    plain, calls = finetune.BudgetTrainer.evaluate, []
+
+    def evaluate(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > after:
+            raise Stop
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+
+
+def begin_and_stop(folder, monkeypatch, name="llama", after=2, **finetuning):
+    """A run that dies after two of four epochs; returns the folder of its plan."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(Stop):
+            train(folder, name=name, epochs=4.0, **finetuning)
+    return next(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["llama", "encoder"])
+def test_49_resumed_equals_straight(tmp_path, monkeypatch, name):
+    """Equal losses and equal probabilities, bit for bit, with dropout on."""
+    straight = train(tmp_path / "straight", name=name, epochs=4.0)
+    home = begin_and_stop(tmp_path / "resumed", monkeypatch, name)
+    assert len(list((home / "checkpoints").glob("checkpoint-*"))) == 2
+    resumed = train(tmp_path / "resumed", name=name, epochs=4.0)
+    assert resumed.folder == home and resumed.history == straight.history
+    assert np.array_equal(resumed.test_probabilities, straight.test_probabilities)
+
+
+def test_47_a_checkpoint_that_lacks_a_file_is_passed_over_and_named(tmp_path, monkeypatch):
+    straight = train(tmp_path / "straight", epochs=4.0)
+    home = begin_and_stop(tmp_path / "hurt", monkeypatch)
+    newest = max((home / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    (newest / "optimizer.pt").unlink()
+    resumed = train(tmp_path / "hurt", epochs=4.0)
+    assert newest.name in resumed.facts["notes"][0] and "optimizer.pt" in resumed.facts["notes"][0]
+    assert resumed.history == straight.history
+
+
+def test_47_an_unsealed_checkpoint_is_passed_over(tmp_path, monkeypatch):
+    home = begin_and_stop(tmp_path, monkeypatch)
+    for checkpoint in (home / "checkpoints").iterdir():
+        (checkpoint / "sealed.json").unlink()
+    assert len(train(tmp_path, epochs=4.0).facts["notes"]) == 2
+
+
+@pytest.mark.parametrize("change", ["data", "parameters", "base"])
+def test_48_a_checkpoint_of_something_else_is_refused(tmp_path, monkeypatch, change):
+    home = begin_and_stop(tmp_path, monkeypatch)
+    rows = ROWS.assign(text=ROWS["text"] + "!") if change == "data" else ROWS
+    training = {"learning_rate": 0.01} if change == "parameters" else {}
+    model = tiny_models.model_params("llama", training=training, **({"path": "other"} if change == "base" else {}))
+    plan = finetune.make_plan(model, tiny_models.study_params(epochs=4.0), rows, "safety", 0)
+    stranger = finetune.home_of(plan, tmp_path)
+    assert stranger != home
+    shutil.copytree(home / "checkpoints", stranger / "checkpoints")
+    with pytest.raises(TrainingError, match=f"other {change}"):
+        train(tmp_path, rows=rows, model=model, epochs=4.0)
+
+
+def test_50_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    first = train(tmp_path)
+    monkeypatch.setattr(finetune, "build", lambda *_: pytest.fail("trained again"))
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    again = train(tmp_path)
+    assert np.array_equal(again.test_probabilities, first.test_probabilities) and again.history == first.history
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
+
+
+def test_50_changed_scores_of_a_finished_run_are_noticed(tmp_path):
+    folder = train(tmp_path).folder
+    np.savez(folder / "scores.npz", validation=np.zeros((9, 3)), test=np.zeros((9, 3)), truncated=np.zeros(9, bool))
+    with pytest.raises(TrainingError, match="changed after training"):
+        train(tmp_path)
+
+
+# --- failures while training (51 to 55) ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_51_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, value):
+    plain, calls = finetune.loss_per_row, []
+
+    def loss_per_row(logits, *args):
+        calls.append(1)
+        losses = plain(logits, *args)
+        return losses * value if torch.is_grad_enabled() and len(calls) > 12 else losses
+
+    monkeypatch.setattr(finetune, "loss_per_row", loss_per_row)
+    with pytest.raises(TrainingError, match="not finite at step"):
+        train(tmp_path, epochs=6.0)
+    home = next(tmp_path.iterdir())
+    assert not (home / "done.json").exists()
+    newest, notes = checkpoints.newest_usable(
+        home / "checkpoints", json.loads(next((home / "checkpoints").glob("*/sealed.json")).read_text())["identity"]
+    )
+    assert newest is not None and not notes
+
+
+def test_52_exhausted_memory_names_batch_and_length(tmp_path, monkeypatch):
+    def no_memory(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(finetune, "loss_per_row", no_memory)
+    with pytest.raises(TrainingError) as caught:
+        train(tmp_path)
+    assert "batches of 64 tokens" in str(caught.value) and "longest text" in str(caught.value)
+    assert not list(tmp_path.glob("*/done.json"))
+
+
+def test_53_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
+    plain, calls = finetune.BudgetTrainer._save_optimizer_and_scheduler, []
+
+    def save(self, folder):
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.BudgetTrainer, "_save_optimizer_and_scheduler", save)
+        with pytest.raises(TrainingError, match="make room on the disk"):
+            train(tmp_path, epochs=4.0)
+    straight = train(tmp_path / "straight", epochs=4.0)
+    resumed = train(tmp_path, epochs=4.0)
+    assert "passed over" in resumed.facts["notes"][0] and resumed.history == straight.history
+
+
+def test_53_a_full_disk_at_the_end_keeps_the_older_model(adapter, monkeypatch):
+    network, tokenizer = restore(adapter)
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        checkpoints.save_classifier(network, tokenizer, adapter, labels=SAFETY_LEVELS)
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    assert [path.name for path in adapter.parent.iterdir()] == ["model"]
+
+
+def test_54_all_labels_masked(tmp_path):
+    rows = ROWS.copy()
+    rows["category_known"] = [[False] * 6] * len(rows)
+    with pytest.raises(TrainingError, match="0 % of the labels"):
+        train(tmp_path, "categories", rows=rows)
+
+
+def test_54_all_text_truncated_away(tmp_path):
+    rows = ROWS.assign(text="")
+    with pytest.raises(TrainingError, match="0 % of the rows"):
+        train(tmp_path, rows=rows)
+
+
+def test_a_budget_of_one_level_is_refused(tmp_path):
+    rows = ROWS[(ROWS["split"] != "train") | (ROWS["safety"] == "safe")]
+    with pytest.raises(TrainingError, match="one level"):
+        train(tmp_path, rows=rows)
+
+
+@pytest.mark.parametrize("targets", [["nowhere_proj"], ["q_proj", "nowhere_proj"]])
+def test_55_lora_targets_that_match_nothing(tmp_path, targets):
+    model = tiny_models.model_params(training={"lora": {"target_modules": targets}})
+    with pytest.raises(ModelError, match="nowhere_proj"):
+        train(tmp_path, model=model)
+
+
+def test_57_the_fallback_stands_in_the_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    facts = train(tmp_path, model=tiny_models.model_params(device="cuda", dtype="bfloat16")).facts
+    assert facts["device"] == "cpu" and facts["dtype"] == "float32" and len(facts["fallbacks"]) == 2
+
+
+# --- predictions and probes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", list(TASK_LABELS))
+def test_predictions_fit_the_common_schema(trained, task, tmp_path):
+    table = finetune.predictions_of(trained["llama", task], ROWS, "fine-tuned")
+    predictions.write(table, tmp_path / "p.parquet", model="llama", data_sha256="0")
+    assert table["id"].tolist() == trained["llama", task].test_ids and (table["outcome"] == "ok").all()
+
+
+def test_calibration_reads_validation_labels_only(trained):
+    changed = ROWS.copy()
+    changed.loc[changed["split"] == "test", "safety"] = "safe"
+    for task in TASK_LABELS:
+        result = trained["llama", task]
+        assert finetune.calibrate(result, ROWS) == finetune.calibrate(result, changed)
+
+
+def test_label_scores_leave_unknown_cells_out(trained):
+    """Every second row does not know the first category and may not count for it."""
+    table = finetune.predictions_of(trained["llama", "categories"], ROWS, "fine-tuned")
+    scores = finetune.label_scores(table, ROWS).set_index("label")
+    labels, known = finetune.targets(ROWS[ROWS["split"] == "test"], "categories")
+    assert scores.loc["violence_hate", "support"] == (labels * known)[:, 0].sum() < labels[:, 0].sum()
+    assert np.isnan(scores.loc["criminal_planning", "f1"])
+
+
+@pytest.mark.parametrize("name", ["llama", "encoder"])
+def test_a_probe_reads_what_frozen_features_hold(name):
+    model, study = tiny_models.model_params(name), tiny_models.study_params()
+    features = probes.extract(model, study, ROWS)
+    for task in TASK_LABELS:
+        found = probes.probe(features, model, study, ROWS, task)
+        table = finetune.predictions_of(found, ROWS, "probe")
+        assert finetune.label_scores(table, ROWS).dropna()["f1"].mean() > 0.8
+        assert set(found.choice) == {"layer", "pooling", "strength", "validation_loss"}
+
+
+def test_pooling_ignores_padding():
+    states, mask = torch.arange(12.0).reshape(2, 3, 2), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert probes.pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
+    assert probes.pool(states, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
+    assert probes.pool(states[:1], torch.tensor([[0, 1, 1]]), "last").tolist() == [[4.0, 5.0]]
