@@ -73,6 +73,8 @@ def quotas(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     everything = programme.vector(np.ones(len(table)))
     for source in programme.sources:
         mine = table["source"] == source
+        floor = min(data.min_source_rows, int(table.loc[mine, "available"].sum()))
+        programme.at_most(-programme.vector(mine), -float(floor))
         if source in data.caps:
             programme.at_most(programme.vector(mine), float(data.caps[source]))
         for level in levels.values():

@@ -117,6 +117,8 @@ def near_duplicate_pairs(keys: list[str], threshold: float) -> np.ndarray:
         return np.zeros((0, 2), dtype=np.int64)
     values, offsets = shingles(keys)
     pairs = candidates(band_hashes(values, offsets))
+    sizes = np.diff(offsets)[pairs]
+    pairs = pairs[sizes.min(axis=1) >= threshold * sizes.max(axis=1)]  # else the sizes alone forbid it
     return pairs[jaccard(pairs, values, offsets) >= threshold]
 
 

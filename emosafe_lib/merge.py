@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ from emosafe_lib.params import DataParams
 from emosafe_lib.rows import category_matrix, known_matrix, stable_unit
 from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
-LOW_DATA = ("guns_illegal_weapons", "regulated_substances")  # every human row of these stays
+# Scarce in human-labelled data: every human row of these stays, whatever the balance says.
+LOW_DATA = ("sexual_content", "guns_illegal_weapons", "regulated_substances", "criminal_planning")
+SMALL_TALK_WORDS = 8
 SEVERITY = {level: rank for rank, level in enumerate(SAFETY_LEVELS)}
 
 
@@ -199,51 +202,71 @@ def settle(safety: list[str], quality: list[str]) -> str:
     return max(counts, key=lambda level: (counts[level], SEVERITY[level]))
 
 
-def credited(group: pd.DataFrame) -> int:
-    """The position of the row that stands for its duplicates: chosen by a hash of text and source, never by label, so that
-    the credit cannot carry the label.
+def credited(group: list[dict]) -> dict:
+    """The row that stands for its duplicates: chosen by a hash of text and source, never by label, so that the credit
+    cannot carry the label.
     """
-    ranks = [
-        stable_unit(f"{key}\x00{source}", "credit") for key, source in zip(group["key"], group["source"], strict=True)
-    ]
-    return min(range(len(group)), key=lambda i: (ranks[i], group["id"].iloc[i]))
+    return min(group, key=lambda row: (stable_unit(f"{row['key']}\x00{row['source']}", "credit"), row["id"]))
 
 
-def join_group(group: pd.DataFrame) -> dict:
-    """One row for all rows with the same key."""
-    kept = group.iloc[credited(group)].to_dict()
-    names = sorted({f"{s}={label}" for s, label in zip(group["source"], group["source_label"], strict=True)})
+def join_group(group: list[dict]) -> dict:
+    """One row for all rows with the same key; it carries the links of all of them."""
+    kept = credited(group)
+    names = sorted({f"{row['source']}={row['source_label']}" for row in group})
     return kept | {
-        "safety": settle(list(group["safety"]), list(group["quality"])),
-        "quality": "direct" if (group["quality"] == "direct").any() else "weak",
-        "categories": tuple(map(any, zip(*group["categories"], strict=True))),
-        "category_known": tuple(map(any, zip(*group["category_known"], strict=True))),
+        "safety": settle([row["safety"] for row in group], [row["quality"] for row in group]),
+        "quality": "direct" if any(row["quality"] == "direct" for row in group) else "weak",
+        "categories": tuple(map(any, zip(*(row["categories"] for row in group), strict=True))),
+        "category_known": tuple(map(any, zip(*(row["category_known"] for row in group), strict=True))),
         "source_label": " | ".join(names) if len(names) > 1 else kept["source_label"],
-        "link": tuple(sorted({link for link in group["link"] if link})),
+        "link": tuple(sorted({link for row in group for link in row["link"]})),
     }
+
+
+def shared_by(groups: list[list[dict]]) -> dict[str, int]:
+    """How many texts each two sources have in common."""
+    counts: Counter = Counter()
+    for group in groups:
+        counts.update(f"{a} + {b}" for a, b in combinations(sorted({row["source"] for row in group}), 2))
+    return dict(sorted(counts.items()))
 
 
 def join_duplicates(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     """One row a key; counts of rows removed, of texts whose level was in conflict, and of duplicates between sources."""
     links = np.empty(len(rows), dtype=object)
     links[:] = [(link,) if link else () for link in rows["link"]]
+    rows = rows.assign(link=links)
     several = rows["key"].duplicated(keep=False)
-    groups = [group for _, group in rows[several].groupby("key", sort=True)]
+    by_key: dict[str, list[dict]] = {}
+    for row in rows[several].to_dict("records"):
+        by_key.setdefault(row["key"], []).append(row)
+    groups = list(by_key.values())
     joined = pd.DataFrame([join_group(group) for group in groups], columns=rows.columns, dtype=object)
-    single = rows.assign(link=links)[~several]
-    between: Counter = Counter()
-    for group in groups:
-        names = sorted(set(group["source"]))
-        between.update(f"{a} + {b}" for i, a in enumerate(names) for b in names[i + 1 :])
+    single = rows[~several]
     counts = {
         "exact_duplicates": len(rows) - len(single) - len(joined),
-        "conflicts": sum(group["safety"].nunique() > 1 for group in groups),
-        "duplicates_between": dict(sorted(between.items())),
+        "conflicts": sum(len({row["safety"] for row in group}) > 1 for group in groups),
+        "duplicates_between": shared_by(groups),
     }
     return pd.concat([single, joined], ignore_index=True).sort_values("id", ignore_index=True), counts
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def small_talk(rows: pd.DataFrame, near: np.ndarray) -> np.ndarray:
+    """Short utterances that several dialogues or users share, shape (n,): thanks and greetings tie no dialogues together,
+    or chains of them would join most dialogues into one group.
+
+    `near` are the pairs of near-duplicates, shape (m, 2). A template's cases are never small talk.
+    """
+    links = rows["link"].to_numpy()
+    shared = np.array([len(own) > 1 for own in links], dtype=bool)
+    for one, other in near:
+        if links[one] != links[other]:
+            shared[[one, other]] = True
+    short = (rows["key"].str.count(" ") + 1 < SMALL_TALK_WORDS).to_numpy(dtype=bool)
+    return shared & short & (rows["register"] != "template").to_numpy()
 
 
 def assign_groups(rows: pd.DataFrame, jaccard: float) -> tuple[pd.DataFrame, dict]:
@@ -252,12 +275,11 @@ def assign_groups(rows: pd.DataFrame, jaccard: float) -> tuple[pd.DataFrame, dic
     A group is named by the smallest id in it. `rows` are sorted by id.
     """
     near = dedup.near_duplicate_pairs(rows["key"].tolist(), jaccard)
-    linked = dedup.chain_edges((i, link) for i, links in enumerate(rows["link"]) for link in links)
+    loose = small_talk(rows, near)
+    linked = dedup.chain_edges((i, link) for i, links in enumerate(rows["link"]) if not loose[i] for link in links)
     part = dedup.components(len(rows), near, linked)
     first = pd.Series(rows["id"].to_numpy()).groupby(part).transform("min")
-    sizes = np.bincount(part)
-    counts = {"near_duplicate_pairs": len(near), "largest_group": int(sizes.max(initial=0))}
-    return rows.assign(group=first.to_numpy()), counts
+    return rows.assign(group=first.to_numpy()), {"near_duplicate_pairs": len(near), "small_talk": int(loose.sum())}
 
 
 # --- caps and balance -------------------------------------------------------------------------------------------------
@@ -391,6 +413,7 @@ def data_card(rows: pd.DataFrame, chosen: list[sources.Source], steps: dict) -> 
         "duplicates_between": steps["duplicates_between"],
         "conflicts": steps["conflicts"],
         "near_duplicate_pairs": steps["near_duplicate_pairs"],
+        "small_talk": steps["small_talk"],
         "groups": int(rows["group"].nunique()),
         "largest_group": int(rows["group"].value_counts().max()) if len(rows) else 0,
         "balanced_away": steps["balanced_away"],

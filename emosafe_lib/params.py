@@ -75,6 +75,7 @@ class DataParams(Section):
     max_source_accuracy: Fraction = Field(default=0.42, description="best accuracy that a source's name may reach")
     min_class_share: Fraction = Field(default=0.3, description="smallest share of a safety level after balancing")
     min_mental_health_share: Fraction = Field(default=0.4, description="smallest share of first-person disclosures")
+    min_source_rows: Annotated[int, Field(ge=0)] = Field(default=0, description="rows that each source keeps at least")
     max_characters: Positive = Field(default=10_000, description="longer rows are quarantined as run together")
     near_duplicate_jaccard: Fraction = Field(default=0.7, description="word-shingle Jaccard from which texts group")
     split_shares: dict[Literal["train", "validation", "test"], Fraction] = {
@@ -143,6 +144,7 @@ class AnalysisParams(Section):
 
     resamples: Annotated[int, Field(ge=100)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    margin: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.05, description="F1 points that still count as level")
     seed: int = 0
 
 

@@ -116,6 +116,7 @@ class Source:
     restricted: str = ""  # how the licence restricts use, "" where it does not
     origin: str = "human"
     copy_only: str = ""  # why it cannot be downloaded here, "" where it can
+    base: str = "https://raw.githubusercontent.com"  # where `repository` is served from
     folder: Path | None = None  # overrides the data folder, for what the package carries itself
 
     @property
@@ -126,7 +127,7 @@ class Source:
     def url(self, file: File) -> str:
         """The pinned address of a raw file."""
         repository, commit = file.repository or self.repository, file.commit or self.commit
-        return f"https://raw.githubusercontent.com/{repository}/{commit}/{file.path.replace(' ', '%20')}"
+        return f"{self.base}/{repository}/{commit}/{file.path.replace(' ', '%20')}"
 
 
 @cache
