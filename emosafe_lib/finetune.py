@@ -210,8 +210,9 @@ def examples(encoded: Encoded, rows: pd.DataFrame, task: str) -> list[dict]:
 class Collator:
     """Pads token ids on the tokenizer's side; labels and masks become float tensors."""
 
-    def __init__(self, tokenizer):
-        self.pad, self.left = tokenizer.pad_token_id, tokenizer.padding_side == "left"
+    def __init__(self, tokenizer=None, pad: int = 0):
+        self.pad = tokenizer.pad_token_id if tokenizer else pad
+        self.left = tokenizer is not None and tokenizer.padding_side == "left"
 
     def __call__(self, batch: list[dict]) -> dict:
         width = max(len(row["input_ids"]) for row in batch)

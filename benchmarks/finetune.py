@@ -1,0 +1,222 @@
+"""Useful tokens per second and peak memory of training, against the Hugging Face Trainer's defaults, in one run.
+
+Both train the same network on the same rows for one epoch on this machine, in turn, each in a process of its own, so
+that peak memory is its own. The peer is Trainer as it comes: eight rows a batch in random order, padded to the longest.
+Rows are random tokens whose lengths follow a log-normal as the real sources' do (median 35 tokens, cut at 256), so no
+real text is needed. Useful tokens are those of the rows; padding counts for nobody.
+
+    python benchmarks/finetune.py            # writes benchmarks/results/finetune.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "finetune.json"
+SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
+CASES = ("nano-4", "minilm")
+
+
+def lengths(rows: int) -> np.ndarray:
+    """Tokens per row, shape (rows,): log-normal, median 35, between 4 and 256."""
+    return np.clip(np.random.default_rng(0).lognormal(np.log(35), 0.9, rows), 4, 256).astype(int)
+
+
+def token_rows(rows: int, vocabulary: int) -> list[list[int]]:
+    """Random token ids of those lengths, no control tokens among them."""
+    random = np.random.default_rng(1)
+    return [random.integers(1000, vocabulary, length).tolist() for length in lengths(rows)]
+
+
+def network_of(case: str):
+    """The network to train, a pad token's id and the parameters: nano-4's shape under LoRA, or the whole of MiniLM."""
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    from emosafe_lib.finetune import add_lora
+    from emosafe_lib.models import load_network, use_threads
+    from emosafe_lib.params import ShapeParams, load_model
+
+    set_seed(0)
+    model = load_model(case)
+    use_threads(model)
+    if case == "nano-4":
+        model = model.model_copy(update={"weights": "random", "path": "", "shape": ShapeParams(**SHAPE)})
+    network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
+    return (add_lora(network, model) if model.training.method == "lora" else network), model
+
+
+def row_table(count: int):
+    """A table of rows with random levels; the texts stay empty, the tokens are made elsewhere."""
+    import pandas as pd
+
+    levels = np.random.default_rng(2).integers(0, 3, count)
+    return pd.DataFrame(
+        {"id": [str(n) for n in range(count)], "safety": np.array(["safe", "borderline", "unsafe"])[levels]}
+    )
+
+
+def train_ours(network, model, ids: list[list[int]], folder: str) -> float:
+    """Seconds of one epoch with token-budget batches."""
+    from emosafe_lib.batching import Encoded
+    from emosafe_lib.finetune import BudgetTrainer, Plan
+    from emosafe_lib.params import FinetuningParams
+
+    rows = row_table(len(ids))
+    plan = Plan(model, FinetuningParams(), "safety", 0, "", rows, rows[:8], rows[:8])
+    parts = {"train": Encoded(ids, np.zeros(len(ids), bool)), "validation": Encoded(ids[:8], np.zeros(8, bool))}
+    trainer = BudgetTrainer(
+        model=network,
+        args=settings(folder, model.training.learning_rate),
+        plan=plan,
+        encoded=parts,
+        tokenizer=None,
+        budget=model.training.tokens_per_batch,
+    )
+    return seconds(trainer)
+
+
+def train_peer(network, model, ids: list[list[int]], folder: str) -> float:
+    """Seconds of one epoch with the Trainer's defaults: random order, batches of eight, padded to the longest."""
+    import torch
+    from transformers import Trainer
+
+    labels = row_table(len(ids))["safety"].map({"safe": 0, "borderline": 1, "unsafe": 2}).tolist()
+    data = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+
+    def collate(batch):
+        rows = [torch.tensor(row["input_ids"]) for row in batch]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return {
+            "input_ids": padded,
+            "attention_mask": (padded != 0).long(),
+            "labels": torch.tensor([r["labels"] for r in batch]),
+        }
+
+    arguments = settings(folder, model.training.learning_rate)
+    return seconds(Trainer(model=network, args=arguments, train_dataset=data, data_collator=collate))
+
+
+def settings(folder: str, learning_rate: float):
+    """What both share: AdamW, one epoch, nothing saved or logged on the way; all else is the Trainer's default."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=1,
+        learning_rate=learning_rate,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+def seconds(trainer) -> float:
+    """Wall seconds of `trainer.train()`."""
+    started = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - started
+
+
+def measure(case: str, side: str, rows: int) -> dict:
+    """One epoch of one side, in this process: useful tokens per second and peak memory."""
+    network, model = network_of(case)
+    ids = token_rows(rows, network.config.vocab_size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        spent = (train_ours if side == "ours" else train_peer)(network, model, ids, folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    weights = sum(p.numel() for n, p in network.named_parameters() if "embed" not in n)
+    passes = 4 if model.training.method == "lora" else 6  # a frozen weight has no gradient of its own
+    tokens = sum(map(len, ids))
+    flops = passes * weights * tokens / spent
+    return {"tokens_per_second": tokens / spent, "peak_mb": peak, "training_mb": peak - before, "flops": flops}
+
+
+def gemm_peak() -> float:
+    """Floating-point operations per second of a large fp32 matrix product on this machine's threads."""
+    import torch
+
+    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = 0.0
+    for _ in range(20):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - started))
+    return best
+
+
+def in_own_process(case: str, side: str, rows: int) -> dict:
+    """`measure` in a fresh process."""
+    command = [sys.executable, __file__, "--one", case, side, "--rows", str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(case: str, rows: int, repeats: int, peak: float) -> list[dict]:
+    """Median of interleaved runs of both sides, as rows of the results file."""
+    runs = {"ours": [], "peer": []}
+    for number in range(repeats):
+        for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
+            runs[side].append(in_own_process(case, side, rows))
+    middle = {
+        side: {key: statistics.median(run[key] for run in found) for key in found[0]} for side, found in runs.items()
+    }
+    ours, peer = middle["ours"], middle["peer"]
+    name = "transformers.Trainer defaults: 8 rows, random order, padded to longest"
+    speed = {"unit": "useful tokens/s", "ours": ours["tokens_per_second"], "peer": peer["tokens_per_second"]}
+    memory = {"unit": "MB peak of the process", "ours": ours["peak_mb"], "peer": peer["peak_mb"]}
+    found = []
+    for kind, numbers in (("speed", speed), ("memory", memory)):
+        ratio = numbers["ours"] / numbers["peer"] if kind == "speed" else numbers["peer"] / numbers["ours"]
+        share = round(ours["flops"] / peak, 3) if kind == "speed" else None
+        rounded = {side: round(numbers[side], 1) for side in ("ours", "peer")}
+        found.append(
+            {"case": f"{case} {kind}", **rounded, "unit": numbers["unit"], "peer_name": name, "ratio": round(ratio, 2)}
+            | {"limit_share": share, "repeats": repeats, "rows": rows}
+        )
+    return found
+
+
+def main() -> None:
+    """Run the comparison and write the results by rename."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(*options.one, options.rows)))
+        return
+    peak = gemm_peak()
+    rows = [row for case in CASES for row in compare(case, options.rows, options.repeats, peak)]
+    packages = ("torch", "transformers", "peft", "accelerate")
+    machine = {
+        "cpu": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+    }
+    versions = {name: metadata.version(name) for name in packages}
+    report = {"machine": machine | {"gemm_gflops": round(peak / 1e9, 1)}, "versions": versions, "rows": rows}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    partial = RESULTS.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, RESULTS)
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
