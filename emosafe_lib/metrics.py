@@ -363,12 +363,25 @@ def ranking_ap(real: np.ndarray, ranks: np.ndarray, known: np.ndarray) -> float:
 
     An unknown category ranks below all known ones, so that it never stands above a positive.
     """
-    from sklearn.metrics import label_ranking_average_precision_score
-
     rows = (real & known).any(axis=1) & (~real & known).any(axis=1)
-    if not rows.any():
-        return UNDEFINED
-    return float(label_ranking_average_precision_score((real & known)[rows], np.where(known, ranks, -1.0)[rows]))
+    return mean_or_undefined(row_ranking_ap((real & known)[rows], np.where(known, ranks, -1.0)[rows]))
+
+
+def row_ranking_ap(real: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Label-ranking average precision of each row, (n,).
+
+    scikit-learn's `label_ranking_average_precision_score` is the mean of these, computed row by row in Python; a test
+    holds the two together. NaN for a row without a positive.
+    """
+    above = ranks[:, None, :] >= ranks[:, :, None]
+    share = ratio((above & real[:, None, :]).sum(axis=2), above.sum(axis=2))
+    return ratio((share * real).sum(axis=1), real.sum(axis=1))
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Quotient, NaN where the denominator is zero."""
+    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
+    return np.divide(above, below, out=np.full(below.shape, UNDEFINED), where=below != 0)
 
 
 def within_source(truth: Truth, answers: Answers) -> tuple[float, dict[str, float]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emosafe_lib import metrics
-from emosafe_lib.metrics import CALIBRATION_BINS, COSTS, UNDEFINED, WORST_ANSWER, Answers, Truth
+from emosafe_lib.metrics import CALIBRATION_BINS, COSTS, UNDEFINED, WORST_ANSWER, Answers, Truth, ratio
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 CHUNK = 500
@@ -85,13 +85,13 @@ def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: in
     inside = source_parts(truth, answers, codes, cells)
     names = [("macro_f1", ""), *(("f1", name) for name in SAFETY_LEVELS), ("accuracy", ""), ("quadratic_kappa", "")]
     names += [("macro_mae", ""), ("unsafe_recall", ""), ("unsafe_called_safe", ""), ("cost", "")]
-    names += [("calibration_error", ""), ("macro_f1_within_source", "")]
+    names += [("calibration_error", ""), *within_names(inside)]
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         total = (weights @ sums).astype(float)
         confusion = total[:, :12].reshape(-1, 3, 4)
         found = [*confusion_scores(confusion, costs), calibration(total[:, 12:-1], total[:, -1])]
-        return np.stack([*found, within(weights, inside, safety_f1)], axis=1)
+        return np.stack([*found, *within(weights, inside, safety_f1)], axis=1)
 
     return Measure(names, evaluate)
 
@@ -105,12 +105,6 @@ def calibration_columns(confidence: np.ndarray, correct: np.ndarray) -> np.ndarr
 def calibration(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Expected calibration error (r,) from summed gaps (r, bins) and the number of cells (r,)."""
     return ratio(np.abs(gaps).sum(axis=1), counts)
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Quotient, NaN where the denominator is zero."""
-    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
-    return np.divide(above, below, out=np.full(below.shape, UNDEFINED), where=below != 0)
 
 
 def average(values: np.ndarray) -> np.ndarray:
@@ -153,17 +147,22 @@ def source_parts(truth: Truth, answers: Answers, codes: np.ndarray, cells: np.nd
         labels = metrics.judged_labels(truth.at(here), answers.task)
         if labels:
             groups, local = np.unique(codes[here], return_inverse=True)
-            parts.append((groups, by_group(cells[here], local, len(groups)), labels))
+            parts.append((name, groups, by_group(cells[here], local, len(groups)), labels))
     return parts
 
 
-def within(weights: np.ndarray, parts: list[tuple], f1: Callable) -> np.ndarray:
-    """Macro-F1 averaged over sources, (r,); see `metrics.within_source`."""
+def within(weights: np.ndarray, parts: list[tuple], f1: Callable) -> list[np.ndarray]:
+    """Macro-F1 averaged over sources, (r,), then that of each source; see `metrics.within_source`."""
     found = np.full((len(weights), len(parts)), UNDEFINED)
-    for number, (groups, sums, labels) in enumerate(parts):
+    for number, (_, groups, sums, labels) in enumerate(parts):
         total = (weights[:, groups] @ sums).astype(float)
         found[:, number] = average(f1(total.reshape(len(weights), 3, -1))[:, labels])
-    return average(found)
+    return [average(found), *found.T]
+
+
+def within_names(parts: list[tuple]) -> list[tuple[str, str]]:
+    """The names of the columns that `within` returns."""
+    return [("within_source_macro_f1", ""), *(("source_macro_f1", part[0]) for part in parts)]
 
 
 def category_f1(counts: np.ndarray) -> np.ndarray:
@@ -180,7 +179,7 @@ def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: 
     inside = source_parts(truth, answers, codes, cells)
     rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]]) for c in range(6)]
     names = [("macro_f1", ""), *(("f1", name) for name in CATEGORIES), ("micro_f1", "")]
-    names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), ("macro_f1_within_source", "")]
+    names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), *within_names(inside)]
     names += [("macro_auprc", ""), *(("auprc", name) for name in CATEGORIES)]
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
@@ -190,8 +189,8 @@ def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: 
         shares = [ratio(rest[:, 0], rest[:, 1]), ratio(rest[:, 2], rest[:, 3]), calibration(rest[:, 5:], rest[:, 4])]
         columns = np.ascontiguousarray(weights.T)
         auprc = np.stack([ranking.average_precision(columns) for ranking in rankings], axis=1)
-        found = [average(f1), *f1.T, micro, *shares, within(weights, inside, category_f1), average(auprc), *auprc.T]
-        return np.stack(found, axis=1)
+        inner = within(weights, inside, category_f1)
+        return np.stack([average(f1), *f1.T, micro, *shares, *inner, average(auprc), *auprc.T], axis=1)
 
     return Measure(names, evaluate)
 
@@ -206,15 +205,8 @@ def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.nd
     gaps = np.zeros((len(real), CALIBRATION_BINS))
     for c in range(len(CATEGORIES)):
         gaps += calibration_columns(answers.probabilities[:, c], real[:, c]) * usable[:, [c]]
-    share = row_ranking_ap(real & known, np.where(known, ranks, -1.0))
+    share = metrics.row_ranking_ap(real & known, np.where(known, ranks, -1.0))
     return np.column_stack([right, asked, np.where(ranked, share, 0), ranked, usable.sum(axis=1), gaps])
-
-
-def row_ranking_ap(real: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Label-ranking average precision of each row, (n,): scikit-learn's definition without its average over rows."""
-    above = ranks[:, None, :] >= ranks[:, :, None]
-    share = ratio((above & real[:, None, :]).sum(axis=2), above.sum(axis=2))
-    return ratio((share * real).sum(axis=1), real.sum(axis=1))
 
 
 class Ranking:
@@ -276,13 +268,20 @@ class Difference:
 
 def paired(first: float, second: float, draws_first, draws_second, confidence: float = 0.95) -> Difference:
     """The difference of two scores with its paired bootstrap interval and p-value."""
-    draws = np.asarray(draws_first, float) - np.asarray(draws_second, float)
+    return difference(first - second, np.asarray(draws_first, float) - np.asarray(draws_second, float), confidence)
+
+
+def difference(value: float, draws: np.ndarray, confidence: float = 0.95) -> Difference:
+    """Interval and two-sided p-value of any contrast whose value is zero if there is nothing to find.
+
+    `draws` are its values (R,) on the resamples; undefined draws are left out, within `UNDEFINED_SHARE`.
+    """
     low, high = interval(draws, confidence)
     if np.isnan(low):
-        return Difference(first - second, low, high, UNDEFINED)
+        return Difference(value, low, high, UNDEFINED)
     draws = draws[~np.isnan(draws)]
     far = min((draws <= 0).sum(), (draws >= 0).sum())
-    return Difference(first - second, low, high, float(min(1.0, 2 * (far + 1) / (len(draws) + 1))))
+    return Difference(value, low, high, float(min(1.0, 2 * (far + 1) / (len(draws) + 1))))
 
 
 @dataclass(frozen=True)
