@@ -25,8 +25,10 @@ from emosafe_lib.params import DataParams
 from emosafe_lib.rows import category_matrix, known_matrix, stable_unit
 from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
-# Scarce in human-labelled data: every human row of these stays, whatever the balance says.
+# Scarce in human-labelled data: every human row of these stays, whatever the balance says. Of the two scarcest, the rows
+# that deny them stay too (plain safe ones aside), or the source's name would predict them.
 LOW_DATA = ("sexual_content", "guns_illegal_weapons", "regulated_substances", "criminal_planning")
+SCARCEST = ("guns_illegal_weapons", "regulated_substances")
 SMALL_TALK_WORDS = 8
 SEVERITY = {level: rank for rank, level in enumerate(SAFETY_LEVELS)}
 
@@ -285,14 +287,25 @@ def assign_groups(rows: pd.DataFrame, jaccard: float) -> tuple[pd.DataFrame, dic
 # --- caps and balance -------------------------------------------------------------------------------------------------
 
 
+def columns_of(names: tuple[str, ...]) -> list[int]:
+    """The positions of categories in a label vector."""
+    return [CATEGORIES.index(name) for name in names]
+
+
+def scarce(rows: pd.DataFrame) -> np.ndarray:
+    """The human rows that stay whatever the balance says, shape (n,)."""
+    positive = category_matrix(rows)[:, columns_of(LOW_DATA)].any(axis=1)
+    denied = known_matrix(rows)[:, columns_of(SCARCEST)].any(axis=1) & (rows["safety"] != "safe").to_numpy()
+    return (positive | denied) & (rows["origin"] == "human").to_numpy()
+
+
 def choose_rows(rows: pd.DataFrame, data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows to keep, and the table of cells with what was available and kept; see `balance`.
 
     Within a cell, rows of the low-data categories come first, then a stable pseudo-random order.
     """
-    low = category_matrix(rows)[:, [CATEGORIES.index(name) for name in LOW_DATA]].any(axis=1)
     work = rows.assign(
-        must=low & (rows["origin"] == "human").to_numpy(),
+        must=scarce(rows),
         disclosure=rows["mental_health"].to_numpy(dtype=bool) & (rows["register"] == "first-person").to_numpy(),
         order=rows["id"].map(lambda value: stable_unit(value, "keep")),
     )

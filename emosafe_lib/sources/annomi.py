@@ -1,7 +1,8 @@
 """AnnoMI: role-played counselling sessions, annotated utterance by utterance.
 
 Nobody judged risk here, so every label is weak. A client who defends drinking, smoking or drug use is borderline and
-touches substances; one who defends another habit is borderline without them; a good counsellor's words are safe.
+touches substances; one who defends another habit is borderline without them; a good counsellor's words are safe. Whether
+a counsellor's words in a session about substances touch them was not asked.
 """
 
 import re
@@ -18,9 +19,9 @@ MIN_WORDS = 4
 
 def label(row) -> str:
     """Who speaks, and of a client what kind of talk on which topic."""
-    if row.interlocutor == "therapist":
-        return f"therapist, {row.mi_quality} quality"
     topic = next((name for name, pattern in TOPICS if pattern.search(row.topic)), "other")
+    if row.interlocutor == "therapist":
+        return f"therapist, {row.mi_quality} quality, {topic}"
     return f"client, {row.client_talk_type}, {topic}"
 
 
@@ -42,8 +43,10 @@ SOURCES = [
         register="first-person",
         mental_health=True,
         labels={
-            "therapist, high quality": weak("safe", register="reply"),
-            "therapist, low quality": None,
+            "therapist, high quality, substances": weak("safe", register="reply"),
+            "therapist, high quality, self-harm": weak("safe", register="reply"),
+            "therapist, high quality, other": weak("safe", register="reply", known=("regulated_substances",)),
+            **{f"therapist, low quality, {topic}": None for topic in ("substances", "self-harm", "other")},
             "client, sustain, substances": weak("borderline", "regulated_substances"),
             "client, sustain, self-harm": weak("borderline", "suicide_self_harm", known=("regulated_substances",)),
             "client, sustain, other": weak("borderline", known=("regulated_substances",)),
