@@ -442,6 +442,14 @@ def data_card(rows: pd.DataFrame, chosen: list[sources.Source], steps: dict) -> 
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Prepared:
+    """Rows that are clean, unique and grouped, before any choice among them, and the counts of the steps so far."""
+
+    rows: pd.DataFrame
+    steps: dict
+
+
 def merge(data: DataParams, folder: Path | None = None) -> Merged:
     """Read a study's sources and merge them.
 
@@ -451,22 +459,38 @@ def merge(data: DataParams, folder: Path | None = None) -> Merged:
     MergeError : a source is not for training, ids repeat, or the study's bounds contradict each other
     """
     raw, left_out = read_sources(data, folder)
-    return merge_rows(raw, data, left_out)
+    return complete(prepare(raw, data, left_out), data)
 
 
-def merge_rows(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -> Merged:
+def merge_rows(raw: pd.DataFrame, data: DataParams) -> Merged:
     """`merge` from the moment that the rows are read; `raw` has the columns `sources.RAW_COLUMNS`, in any order."""
+    return complete(prepare(raw, data), data)
+
+
+def prepare(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -> Prepared:
+    """Quarantine, scrub, normalise, join duplicates and group."""
     twice = raw["id"][raw["id"].duplicated()]
     if len(twice):
         raise MergeError(f"id {twice.iloc[0]}", "appears twice", "ids must be unique; check the source's reader")
-    chosen = chosen_sources(data)
     rows, quarantined = quarantine(raw, data.max_characters)
     rows, scrubbed = normalise(rows)
     rows, duplicates = join_duplicates(rows)
     rows, grouping = assign_groups(rows, data.near_duplicate_jaccard)
-    rows["mental_health"] = rows["source"].map({source.name: source.mental_health for source in chosen})
-    kept, _ = choose_rows(rows, data)
-    kept = assign_splits(kept, data).assign(parent_id=None)
     steps = {"rows_in": len(raw), "left_out": left_out or {}, "quarantined": quarantined, "scrubbed": scrubbed}
-    steps |= duplicates | grouping | {"balanced_away": len(rows) - len(kept)}
+    return Prepared(rows, steps | duplicates | grouping)
+
+
+def complete(prepared: Prepared, data: DataParams) -> Merged:
+    """Choose among prepared rows, split them, and write the card."""
+    chosen = chosen_sources(data)
+    mental_health = {source.name: source.mental_health for source in chosen}
+    rows = prepared.rows.assign(mental_health=prepared.rows["source"].map(mental_health))
+    kept = assign_splits(choose_rows(rows, data)[0], data).assign(parent_id=None)
+    steps = prepared.steps | {"balanced_away": len(rows) - len(kept)}
     return Merged(kept[list(ROW_COLUMNS)], data_card(kept, chosen, steps))
+
+
+def naive(data: DataParams) -> DataParams:
+    """The same study without caps and balance: what pouring all sources together gives."""
+    free = {"caps": {}, "max_class_share": 1.0, "balance_sources": False, "min_source_rows": 0}
+    return data.model_copy(update=free)

@@ -144,3 +144,132 @@ def learning_curve(table: pd.DataFrame):
         panel.legend(fontsize=7)
     panels[0][0].set_ylabel("F1 on test rows")
     return figure
+
+
+def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
+    """Gigabytes that inference needs by dtype, one panel row a model, the limit drawn as a line; logarithmic.
+
+    `table` has the columns title, dtype, weights, cache and activations, in bytes.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    part = table.assign(gb=(table["weights"] + table["cache"] + table["activations"]) / 1e9)
+    figure, panel = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * part["title"].nunique()))
+    sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
+    panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
+    panel.set(xscale="log", xlabel="GB at inference, computed (weights, cache, activations)", ylabel="")
+    panel.legend(title="", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def latency(table: pd.DataFrame):
+    """Median milliseconds per message, with a line up to the 95th percentile, one panel a batch size.
+
+    `table` has the columns model, dtype, batch, length, p50_ms and p95_ms.
+    """
+    import matplotlib.pyplot as plt
+
+    batches = list(dict.fromkeys(table["batch"]))
+    figure, panels = plt.subplots(1, len(batches), figsize=(WIDTH, 3.6), squeeze=False, sharey=True)
+    models = list(dict.fromkeys(table["model"]))
+    for panel, batch in zip(panels[0], batches, strict=True):
+        part = table[table["batch"] == batch]
+        ways = look(f"{dtype}, {length} tokens" for dtype, length in zip(part["dtype"], part["length"], strict=True))
+        for (dtype, length), one in part.groupby(["dtype", "length"], sort=False):
+            colour, marker, _ = ways[f"{dtype}, {length} tokens"]
+            places = [models.index(name) for name in one["model"]]
+            middle, high = one["p50_ms"] / batch, one["p95_ms"] / batch
+            above = [[0] * len(one), high - middle]
+            panel.errorbar(places, middle, yerr=above, color=colour, marker=marker, label=f"{dtype}, {length} tokens")
+        panel.set(
+            title=f"batch {batch}", yscale="log", xlabel="", ylabel="ms per message" if batch == batches[0] else ""
+        )
+        panel.set_xticks(range(len(models)), models, rotation=30)
+    panels[0][-1].legend(fontsize=8)
+    return figure
+
+
+def data_sources(table: pd.DataFrame):
+    """Rows of every source (index) under every label (columns), coloured by the share of the source's rows.
+
+    A cell whose category was never asked of the source is NaN and stays white.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    shares = table.div(table["rows"], axis=0).drop(columns="rows")
+    counts = table.drop(columns="rows").map(lambda n: "" if pd.isna(n) else f"{int(n)}")
+    figure, panel = plt.subplots(figsize=(WIDTH + 2, 1.2 + 0.32 * len(table)))
+    sns.heatmap(shares, annot=counts, fmt="", cmap="Blues", vmin=0, vmax=1, annot_kws={"size": 7}, ax=panel)
+    panel.set(title="Rows of every source under every label (colour: share of the source)", xlabel="", ylabel="")
+    panel.tick_params(axis="x", rotation=35)
+    return figure
+
+
+def data_cooccurrence(table: pd.DataFrame):
+    """How many rows carry two categories at once; `table` is square, its diagonal counts the category itself."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    figure, panel = plt.subplots(figsize=(WIDTH, 4.6))
+    sns.heatmap(table, annot=True, fmt="d", cmap="Blues", cbar=False, annot_kws={"size": 8}, ax=panel)
+    panel.set(title="Rows with both categories", xlabel="", ylabel="")
+    panel.tick_params(axis="x", rotation=35)
+    return figure
+
+
+def data_lengths(table: pd.DataFrame):
+    """Distribution of words a row, one box a level; `table` has the columns safety and words."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    figure, panel = plt.subplots(figsize=(WIDTH, 2.8))
+    sns.boxplot(table, x="words", y="safety", hue="safety", legend=False, fliersize=1, linewidth=0.8, ax=panel)
+    panel.set(title="Length by level", xscale="log", xlabel="words", ylabel="")
+    return figure
+
+
+def data_duplicates(table: pd.DataFrame):
+    """Texts that two sources share; `table` has the columns pair and texts."""
+    import matplotlib.pyplot as plt
+
+    largest = table.sort_values("texts").tail(12)
+    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.26 * max(len(largest), 1)))
+    bars = panel.barh(largest["pair"], largest["texts"], color=PALETTE[0])
+    panel.bar_label(bars, padding=3, fontsize=8)
+    panel.set(title="Texts that two sources share", xlabel="texts", xscale="symlog")
+    return figure
+
+
+def data_splits(table: pd.DataFrame):
+    """Share of each label's rows in each split; `table` has the columns label, split and share."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    figure, panel = plt.subplots(figsize=(WIDTH, 3.6))
+    sns.barplot(table, y="label", x="share", hue="split", errorbar=None, ax=panel)
+    panel.set(title="Where the rows of each label lie", xlabel="share of the label's rows", ylabel="")
+    panel.legend(title="")
+    return figure
+
+
+def data_shortcuts(table: pd.DataFrame):
+    """What the source's name, the length and the words predict; one panel a metric, one bar a merge and reader.
+
+    `table` has the columns merge, reader, metric, label and value; undefined scores leave a gap.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    table = table.assign(bar=table["reader"].str.replace("_", " ") + ", " + table["merge"])
+    parts = [part for _, part in table.groupby("metric", sort=False)]
+    heights = [1 + part["label"].nunique() for part in parts]
+    figure, panels = plt.subplots(
+        len(parts), 1, figsize=(WIDTH + 1, 0.75 * sum(heights)), height_ratios=heights, squeeze=False
+    )
+    for panel, part in zip(panels[:, 0], parts, strict=True):
+        sns.barplot(part, y="label", x="value", hue="bar", errorbar=None, ax=panel, legend=panel is panels[0, 0])
+        panel.set(title=part["metric"].iloc[0], xlim=(0, 1), xlabel="", ylabel="")
+    panels[0, 0].legend(title="", fontsize=7, loc="lower right")
+    return figure
