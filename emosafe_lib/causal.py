@@ -1,0 +1,326 @@
+"""Exact label log-probabilities from a causal language model, touching each token once.
+
+The plain way sends the whole prompt again for every label of every row. Nearly all of it is the same: so the constant
+prefix goes through the model once and its keys and values are kept; each message is read once; the questions and the
+tokens of their answers hang on it as a tree, every token of which sees its own ancestors only. Only the hidden states
+from which an answer is read meet the output layer.
+
+No copy of the prefix is made per row either. Attention over prefix and attention over the rest are two independent
+softmax sums, which their log-sum-exps merge exactly (Juravsky et al. 2024, arXiv 2402.05099).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from emosafe_lib.batching import budget_batches
+from emosafe_lib.errors import ModelError, PromptError
+from emosafe_lib.prompts import Prompt
+
+ATTENTION = "emosafe_shared_prefix"
+# Positions whose meaning changes with the length of a batch would make a score depend on its neighbours.
+UNSTABLE_ROPE = ("dynamic", "longrope")
+RESCALED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Questions and answers behind a message, common beginnings merged; nodes are numbered parents first.
+
+    Attributes
+    ----------
+    ids, depths : token and distance behind the message's end, shape (nodes,)
+    sees : bool (nodes, nodes), True where a node is another's ancestor or itself
+    readers : nodes from whose hidden state something is read, shape (r,)
+    reads : per question and answer, [(place in `readers`, token to read), ...]
+    """
+
+    ids: np.ndarray
+    depths: np.ndarray
+    sees: np.ndarray
+    readers: np.ndarray
+    reads: list[list[list[tuple[int, int]]]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the constant prefix: one pair of shape (1, kv heads, length, head size) per layer."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    length: int
+
+
+def plant(suffixes, answers) -> Tree:
+    """The tree of all suffixes, each followed by all answers; an answer's last token is only read, never fed.
+
+    Raises
+    ------
+    PromptError : a suffix or an answer has no token, so that there would be nothing to read from
+    """
+    if not suffixes or not answers or not all(suffixes) or not all(answers):
+        raise PromptError("prompt", "an empty suffix or answer", "give each at least one token")
+    nodes: dict[tuple[int, int], int] = {}
+    parents: list[int] = []
+    reads = []
+    for suffix in suffixes:
+        start = walk(nodes, parents, -1, suffix)
+        reads.append([spell(nodes, parents, start, answer) for answer in answers])
+    readers = sorted({node for question in reads for spelled in question for node, _ in spelled})
+    place = {node: number for number, node in enumerate(readers)}
+    placed = [[[(place[node], token) for node, token in spelled] for spelled in question] for question in reads]
+    sees, depths = ancestry(parents)
+    return Tree(np.array([token for _, token in nodes]), depths, sees, np.array(readers), placed)
+
+
+def walk(nodes: dict, parents: list[int], node: int, tokens) -> int:
+    """Follow tokens from a node, growing the tree where it has no such branch; returns the last node."""
+    for token in tokens:
+        if (node, token) not in nodes:
+            nodes[node, token] = len(nodes)
+            parents.append(node)
+        node = nodes[node, token]
+    return node
+
+
+def spell(nodes: dict, parents: list[int], node: int, answer) -> list[tuple[int, int]]:
+    """Where each token of an answer is read: (node before it, token)."""
+    read = []
+    for number, token in enumerate(answer):
+        read.append((node, token))
+        if number < len(answer) - 1:
+            node = walk(nodes, parents, node, [token])
+    return read
+
+
+def ancestry(parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Who sees whom, bool (nodes, nodes), and each node's depth, from parent numbers (-1 for a root)."""
+    sees = np.eye(len(parents), dtype=bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            sees[node] |= sees[parent]
+    return sees, sees.sum(axis=1) - 1
+
+
+def attend(module, query, key, value, attention_mask, scaling=None, shared_prefix: Prefix | None = None, **_):
+    """Attention of a batch over its own tokens, masked, and over one prefix that all rows share, unmasked.
+
+    The signature is transformers' attention interface. Shapes: query (batch, heads, q, size), key and value
+    (batch, kv heads, q, size), mask (batch, 1, q, q) as numbers to add; returns (batch, q, heads, size).
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    if shared_prefix is None or not shared_prefix.length:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
+    elif query.device.type == "cpu":
+        out = attend_merged(query, key, value, attention_mask, scaling, *shared_prefix.layers[module.layer_idx])
+    else:
+        out = attend_joined(query, key, value, attention_mask, scaling, *shared_prefix.layers[module.layer_idx])
+    return out.transpose(1, 2).contiguous(), None
+
+
+def attend_joined(query, key, value, mask, scaling, prefix_key, prefix_value):
+    """The prefix's keys and values are put before each row's own: one call, at the price of a copy per row."""
+    groups, length = query.shape[1] // prefix_key.shape[1], prefix_key.shape[2]
+    before = (
+        states.repeat_interleave(groups, dim=1).expand(len(query), -1, -1, -1) for states in (prefix_key, prefix_value)
+    )
+    key, value = (torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=F.pad(mask, (length, 0)), scale=scaling)
+
+
+def attend_merged(query, key, value, mask, scaling, prefix_key, prefix_value):
+    """Both parts apart, merged by their log-sum-exps; all rows' queries meet the prefix as one long sequence."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    batch, heads, length, size = query.shape
+    kv_heads = prefix_key.shape[1]
+    folded = query.view(batch, kv_heads, heads // kv_heads, length, size).permute(1, 2, 0, 3, 4)
+    folded = folded.reshape(1, kv_heads, -1, size)
+    far, far_sum = flash(folded, prefix_key, prefix_value, scale=scaling)
+    shape = (kv_heads, heads // kv_heads, batch, length)
+    far = far.reshape(*shape, size).permute(2, 0, 1, 3, 4).reshape(batch, heads, length, size)
+    far_sum = far_sum.reshape(shape).permute(2, 0, 1, 3).reshape(batch, heads, length)
+    near, near_sum = flash(query, key, value, attn_mask=mask, scale=scaling)
+    share = torch.sigmoid(near_sum - far_sum).unsqueeze(-1).to(near.dtype)
+    return torch.lerp(far, near, share)
+
+
+def refuse_unsupported(network) -> None:
+    """Raise ModelError for architectures whose attention or output layer this scorer would not reproduce exactly."""
+    config = network.config
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    problem = None
+    if getattr(config, "is_encoder_decoder", False) or network.get_output_embeddings() is None:
+        problem = "is not a causal language model"
+    elif kinds or not getattr(network, "_supports_attention_backend", False):
+        problem = f"has attention of another kind ({', '.join(sorted(kinds)) or config.model_type})"
+    elif rope.get("rope_type") in UNSTABLE_ROPE:
+        problem = f"has {rope['rope_type']} positions"
+    elif any(getattr(config, name, None) not in (None, 1, 1.0) for name in RESCALED_LOGITS):
+        problem = "rescales its logits"
+    if problem:
+        raise ModelError(config.model_type, problem, "use LLaMA-, Qwen- or GPT-2-like models, or backend: openai")
+
+
+@torch.inference_mode()
+def read_prefix(network, prefix) -> Prefix:
+    """Send the constant prefix through the model once and keep its keys and values."""
+    if not prefix:
+        return Prefix([], 0)
+    device = network.get_input_embeddings().weight.device
+    cache = network.base_model(torch.tensor([prefix], device=device), use_cache=True).past_key_values
+    return Prefix([(layer.keys, layer.values) for layer in cache.layers], len(prefix))
+
+
+class own_attention:
+    """While the block runs, the network attends with `attend`."""
+
+    def __init__(self, network):
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(ATTENTION, attend)
+        self.network, self.before = network, network.config._attn_implementation
+
+    def __enter__(self):
+        self.network.set_attn_implementation(ATTENTION)
+
+    def __exit__(self, *_):
+        self.network.set_attn_implementation(self.before)
+
+
+def lay_out(messages: list[list[int]], tree: Tree, start: int, dtype, device):
+    """A batch as tensors: tokens and positions (rows, t), mask (rows, 1, t, t) to add, with t = longest + nodes.
+
+    Messages stand at the left, padded on their right; the tree stands behind the padding, and never sees it.
+    """
+    lengths = np.array([len(ids) for ids in messages])
+    longest, nodes = int(lengths.max()), len(tree.ids)
+    ids = np.zeros((len(messages), longest + nodes), dtype=np.int64)
+    real = np.arange(longest) < lengths[:, None]
+    ids[:, :longest][real] = [token for message in messages for token in message]
+    ids[:, longest:] = tree.ids
+    positions = np.concatenate(
+        [np.broadcast_to(np.arange(longest), real.shape), lengths[:, None] + tree.depths], axis=1
+    )
+    sees = np.zeros((len(messages), longest + nodes, longest + nodes), dtype=bool)
+    sees[:, :longest, :longest] = np.tri(longest, dtype=bool)
+    sees[:, longest:, :longest] = real[:, None]
+    sees[:, longest:, longest:] = tree.sees
+    sees = torch.from_numpy(sees).to(device)
+    mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, float("-inf"))
+    return torch.from_numpy(ids).to(device), torch.from_numpy(positions + start).to(device), mask.unsqueeze(1)
+
+
+def score_batch(network, messages: list[list[int]], tree: Tree, prefix: Prefix) -> np.ndarray:
+    """Log-probabilities (rows, questions, answers) of one batch; call it within `own_attention`."""
+    weights = network.get_input_embeddings().weight
+    ids, positions, mask = lay_out(messages, tree, prefix.length, weights.dtype, weights.device)
+    hidden = network.base_model(
+        ids, attention_mask=mask, position_ids=positions, use_cache=False, shared_prefix=prefix
+    ).last_hidden_state
+    readers = torch.from_numpy(tree.readers).to(hidden.device) + (ids.shape[1] - len(tree.ids))
+    logits = network.get_output_embeddings()(hidden[:, readers]).float()
+    return read_answers(logits.log_softmax(dim=-1), tree)
+
+
+def read_answers(log_probabilities: torch.Tensor, tree: Tree) -> np.ndarray:
+    """Sum each answer's tokens: (rows, readers, vocabulary) to (rows, questions, answers)."""
+    scores = [
+        [sum(log_probabilities[:, node, token] for node, token in spelled) for spelled in question]
+        for question in tree.reads
+    ]
+    return torch.stack([torch.stack(question, dim=1) for question in scores], dim=1).double().cpu().numpy()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def halving(network, messages, tree, prefix, notes: list[str]) -> np.ndarray:
+    """Score a batch; where memory runs out, each half of it by itself.
+
+    Raises
+    ------
+    ModelError : not even one row fits
+    """
+    try:
+        return score_batch(network, messages, tree, prefix)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    tokens = prefix.length + max(map(len, messages)) + len(tree.ids)
+    if len(messages) == 1:
+        raise ModelError("scoring", f"one row of {tokens} tokens does not fit in memory", "lower max_text_tokens")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    notes.append(f"{len(messages)} rows of up to {tokens} tokens did not fit in memory: halved; lower tokens_per_batch")
+    half = len(messages) // 2
+    return np.concatenate([halving(network, part, tree, prefix, notes) for part in (messages[:half], messages[half:])])
+
+
+def score_in_batches(
+    network, prompt: Prompt, messages: list[list[int]], budget: int = 8192, notes: list[str] | None = None
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (row numbers, log-probabilities) batch by batch; see `label_log_probabilities`."""
+    refuse_unsupported(network)
+    tree, notes = plant(prompt.suffixes, prompt.answers), notes if notes is not None else []
+    refuse_too_long(network, len(prompt.prefix) + max(map(len, messages), default=0) + int(tree.depths.max()) + 1)
+    prefix = read_prefix(network, prompt.prefix)
+    with torch.inference_mode(), own_attention(network):
+        for batch in budget_batches([len(ids) + len(tree.ids) for ids in messages], budget):
+            yield batch, halving(network, [messages[row] for row in batch], tree, prefix, notes)
+
+
+def label_log_probabilities(network, prompt: Prompt, messages: list[list[int]], budget: int = 8192) -> np.ndarray:
+    """log P(answer | prefix, message, suffix) of every message, question and answer, in natural logarithms.
+
+    Parameters
+    ----------
+    network : a Hugging Face causal language model in evaluation mode
+    prompt : prefix, suffixes and answers as token ids
+    messages : n lists of token ids; they may be empty
+    budget : most tokens in one batch, padding included, the prefix not counted
+
+    Returns
+    -------
+    array (n, questions, answers), equal to `plain_log_probabilities` up to rounding, whatever budget and order
+
+    Raises
+    ------
+    ModelError : an architecture that would not be scored exactly, or no memory for a single row
+    PromptError : a sequence is longer than the model's context
+    """
+    scores = np.zeros((len(messages), len(prompt.suffixes), len(prompt.answers)))
+    for batch, values in score_in_batches(network, prompt, messages, budget):
+        scores[batch] = values
+    return scores
+
+
+def refuse_too_long(network, tokens: int) -> None:
+    """Raise PromptError if a sequence of so many tokens exceeds the model's context."""
+    context = getattr(network.config, "max_position_embeddings", None)
+    if context and tokens > context:
+        raise PromptError("prompt", f"{tokens} tokens, the model holds {context}", "lower shots or max_text_tokens")
+
+
+@torch.inference_mode()
+def plain_log_probabilities(network, prompt: Prompt, message: list[int]) -> np.ndarray:
+    """The same numbers for one message the plain way: one whole sequence per question and answer, nothing shared.
+
+    Returns
+    -------
+    array (questions, answers); the yardstick of tests and the by-hand example of notebook 03
+    """
+    device = network.get_input_embeddings().weight.device
+    scores = np.zeros((len(prompt.suffixes), len(prompt.answers)))
+    for number, suffix in enumerate(prompt.suffixes):
+        context = [*prompt.prefix, *message, *suffix]
+        for which, answer in enumerate(prompt.answers):
+            logits = network(torch.tensor([[*context, *answer]], device=device)).logits[0].float()
+            steps = logits[len(context) - 1 : -1].log_softmax(dim=-1)
+            scores[number, which] = steps[range(len(answer)), answer].double().sum().item()
+    return scores
