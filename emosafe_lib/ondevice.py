@@ -1,0 +1,142 @@
+"""Latency and memory of classifying on this machine, measured in a process of its own.
+
+A claim such as "fits on a phone" needs three numbers that people often mix up: the bytes of the weights, the memory of
+the whole process at its peak, and the time until one message is classified. They are measured here for a network with a
+fresh head (training moves no byte and no millisecond), on random tokens, with the machine named beside them.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.errors import ModelError
+from emosafe_lib.models import load_network, pick_device, quiet, use_threads
+from emosafe_lib.params import ModelParams, load_model
+
+BATCHES, LENGTHS = (1, 32), (64, 256)
+MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 2.0, 3, 40
+
+
+def machine() -> dict:
+    """What the numbers were measured on; no host or user name."""
+    import torch
+
+    name = next(
+        (line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.machine()
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"cpu": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def cpu_lines() -> list[str]:
+    """The lines of /proc/cpuinfo where there is one."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def dtypes_here(model: ModelParams) -> list[str]:
+    """What this machine can run at a sensible speed: on a CPU fp32 and dynamic int8; on a GPU the parameter file's."""
+    return ["float32", "int8"] if pick_device(model).type == "cpu" else ["bfloat16", "int8", "int4"]
+
+
+def network_for(model: ModelParams, dtype: str):
+    """A classifier with a fresh head in one of `dtypes_here`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    cpu = pick_device(model).type == "cpu"
+    if not cpu:
+        kind = {"quantization": dtype if dtype.startswith("int") else "none"}
+        model = model.model_copy(update=kind)
+    network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
+    if cpu and dtype == "int8":
+        return torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
+    return network
+
+
+def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
+    """Seconds of repeated forward passes over random tokens, after one to warm up; shape (runs,)."""
+    import torch
+
+    device = getattr(network, "device", "cpu")
+    ids = torch.randint(5, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
+    mask, spent = torch.ones_like(ids), []
+    with torch.inference_mode():
+        network(input_ids=ids, attention_mask=mask)
+        while len(spent) < FEWEST_RUNS or (sum(spent) < MOST_SECONDS and len(spent) < MOST_RUNS):
+            started = time.perf_counter()
+            network(input_ids=ids, attention_mask=mask).logits.cpu()
+            spent.append(time.perf_counter() - started)
+    return np.array(spent)
+
+
+def peak_mb() -> float:
+    """Peak memory of this process so far, in MiB: on a GPU the device's, else resident memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def stored_mb(network) -> float:
+    """MiB of all weights as they lie in memory, packed int8 weights included."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in [*network.parameters(), *network.buffers()])
+    for module in network.modules():
+        packed = getattr(module, "weight", None)
+        if callable(packed):  # a dynamically quantized layer gives its weight through a method
+            total += packed().numel() * packed().element_size()
+    return total / 2**20
+
+
+def measure(model: ModelParams, dtype: str) -> list[dict]:
+    """One row per batch and length, measured in this process."""
+    with quiet():
+        network = network_for(model, dtype)
+    base, vocabulary = peak_mb(), network.config.vocab_size
+    rows = []
+    for batch in BATCHES:
+        for length in LENGTHS:
+            spent = latencies(network, batch, length, vocabulary)
+            low, high = np.percentile(spent, [50, 95]) * 1000
+            rows.append(
+                {"model": model.name, "dtype": dtype, "batch": batch, "length": length, "runs": len(spent)}
+                | {"p50_ms": round(float(low), 2), "p95_ms": round(float(high), 2)}
+                | {"weights_mb": round(stored_mb(network), 2), "loaded_mb": round(base, 1)}
+                | {"peak_mb": round(peak_mb(), 1), "basis": "measured"}
+            )
+    return rows
+
+
+def measure_apart(name: str, dtype: str) -> pd.DataFrame:
+    """`measure` in a fresh process, so that peak memory belongs to this model alone.
+
+    Raises
+    ------
+    ModelError : the process died, for want of memory perhaps
+    """
+    command = [sys.executable, "-m", "emosafe_lib.ondevice", name, dtype]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+        raise ModelError(f"{name} in {dtype}", f"could not be measured ({last})", "see that the model loads")
+    return pd.DataFrame(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """`python -m emosafe_lib.ondevice MODEL DTYPE` prints the rows as JSON."""
+    model = load_model(sys.argv[1])
+    use_threads(model)
+    print(json.dumps(measure(model, sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()

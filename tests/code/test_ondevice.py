@@ -1,0 +1,36 @@
+"""Measurements that add up: bytes as loaded, as many rows as cases, a dead process named."""
+
+import pytest
+import tiny_models
+
+from emosafe_lib import capacity, models, ondevice
+from emosafe_lib.errors import ModelError
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    """A tiny encoder and short measurements."""
+    tiny_models.make_encoder(tmp_path / "encoder")
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
+    monkeypatch.setattr(ondevice, "MOST_SECONDS", 0.001)
+    monkeypatch.setattr(ondevice, "LENGTHS", (8, 16))
+
+
+def test_every_case_is_measured_and_weights_agree_with_the_plan():
+    model = tiny_models.model_params("encoder", device="cpu")
+    rows = ondevice.measure(model, "float32")
+    assert {(row["batch"], row["length"]) for row in rows} == {(1, 8), (1, 16), (32, 8), (32, 16)}
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["peak_mb"] >= row["loaded_mb"] for row in rows)
+    plan = capacity.weight_bytes(capacity.count_parameters(model), "float32") / 2**20
+    assert rows[0]["weights_mb"] == pytest.approx(plan, rel=0.2, abs=0.02)
+
+
+def test_int8_weights_are_smaller():
+    model = tiny_models.model_params("encoder", device="cpu")
+    sizes = [ondevice.stored_mb(ondevice.network_for(model, dtype)) for dtype in ("float32", "int8")]
+    assert sizes[1] < sizes[0]
+
+
+def test_a_measurement_that_dies_is_named():
+    with pytest.raises(ModelError, match="no-such-model in float32"):
+        ondevice.measure_apart("no-such-model", "float32")
