@@ -1,0 +1,214 @@
+"""Use a trained pair of classifiers: export it to one folder, load it anywhere, classify messages as they stream in.
+
+An exported folder holds, per task, merged safetensors, the tokenizer and what was fitted on validation rows (temperature
+or thresholds), so that a user sees the probabilities that the study evaluated. A row that cannot be read gets an outcome
+that says why, and the rest goes on. Texts are read and forgotten: no output, log or error holds one.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib import checkpoints, metrics
+from emosafe_lib.errors import EmosafeError, ModelError
+from emosafe_lib.finetune import Finetuned, calibrate, encode, logits_of
+from emosafe_lib.models import quiet
+from emosafe_lib.params import ModelParams
+from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASK_LABELS, TASKS
+
+WARNING = (
+    "This is a research classifier, not a clinical tool: it misses people in danger and alarms about people who are "
+    "not. Never decide about a person by its output."
+)
+CHUNK_ROWS = 256
+MOST_CHARACTERS = 100_000
+
+
+def export(
+    model: ModelParams, results: dict[str, Finetuned], rows: pd.DataFrame, max_length: int, folder: Path
+) -> Path:
+    """Write one folder from a finished run of each task, adapters folded into their base.
+
+    Parameters
+    ----------
+    results : by task, from `finetune.finetune`; rows : what they were trained on, for calibration on validation
+
+    Raises
+    ------
+    ModelError : a saved classifier is damaged or does not fit this model
+    """
+    for task, result in results.items():
+        network, tokenizer = checkpoints.restore_classifier(
+            model, result.folder / "model", TASK_LABELS[task], merge=True
+        )
+        weights = result.facts["label_weights"] if task == "categories" else [1.0] * len(TASK_LABELS[task])
+        fitted = calibrate(result, rows) | {"log_weights": np.log(weights).tolist(), "max_length": max_length}
+        facts = {"labels": TASK_LABELS[task], "task": task, "fitted": fitted, "model": model.name}
+        checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)
+    return Path(folder)
+
+
+class TaskClassifier:
+    """One task's network with what was fitted on validation."""
+
+    def __init__(self, folder: Path):
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        checkpoints.check_tensors(folder / "model.safetensors")
+        facts = checkpoints.read_seal(folder)
+        options = {"trust_remote_code": False, "local_files_only": True}
+        with quiet():
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            self.network = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **options)
+        checkpoints.refuse_foreign(
+            checkpoints.tokenizer_digest(self.tokenizer), facts["tokenizer"], folder, "tokenizer"
+        )
+        self.task, self.fitted, self.name = facts["task"], facts["fitted"], facts["model"]
+
+    def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Calibrated probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,)."""
+        encoded = encode(self.tokenizer, texts, self.fitted["max_length"])
+        logits = logits_of(self.network, self.tokenizer, encoded, tokens_per_batch) - np.array(
+            self.fitted["log_weights"]
+        )
+        if self.task == "safety":
+            return metrics.apply_temperature(logits, self.fitted["temperature"]), encoded.truncated
+        return 1 / (1 + np.exp(-logits)), encoded.truncated
+
+
+class Classifier:
+    """Both tasks, loaded from an exported folder.
+
+    >>> Classifier("exported").classify(["a message"])  # doctest: +SKIP
+
+    Raises
+    ------
+    ModelError : the folder is not an export, or its files are damaged
+    """
+
+    def __init__(self, folder: Path, tokens_per_batch: int = 4096):
+        absent = [task for task in TASKS if not (Path(folder) / task / checkpoints.SEAL).is_file()]
+        if absent:
+            raise ModelError(folder, f"holds no exported {absent[0]} classifier", "make one with classify.export")
+        self.parts = {task: TaskClassifier(Path(folder) / task) for task in TASKS}
+        self.tokens_per_batch = tokens_per_batch
+
+    def classify(self, texts: Iterable) -> Iterator[dict]:
+        """One result per text, in order; at most `CHUNK_ROWS` texts are held at a time.
+
+        A result has row (from 0), outcome ("ok", "truncated" or why the row was refused), level, categories (those at
+        or above their threshold) and probabilities.
+        """
+        numbered = enumerate(texts)
+        while chunk := list(islice(numbered, CHUNK_ROWS)):
+            yield from self.classify_chunk(chunk)
+
+    def classify_chunk(self, chunk: list[tuple[int, object]]) -> Iterator[dict]:
+        """Results of some numbered texts, refused ones among them in their place."""
+        refused = {row: reason for row, text in chunk if (reason := unusable(text))}
+        good = [(row, text) for row, text in chunk if row not in refused]
+        scores = self.score([text for _, text in good]) if good else []
+        found = dict(zip((row for row, _ in good), scores, strict=True))
+        for row, _ in chunk:
+            yield {"row": row} | found.get(row, {"outcome": refused.get(row)})
+
+    def score(self, texts: list[str]) -> list[dict]:
+        """Levels, categories and probabilities of readable texts."""
+        levels, cut = self.parts["safety"].probabilities(texts, self.tokens_per_batch)
+        risks, _ = self.parts["categories"].probabilities(texts, self.tokens_per_batch)
+        limits = np.array(self.parts["categories"].fitted["thresholds"])
+        return [
+            {
+                "outcome": "truncated" if short else "ok",
+                "level": SAFETY_LEVELS[int(level.argmax())],
+                "categories": [name for name, on in zip(CATEGORIES, risk >= limits, strict=True) if on],
+                "level_probabilities": dict(zip(SAFETY_LEVELS, level.round(4).tolist(), strict=True)),
+                "category_probabilities": dict(zip(CATEGORIES, risk.round(4).tolist(), strict=True)),
+            }
+            for level, risk, short in zip(levels, risks, cut, strict=True)
+        ]
+
+
+def unusable(text: object) -> str:
+    """Why a text cannot be classified, or an empty string."""
+    if isinstance(text, Unreadable):
+        return f"refused: {text.reason}"
+    if not isinstance(text, str):
+        return f"refused: not a text but {type(text).__name__}"
+    if not text.strip():
+        return "refused: empty"
+    if len(text) > MOST_CHARACTERS:
+        return f"refused: more than {MOST_CHARACTERS} characters"
+    return "refused: holds lone surrogates" if any("\ud800" <= letter <= "\udfff" for letter in text) else ""
+
+
+class Unreadable:
+    """A row of a file that held no text; `reason` says why, without its content."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+
+def texts_of(path: str, column: str) -> Iterator:
+    """The texts of a JSONL or CSV file, or of standard input (`-`, one a line), read as they are needed.
+
+    Raises
+    ------
+    ModelError : the file is absent, or a CSV file lacks the column
+    """
+    if path == "-":
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    if not Path(path).is_file():
+        raise ModelError(path, "is not a file", "name a .jsonl or .csv file, or - for standard input")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        yield from (csv_texts if path.endswith(".csv") else jsonl_texts)(stream, path, column)
+
+
+def csv_texts(stream, path: str, column: str) -> Iterator:
+    """The column of a CSV file, row by row."""
+    reader = csv.DictReader(stream)
+    if column not in (reader.fieldnames or []):
+        raise ModelError(path, f"has no column {column!r}", "name it with --column")
+    yield from (row[column] if row[column] is not None else Unreadable("the row is too short") for row in reader)
+
+
+def jsonl_texts(stream, path: str, column: str) -> Iterator:
+    """One key of every JSON line; a broken line is a value of its own."""
+    for line in stream:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            yield Unreadable("no valid JSON")
+            continue
+        yield record.get(column, Unreadable("the key is missing")) if isinstance(record, dict) else record
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`emosafe classify --model FOLDER [TEXT ...] [--file FILE]`: JSON lines on standard output, no text in them."""
+    parser = argparse.ArgumentParser(prog="emosafe classify", description="Classify messages. " + WARNING)
+    parser.add_argument("--model", required=True, help="folder written by classify.export")
+    parser.add_argument("--file", help=".jsonl or .csv file, or - for standard input, one message a line")
+    parser.add_argument("--column", default="text", help="CSV column or JSON key of the message")
+    parser.add_argument("texts", nargs="*", help="messages")
+    options = parser.parse_args(arguments)
+    print(WARNING, file=sys.stderr)
+    try:
+        given = texts_of(options.file, options.column) if options.file else options.texts
+        for result in Classifier(Path(options.model)).classify(given):
+            print(json.dumps(result), flush=True)
+    except EmosafeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
