@@ -1,8 +1,8 @@
 """The paper's five claims as executable checks.
 
 Each check is a function of the evidence and one ladder of sizes. It returns a verdict (supported, contradicted, cannot
-tell), the numbers behind it and the test in words. "Cannot tell" is an answer: it is what missing runs, too few sizes or
-an interval that holds zero lead to. A verdict speaks of the ladder it was computed on and of nothing else.
+tell), the numbers behind it and the test in words. "Cannot tell" is an answer: missing runs, too few sizes or an
+interval that holds zero lead to it. A verdict speaks of the ladder it was computed on and of nothing else.
 """
 
 import math

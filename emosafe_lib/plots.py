@@ -8,7 +8,10 @@ styles repeat what colour says, so that a grey print is still readable.
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+
+from emosafe_lib.tables import write_csv
 
 # Okabe & Ito (2008), "Color universal design": black last, because text and axes use it already.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
@@ -60,7 +63,7 @@ def save(figure, table: pd.DataFrame, path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
-    table.to_csv(path.with_suffix(".csv"), index=False, lineterminator="\n")
+    write_csv(table, path.with_suffix(".csv"))
 
 
 def training_curves(table: pd.DataFrame):
@@ -190,6 +193,13 @@ def latency(table: pd.DataFrame):
     return figure
 
 
+def slant(panel) -> None:
+    """Turn long names below a panel, so that they do not run into each other."""
+    panel.set_xticks(
+        panel.get_xticks(), panel.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor", fontsize=8
+    )
+
+
 def data_sources(table: pd.DataFrame):
     """Rows of every source (index) under every label (columns), coloured by the share of the source's rows.
 
@@ -200,10 +210,11 @@ def data_sources(table: pd.DataFrame):
 
     shares = table.div(table["rows"], axis=0).drop(columns="rows")
     counts = table.drop(columns="rows").map(lambda n: "" if pd.isna(n) else f"{int(n)}")
-    figure, panel = plt.subplots(figsize=(WIDTH + 2, 1.2 + 0.32 * len(table)))
-    sns.heatmap(shares, annot=counts, fmt="", cmap="Blues", vmin=0, vmax=1, annot_kws={"size": 7}, ax=panel)
+    figure, panel = plt.subplots(figsize=(WIDTH + 2, 2.4 + 0.32 * len(table)))
+    sns.heatmap(shares, annot=counts, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, annot_kws={"size": 7}, ax=panel)
     panel.set(title="Rows of every source under every label (colour: share of the source)", xlabel="", ylabel="")
-    panel.tick_params(axis="x", rotation=35)
+    panel.set_yticklabels(panel.get_yticklabels(), rotation=0)
+    slant(panel)
     return figure
 
 
@@ -215,7 +226,7 @@ def data_cooccurrence(table: pd.DataFrame):
     figure, panel = plt.subplots(figsize=(WIDTH, 4.6))
     sns.heatmap(table, annot=True, fmt="d", cmap="Blues", cbar=False, annot_kws={"size": 8}, ax=panel)
     panel.set(title="Rows with both categories", xlabel="", ylabel="")
-    panel.tick_params(axis="x", rotation=35)
+    slant(panel)
     return figure
 
 
@@ -223,10 +234,14 @@ def data_lengths(table: pd.DataFrame):
     """Distribution of words a row, one box a level; `table` has the columns safety and words."""
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib import ticker
 
     figure, panel = plt.subplots(figsize=(WIDTH, 2.8))
     sns.boxplot(table, x="words", y="safety", hue="safety", legend=False, fliersize=1, linewidth=0.8, ax=panel)
     panel.set(title="Length by level", xscale="log", xlabel="words", ylabel="")
+    panel.xaxis.set_major_locator(ticker.FixedLocator([1, 3, 10, 30, 100, 300, 1000, 3000]))
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.xaxis.set_major_formatter(ticker.ScalarFormatter())
     return figure
 
 
@@ -248,9 +263,10 @@ def data_splits(table: pd.DataFrame):
     import seaborn as sns
 
     figure, panel = plt.subplots(figsize=(WIDTH, 3.6))
-    sns.barplot(table, y="label", x="share", hue="split", errorbar=None, ax=panel)
-    panel.set(title="Where the rows of each label lie", xlabel="share of the label's rows", ylabel="")
-    panel.legend(title="")
+    order = ["train", "validation", "test"]
+    sns.barplot(table, y="label", x="share", hue="split", hue_order=order, errorbar=None, ax=panel)
+    panel.set(title="Where the rows of each label lie", xlabel="share of the label's rows", ylabel="", xlim=(0, 1))
+    panel.legend(title="", loc="lower right")
     return figure
 
 
@@ -272,4 +288,132 @@ def data_shortcuts(table: pd.DataFrame):
         sns.barplot(part, y="label", x="value", hue="bar", errorbar=None, ax=panel, legend=panel is panels[0, 0])
         panel.set(title=part["metric"].iloc[0], xlim=(0, 1), xlabel="", ylabel="")
     panels[0, 0].legend(title="", fontsize=7, loc="lower right")
+    return figure
+
+
+def whiskers(table: pd.DataFrame):
+    """Lengths of error bars below and above `value`, array (2, n); zero where an interval is undefined."""
+    below, above = table["value"] - table["low"], table["high"] - table["value"]
+    return np.nan_to_num(np.clip([below, above], 0, None))
+
+
+def score_by_size(table: pd.DataFrame, references: pd.DataFrame, x: str = "parameters", label: str = "parameters"):
+    """Score against size or cost on a logarithmic axis: one panel a task, one line a setting, bars for intervals.
+
+    `table` has the columns task, setting, model, value, low, high and `x`; `references` has task, model and value and
+    is drawn as horizontal lines. Points are joined to guide the eye; no curve is implied.
+    """
+    import matplotlib.pyplot as plt
+
+    tasks = list(dict.fromkeys(table["task"]))
+    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, 4.2), sharey=True, squeeze=False)
+    for panel, task in zip(panels[0], tasks, strict=False):
+        for name, (colour, marker, line) in look(table["setting"]).items():
+            part = table[(table["task"] == task) & (table["setting"] == name)].sort_values(x)
+            marks = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
+            panel.errorbar(part[x], part["value"], yerr=whiskers(part), **marks)
+        for number, row in enumerate(references[references["task"] == task].itertuples()):
+            panel.axhline(row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=row.model)
+        panel.set(xscale="log", xlabel=label, title=task)
+        panel.legend(fontsize=7)
+    panels[0][0].set_ylabel("macro-F1")
+    return figure
+
+
+def pooled_and_within(table: pd.DataFrame):
+    """Pooled macro-F1 beside macro-F1 within sources, one line a model and setting, one panel a task.
+
+    `table` has the columns task, run, metric, value, low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    tasks = list(dict.fromkeys(table["task"]))
+    height = 1.2 + 0.27 * table["run"].nunique()
+    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, height), sharey=True, squeeze=False)
+    runs = list(dict.fromkeys(table["run"]))[::-1]
+    for panel, task in zip(panels[0], tasks, strict=False):
+        for shift, (name, (colour, marker, _)) in zip((0.15, -0.15), look(table["metric"]).items(), strict=False):
+            part = table[(table["task"] == task) & (table["metric"] == name)]
+            place = [runs.index(run) + shift for run in part["run"]]
+            panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=name)
+        panel.set(title=task, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
+    panels[0][-1].legend(fontsize=8)
+    return figure
+
+
+def differences(table: pd.DataFrame, title: str = ""):
+    """Paired differences with their intervals, zero marked; a filled point where Holm's test finds a difference.
+
+    `table` has the columns label, value, low, high and clear (bool).
+    """
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(WIDTH + 1, 1.2 + 0.27 * len(table)))
+    place = np.arange(len(table))[::-1]
+    panel.axvline(0, color="black", linewidth=1)
+    panel.errorbar(table["value"], place, xerr=whiskers(table), fmt="none", ecolor=PALETTE[0], capsize=2)
+    for clear, face in ((True, PALETTE[0]), (False, "white")):
+        here = (table["clear"] == clear).to_numpy()
+        word = "clear after Holm" if clear else "not clear"
+        panel.scatter(table["value"][here], place[here], color=face, edgecolor=PALETTE[0], zorder=3, label=word)
+    panel.set(yticks=place, yticklabels=table["label"], xlabel="difference in macro-F1", title=title)
+    panel.legend(fontsize=8)
+    return figure
+
+
+def gains_by_label(table: pd.DataFrame):
+    """What the largest model adds to the smallest, by label and setting, one panel a task.
+
+    `table` has the columns task, setting, category, value, low and high; an empty category is the macro average.
+    """
+    import matplotlib.pyplot as plt
+
+    tasks = list(dict.fromkeys(table["task"]))
+    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, 4.2), squeeze=False)
+    for panel, task in zip(panels[0], tasks, strict=False):
+        part = table[table["task"] == task].assign(category=lambda t: t["category"].replace("", "all (macro)"))
+        labels = list(dict.fromkeys(part["category"]))[::-1]
+        settings = look(table["setting"])
+        for number, (name, (colour, marker, _)) in enumerate(settings.items()):
+            here = part[part["setting"] == name]
+            place = [labels.index(label) + 0.15 * (len(settings) / 2 - number) for label in here["category"]]
+            panel.errorbar(here["value"], place, xerr=whiskers(here), fmt=marker, color=colour, capsize=2, label=name)
+        panel.axvline(0, color="black", linewidth=1)
+        panel.set(title=task, xlabel="F1, largest minus smallest", yticks=range(len(labels)), yticklabels=labels)
+    panels[0][0].legend(fontsize=7)
+    return figure
+
+
+def spreads(table: pd.DataFrame):
+    """How far macro-F1 moves with the prompt's wording, beside the sampling interval of the same number.
+
+    `table` has the columns run, kind ("sampling", "wording" or "seed"), low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    runs = list(dict.fromkeys(table["run"]))[::-1]
+    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.35 * len(runs)))
+    for number, (name, (colour, _, line)) in enumerate(look(table["kind"]).items()):
+        part = table[table["kind"] == name]
+        place = [runs.index(run) + 0.2 * (1 - number) for run in part["run"]]
+        panel.hlines(place, part["low"], part["high"], color=colour, linestyle=line, linewidth=4, label=name)
+    panel.set(yticks=range(len(runs)), yticklabels=runs, xlabel="macro-F1")
+    panel.legend(fontsize=8)
+    return figure
+
+
+def sources_apart(table: pd.DataFrame):
+    """Macro-F1 of each source, one marker a run.
+
+    `table` has the columns source, run and value.
+    """
+    import matplotlib.pyplot as plt
+
+    order = table.groupby("source")["value"].mean().sort_values().index.tolist()
+    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.27 * max(1, len(order))))
+    for name, (colour, marker, _) in look(table["run"]).items():
+        part = table[table["run"] == name]
+        panel.scatter(part["value"], [order.index(s) for s in part["source"]], color=colour, marker=marker, label=name)
+    panel.set(yticks=range(len(order)), yticklabels=order, xlabel="macro-F1 in this source", xlim=(0, 1))
+    panel.legend(fontsize=8)
     return figure
