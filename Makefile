@@ -15,7 +15,7 @@ export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study stage test lint lab data reference compare bench clean
+.PHONY: help setup study stage test test-cluster lab data reference compare bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ reference: setup ## run sample and real study from this checkout and copy their 
 
 compare: setup ## paired comparison of two finished studies: make compare A=sample B=mine
 	@$(BIN)/python -m emosafe_lib.compare $(A) $(B)
+
+test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-wlm, munge and root)
+	@$(BIN)/python -m pytest tests/cluster -rs
 
 bench: setup ## benchmarks against named peers; results go to benchmarks/results/
 	@$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
