@@ -9,8 +9,9 @@ No copy of the prefix is made per row either. Attention over prefix and attentio
 softmax sums, which their log-sum-exps merge exactly (Juravsky et al. 2024, arXiv 2402.05099).
 """
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -324,3 +325,30 @@ def plain_log_probabilities(network, prompt: Prompt, message: list[int]) -> np.n
             steps = logits[len(context) - 1 : -1].log_softmax(dim=-1)
             scores[number, which] = steps[range(len(answer)), answer].double().sum().item()
     return scores
+
+
+def time_both_ways(network, prompt: Prompt, message: list[int], lengths, rows: int = 16) -> list[dict]:
+    """Seconds per message for growing prefixes, plain and shared, each with its own answers checked against the other.
+
+    Parameters
+    ----------
+    message : one message's token ids; the shared way is timed on `rows` copies, the plain way on one
+    lengths : prefix lengths; the prompt's own prefix is repeated or cut to each of them
+
+    Returns
+    -------
+    [{prefix_tokens, way, seconds, difference}, ...]
+    """
+    found = []
+    for length in lengths:
+        repeated = (prompt.prefix * (length // max(1, len(prompt.prefix)) + 1))[:length]
+        longer = replace(prompt, prefix=repeated)
+        start = time.perf_counter()
+        plain = plain_log_probabilities(network, longer, message)
+        middle = time.perf_counter()
+        shared = label_log_probabilities(network, longer, [message] * rows)
+        end = time.perf_counter()
+        difference = float(np.abs(shared - plain).max())
+        for way, seconds in (("plain", middle - start), ("shared prefix", (end - middle) / rows)):
+            found.append({"prefix_tokens": length, "way": way, "seconds": seconds, "difference": difference})
+    return found
