@@ -51,10 +51,9 @@ INSTRUCTIONS = {
         f"Decide for one category at a time.\n{CATEGORY_LIST}"
     ),
 }
-# The words that differ come last, so that the six questions share their first tokens.
 QUESTIONS = {
     "safety": ("Answer with one word: safe, borderline or unsafe.",),
-    "categories": tuple(f"Answer yes or no. Category: {category.title}?" for category in CATEGORY_TABLE),
+    "categories": tuple(f"Category: {category.title}. Answer yes or no." for category in CATEGORY_TABLE),
 }
 
 
@@ -113,14 +112,14 @@ class Prompt:
         return len(self.prefix) + self.max_text_tokens + ends
 
 
-def fenced(text: str) -> str:
+def wrap_inner(text: str) -> str:
     """A message as it stands between the fences: a fence inside it becomes apostrophes."""
     return text.replace(FENCE, "'''")
 
 
 def wrap(text: str) -> str:
     """A message between fences, as the prompts of this package show it."""
-    return OPENING + fenced(text) + CLOSING
+    return OPENING + wrap_inner(text) + CLOSING
 
 
 def spelled_out(text: str) -> str:
@@ -148,7 +147,7 @@ def break_added_tokens(tokenizer, text: str) -> list[str]:
     return [text[a:b] for a, b in pairwise(cuts) if b > a]
 
 
-def chat_frame(tokenizer) -> Frame:
+def frame_of(tokenizer) -> Frame:
     """The tokenizer's own chat template around placeholders; a plain question-and-answer frame where it has none."""
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     if not getattr(tokenizer, "chat_template", None):
@@ -166,15 +165,41 @@ def chat_frame(tokenizer) -> Frame:
     return Frame(*(tuple(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces))
 
 
+def chat_frame(tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Token ids (before a user's words, between them and the answer, after the answer), for training conversations.
+
+    A later turn starts with the first of them, less its beginning-of-text token: see `without_bos`.
+    """
+    frame = frame_of(tokenizer)
+    again = without_bos(tokenizer, list(frame.start))
+    ends = bool(again) and list(frame.again[-len(again) :]) == again
+    return list(frame.start), list(frame.generate), list(frame.again[: -len(again)] if ends else frame.again)
+
+
+def without_bos(tokenizer, ids: list[int]) -> list[int]:
+    """The ids without a beginning-of-text token in front: a later turn must not start a new text."""
+    return ids[1:] if ids and ids[0] == tokenizer.bos_token_id else ids
+
+
+def encode_pieces(tokenizer, *pieces: str) -> list[int]:
+    """Token ids of several plain texts, each tokenised by itself."""
+    return [token for piece in pieces for token in encode_plain(tokenizer, piece)]
+
+
+def opening_of(instruction: str) -> tuple[str, ...]:
+    """The pieces of a user's turn up to the message; later turns have no instruction."""
+    return (f"{instruction}\n\n", OPENING) if instruction else (OPENING,)
+
+
 def ask(tokenizer, instruction: str, text: str, question: str, limit: int | None = None) -> list[int]:
     """Token ids of one user's turn: instruction (may be empty), fenced message, question; no chat frame.
 
     The message is tokenised apart from its surroundings; `limit` cuts it in the middle.
     """
-    message = encode_plain(tokenizer, fenced(text))
+    message = encode_plain(tokenizer, wrap_inner(text))
     message = message if limit is None else cut(message, limit, tokenizer)
-    opening = encode_plain(tokenizer, (f"{instruction}\n\n" if instruction else "") + OPENING)
-    return opening + message + encode_plain(tokenizer, CLOSING + question)
+    opening = encode_pieces(tokenizer, *opening_of(instruction))
+    return opening + message + encode_pieces(tokenizer, CLOSING, question)
 
 
 def chat(tokenizer, user: str | list[int], answer: str | None = None) -> list[int]:
@@ -182,7 +207,7 @@ def chat(tokenizer, user: str | list[int], answer: str | None = None) -> list[in
 
     `user` is text, or ids from `ask`; control-like strings in it stay text.
     """
-    frame = chat_frame(tokenizer)
+    frame = frame_of(tokenizer)
     ids = encode_plain(tokenizer, user) if isinstance(user, str) else user
     if answer is None:
         return [*frame.start, *ids, *frame.generate]
@@ -203,14 +228,14 @@ def build(tokenizer, task: str, variant: str, turns: list[Turn] = (), max_text_t
     """
     if (task, variant) not in INSTRUCTIONS:
         raise PromptError(f"prompt {task}/{variant}", "no such wording", f"use one of {', '.join(VARIANTS)}")
-    frame, instruction = chat_frame(tokenizer), INSTRUCTIONS[task, variant]
+    frame, instruction = frame_of(tokenizer), INSTRUCTIONS[task, variant]
     prefix = list(frame.start)
     for turn in turns:
         prefix += ask(tokenizer, instruction, turn.text, turn.question, shown_tokens)
         prefix += [*frame.answer, *encode_plain(tokenizer, frame.space + turn.answer), *frame.again]
         instruction = ""
-    prefix += encode_plain(tokenizer, (f"{instruction}\n\n" if instruction else "") + OPENING)
-    suffixes = [[*encode_plain(tokenizer, CLOSING + question), *frame.generate] for question in QUESTIONS[task]]
+    prefix += encode_pieces(tokenizer, *opening_of(instruction))
+    suffixes = [[*encode_pieces(tokenizer, CLOSING, question), *frame.generate] for question in QUESTIONS[task]]
     answers = [encode_plain(tokenizer, frame.space + word) for word in VERBALIZERS[task]]
     return Prompt(
         task=task,
@@ -235,7 +260,7 @@ def cut(ids: list[int], limit: int, tokenizer) -> list[int]:
 
 def encode_messages(tokenizer, texts, limit: int) -> tuple[list[list[int]], list[str]]:
     """Token ids of messages, cut to the limit, and each one's outcome ("ok" or "truncated")."""
-    encoded = [encode_plain(tokenizer, fenced(text)) for text in texts]
+    encoded = [encode_plain(tokenizer, wrap_inner(text)) for text in texts]
     outcomes = ["truncated" if len(ids) > limit else "ok" for ids in encoded]
     return [cut(ids, limit, tokenizer) for ids in encoded], outcomes
 
