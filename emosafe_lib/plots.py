@@ -297,26 +297,44 @@ def whiskers(table: pd.DataFrame):
     return np.nan_to_num(np.clip([below, above], 0, None))
 
 
-def score_by_size(table: pd.DataFrame, references: pd.DataFrame, x: str = "parameters", label: str = "parameters"):
+def short_number(value: float) -> str:
+    """A count for an axis: 463k, 8.2M, 70.6B, or a power of ten beyond.
+
+    >>> short_number(8_158_304)
+    '8.2M'
+    """
+    for unit, word in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if unit <= value < 1000 * unit:
+            return f"{value / unit:.3g}{word}" if value >= 100 * unit else f"{value / unit:.2g}{word}"
+    return f"{value:.2g}"
+
+
+def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.DataFrame, x="parameters", label=""):
     """Score against size or cost on a logarithmic axis: one panel a task, one line a setting, bars for intervals.
 
     `table` has the columns task, setting, model, value, low, high and `x`; `references` has task, model and value and
-    is drawn as horizontal lines. Points are joined to guide the eye; no curve is implied.
+    is drawn as horizontal lines. Points are joined to guide the eye. A band is drawn only for `curves` (task, setting,
+    parameters, low, high), which hold the fits that are honest, within the fitted sizes.
     """
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, 4.2), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 4.2), sharey=True, squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=False):
         for name, (colour, marker, line) in look(table["setting"]).items():
             part = table[(table["task"] == task) & (table["setting"] == name)].sort_values(x)
             marks = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
             panel.errorbar(part[x], part["value"], yerr=whiskers(part), **marks)
+            fit = curves[(curves["task"] == task) & (curves["setting"] == name)]
+            panel.fill_between(fit["parameters"], fit["low"], fit["high"], color=colour, alpha=0.15, linewidth=0)
         for number, row in enumerate(references[references["task"] == task].itertuples()):
             panel.axhline(row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=row.model)
-        panel.set(xscale="log", xlabel=label, title=task)
-        panel.legend(fontsize=7)
+        ticks = sorted(set(table[x]))
+        panel.set(xscale="log", xlabel=label or x, title=task)
+        panel.set_xticks(ticks, [short_number(tick) for tick in ticks])
+        panel.set_xticks([], minor=True)
     panels[0][0].set_ylabel("macro-F1")
+    panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -337,7 +355,7 @@ def pooled_and_within(table: pd.DataFrame):
             place = [runs.index(run) + shift for run in part["run"]]
             panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=name)
         panel.set(title=task, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
-    panels[0][-1].legend(fontsize=8)
+    panels[0][-1].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -357,7 +375,7 @@ def differences(table: pd.DataFrame, title: str = ""):
         word = "clear after Holm" if clear else "not clear"
         panel.scatter(table["value"][here], place[here], color=face, edgecolor=PALETTE[0], zorder=3, label=word)
     panel.set(yticks=place, yticklabels=table["label"], xlabel="difference in macro-F1", title=title)
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return figure
 
 
@@ -398,7 +416,7 @@ def spreads(table: pd.DataFrame):
         place = [runs.index(run) + 0.2 * (1 - number) for run in part["run"]]
         panel.hlines(place, part["low"], part["high"], color=colour, linestyle=line, linewidth=4, label=name)
     panel.set(yticks=range(len(runs)), yticklabels=runs, xlabel="macro-F1")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
 
 
@@ -410,12 +428,12 @@ def sources_apart(table: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     order = table.groupby("source")["value"].mean().sort_values().index.tolist()
-    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.27 * max(1, len(order))))
+    figure, panel = plt.subplots(figsize=(WIDTH, 1.6 + 0.27 * len(order)))
     for name, (colour, marker, _) in look(table["run"]).items():
         part = table[table["run"] == name]
         panel.scatter(part["value"], [order.index(s) for s in part["source"]], color=colour, marker=marker, label=name)
     panel.set(yticks=range(len(order)), yticklabels=order, xlabel="macro-F1 in this source", xlim=(0, 1))
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
 
 

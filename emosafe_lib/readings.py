@@ -99,6 +99,8 @@ def pooled_and_within(table: pd.DataFrame) -> str:
     if len(part) < 2 or part.isna().any():
         return "Without the source-name baseline nothing can be said on how much a source gives away."
     pooled, inside = part["macro_f1"], part["within_source_macro_f1"]
+    if pooled == inside:
+        return "There is a single source here, so the pooled score and the score within sources are one and the same."
     return (
         f"The source's name alone reaches a pooled macro-F1 of {pooled:.3f} on safety and {inside:.3f} within sources: "
         "what a model scores above that, within sources, is its own."
@@ -119,8 +121,8 @@ def differences(table: pd.DataFrame, what: str) -> str:
 
 def gains_by_label(gains: pd.DataFrame) -> str:
     """Where the largest model adds most to the smallest."""
-    single = gains[gains["category"] != ""] if len(gains) else gains
-    if single.empty or single["value"].isna().all():
+    single = gains[gains["category"] != ""].dropna(subset=["value", "low"]) if len(gains) else gains
+    if single.empty:
         return "The largest and the smallest model have no setting in common: where size helps cannot be said."
     clear, most = (single["low"] > 0).sum(), single.loc[single["value"].idxmax()]
     return (
@@ -138,6 +140,14 @@ def spreads(table: pd.DataFrame) -> str:
         f"Between wordings of the same question, macro-F1 moves by {width['wording']:.3f} (median over models), "
         f"against a sampling interval {width['sampling']:.3f} wide."
     )
+
+
+def verdicts(checked: pd.DataFrame) -> str:
+    """How the paper's claims fare on the ladders of this study, from `claims.claims_table`."""
+    if checked.empty:
+        return "The study has no ladder of sizes, so no claim can be checked."
+    words = [f"{row.verdict}: {row.claim.rstrip('.').lower()} ({row.ladder} ladder)" for row in checked.itertuples()]
+    return "; ".join(words) + "."
 
 
 def sources_apart(table: pd.DataFrame) -> str:

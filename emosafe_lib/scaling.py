@@ -193,11 +193,25 @@ def fit_once(count: np.ndarray, values: np.ndarray):
 
 
 def curve_of(evidence: Evidence, models: list[str], task: str, setting: str, metric: str = "macro_f1") -> Curve:
-    """The curve of one ladder, task and setting."""
-    stacked = ladder_scores(evidence, models, task, setting, metric)
-    if stacked is None:
-        return Curve(INSUFFICIENT, "fewer than three sizes, or equal scores")
-    return fit_curve(*stacked, evidence.study.analysis.confidence)
+    """The curve of one ladder, task and setting; fitted once."""
+    place = ("curve", tuple(models), task, setting, metric)
+    if place not in evidence.cache:
+        stacked = ladder_scores(evidence, models, task, setting, metric)
+        none = Curve(INSUFFICIENT, "fewer than three sizes, or equal scores")
+        level = evidence.study.analysis.confidence
+        evidence.cache[place] = none if stacked is None else fit_curve(*stacked, level)
+    return evidence.cache[place]
+
+
+def curve_table(evidence: Evidence, ladder: str, metric: str = "macro_f1") -> pd.DataFrame:
+    """The honest curves as points to draw: task, setting, parameters, value, low, high; empty where there are none."""
+    parts = [pd.DataFrame(columns=["task", "setting", "parameters", "value", "low", "high"])]
+    for task, setting in ((task, setting) for task in TASKS for setting in SCALED_SETTINGS):
+        curve = curve_of(evidence, evidence.ladder(ladder), task, setting, metric)
+        if curve.status == "fitted":
+            columns = {"parameters": curve.grid, "value": curve.middle, "low": curve.low, "high": curve.high}
+            parts.append(pd.DataFrame(columns).assign(task=task, setting=setting))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def rank_table(evidence: Evidence, ladder: str, metric: str = "macro_f1") -> pd.DataFrame:
