@@ -1,8 +1,8 @@
 """Use a trained pair of classifiers: export it to one folder, load it anywhere, classify messages as they stream in.
 
-An exported folder holds, per task, merged safetensors, the tokenizer and what was fitted on validation rows (temperature
-or thresholds), so that a user sees the probabilities that the study evaluated. A row that cannot be read gets an outcome
-that says why, and the rest goes on. Texts are read and forgotten: no output, log or error holds one.
+An exported folder holds, per task, merged safetensors, the tokenizer and what was fitted on validation rows
+(temperature or thresholds), so that a user sees the probabilities that the study evaluated. A row that cannot be read
+gets an outcome that says why, and the rest goes on. Texts are read and forgotten: no output, log or error holds one.
 """
 
 import argparse

@@ -414,7 +414,12 @@ def history_of(trainer: Trainer) -> list[dict]:
 LOGGED = {"loss": "train_loss", "eval_loss": "validation_loss"}
 
 
-def facts_of(plan: Plan, network, encoded: dict[str, Encoded], seconds: float, notes: list[str]) -> dict:
+def since(started: float, clock) -> float:
+    """Seconds on a clock since a reading of it."""
+    return round(clock() - started, 2)
+
+
+def facts_of(plan: Plan, network, encoded: dict[str, Encoded], notes: list[str]) -> dict:
     """What a reader needs to judge a run, as JSON values."""
     labels, known = targets(plan.train, plan.task)
     lengths = encoded["train"].lengths
@@ -427,7 +432,6 @@ def facts_of(plan: Plan, network, encoded: dict[str, Encoded], seconds: float, n
         "padding_share": round(padding_share(lengths, batches), 4),
         "label_weights": [round(float(weight), 4) for weight in weights_of(plan)],
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "seconds": round(seconds, 2),
         "notes": notes,
         **hardware(plan.model),
     }
@@ -462,7 +466,7 @@ def finetune(
     home = home_of(plan, folder)
     if (home / "done.json").is_file():
         return read_finished(plan, home)
-    started = time.monotonic()
+    started = time.monotonic(), time.process_time()
     network, tokenizer = build(plan)
     encoded = encode_splits(plan, tokenizer)
     newest, notes = checkpoints.newest_usable(home / "checkpoints", plan.identity)
@@ -470,7 +474,8 @@ def finetune(
         trainer = make_trainer(plan, network, tokenizer, encoded, home / "checkpoints")
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     save_final(plan, network, tokenizer, home)
-    facts = facts_of(plan, network, encoded, time.monotonic() - started, notes)
+    facts = facts_of(plan, network, encoded, notes)
+    facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
     write_finished(plan, home, network, tokenizer, encoded, history_of(trainer), facts)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)
     return read_finished(plan, home)
