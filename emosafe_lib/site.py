@@ -15,8 +15,6 @@ from emosafe_lib import render, stage
 from emosafe_lib.errors import EmosafeError, StageError
 from emosafe_lib.params import StudyParams, load_study, project_root
 
-TASK_TITLES = {"safety": "Task A: safe, borderline or unsafe", "categories": "Task B: six risk categories"}
-HEADLINE = {"macro_f1": "macro-F1", "within_source_macro_f1": "within source"}
 REFERENCE_SUFFIXES = {".html", ".ipynb", ".csv", ".json", ".png"}
 
 
@@ -79,41 +77,31 @@ def stage_table(study: StudyParams, models: list[str]) -> str:
     return table(["notebook", "model", "state", "seconds", "peak MB"], rows, "Stages of this study")
 
 
-def headline_rows(results, task: str) -> list[list[object]]:
-    """One row per model and setting: each headline metric as `value [low, high]`, with n and coverage."""
-    chosen = results[(results["task"] == task) & results["metric"].isin(HEADLINE) & results["category"].isna()]
-    if "variant" in chosen:
-        chosen = chosen[chosen["variant"].isna()]
-    rows = []
-    for (model, setting), part in chosen.groupby(["model", "setting"], sort=False):
-        values = part.set_index("metric")
-        cells = [interval(values.loc[metric]) if metric in values.index else "–" for metric in HEADLINE]
-        first = part.iloc[0]
-        rows.append([model, setting, *cells, int(first["n"]), f"{float(first['coverage']):.2f}"])
-    return rows
-
-
-def interval(row) -> str:
-    """`0.512 [0.480, 0.540]`, or the word that the file holds where a value is undefined."""
-    try:
-        return f"{float(row['value']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}]"
-    except (TypeError, ValueError):
-        return str(row["value"])
-
-
 def results_section(base: Path) -> str:
-    """The headline tables of both tasks, or a sentence that says that there are none yet."""
-    import pandas as pd
+    """The headline table and the main figure of notebook 05, or a sentence that says that there are none yet."""
+    from emosafe_lib import tables
 
-    path = base / "results.csv"
-    if not path.is_file():
+    folder = base / "05_scaling_analysis"
+    if not (folder / "headline.csv").is_file():
         return "<h2>Results</h2><p>Notebook 05 has not finished, so there are no results yet.</p>"
-    results = pd.read_csv(path)
-    parts = ["<h2>Results</h2>", "<p>Values with 95 % intervals, bootstrapped over groups of related texts.</p>"]
-    for task, title in TASK_TITLES.items():
-        header = ["model", "setting", *HEADLINE.values(), "n", "coverage"]
-        parts.append(table(header, headline_rows(results, task), title))
-    return "".join(parts)
+    headline = tables.read_csv(folder / "headline.csv")
+    rows = [["" if cell != cell else cell for cell in row] for row in headline.itertuples(index=False)]
+    return (
+        "<h2>Results</h2><p>Each cell is a value with its interval, bootstrapped over groups of related texts. "
+        'All numbers: <a href="results.csv">results.csv</a>.</p>'
+        + table(list(headline.columns), rows, "Macro-F1 by model and setting, pooled and within sources")
+        + figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, by task and setting")
+    )
+
+
+def figure(path: Path, description: str) -> str:
+    """A figure inside the page itself, with its alternative text; nothing where the file is not there."""
+    import base64
+
+    if not path.is_file():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(description)}"></p>'
 
 
 def claims_section(base: Path) -> str:
@@ -122,9 +110,9 @@ def claims_section(base: Path) -> str:
     if not path.is_file():
         return ""
     claims = json.loads(path.read_text(encoding="utf-8"))
-    entries = claims if isinstance(claims, list) else [{"claim": key, **value} for key, value in claims.items()]
-    rows = [[entry.get("claim", ""), entry.get("verdict", ""), entry.get("test", "")] for entry in entries]
-    return "<h2>The paper's claims, checked</h2>" + table(["claim", "verdict", "how it was tested"], rows, "Claims")
+    rows = [[name, claim["verdict"], claim.get("because", ""), claim["test"]] for name, claim in claims.items()]
+    header = ["claim", "verdict", "because", "how it was tested"]
+    return "<h2>The paper's claims, checked on this ladder</h2>" + table(header, rows, "Verdicts")
 
 
 def identity(study: StudyParams, base: Path) -> str:
