@@ -108,6 +108,29 @@ class CausalBackend:
             scores[batch] = values
         return scores, outcomes
 
+    def shown(self, question: prompts.Prompt) -> str:
+        """The prompt as the model reads it, control tokens included, with a mark where the message stands."""
+        return self.tokenizer.decode(question.prefix) + "{message}" + self.tokenizer.decode(question.suffixes[0])
+
+    def explain(self, question: prompts.Prompt, text: str) -> pd.DataFrame:
+        """One message scored by hand: a sequence per question and answer, and what the shared prefix makes of it."""
+        (message,), _ = prompts.encode_messages(self.tokenizer, [text], question.max_text_tokens)
+        plain = causal.plain_log_probabilities(self.network, question, message)
+        shared = causal.label_log_probabilities(self.network, question, [message])[0]
+        words = prompts.VERBALIZERS[question.task]
+        return pd.DataFrame(
+            {
+                "question": number,
+                "answer": word,
+                "answer_tokens": len(question.answers[which]),
+                "sequence_tokens": sum(map(len, (question.prefix, message, suffix, question.answers[which]))),
+                "plain": plain[number, which],
+                "shared": shared[number, which],
+            }
+            for number, suffix in enumerate(question.suffixes)
+            for which, word in enumerate(words)
+        )
+
 
 class EncoderBackend:
     """A sentence encoder: the cosine between a message and the anchors of each answer."""
@@ -115,6 +138,7 @@ class EncoderBackend:
     def __init__(self, model: ModelParams):
         self.model, self.notes = model, []
         self.network, self.tokenizer = models.load_encoder(model)
+        self.seen: dict[tuple[str, int], list] = {}
 
     def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[object, int]:
         """Anchors made of the labels' descriptions."""
@@ -140,14 +164,36 @@ class EncoderBackend:
     def score(self, question: Anchors, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Scaled cosines as log-probabilities (n, questions, answers), and outcomes."""
         limit = min(question.max_text_tokens, self.model.context_tokens)
-        embedded, truncated = embed(self.network, self.tokenizer, texts, limit, self.model.tokens_per_batch)
+        embedded, truncated = self.embed(texts, limit)
         flat = [text for answers in question.texts for group in answers for text in group]
-        shown, _ = embed(self.network, self.tokenizer, flat, limit, self.model.tokens_per_batch)
+        shown, _ = self.embed(flat, limit)
         sizes = [len(group) for answers in question.texts for group in answers]
         means = np.array([part.mean(axis=0) for part in np.split(shown, np.cumsum(sizes)[:-1])])
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         cosines = (embedded @ means.T).reshape(len(texts), len(question.texts), -1)
         return log_softmax(COSINE_SCALE * cosines, axis=-1), ["truncated" if cut else "ok" for cut in truncated]
+
+    def embed(self, texts: list[str], limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (n, width) and which texts were cut; a text is embedded once, however often it is asked about."""
+        new = [text for text in dict.fromkeys(texts) if (text, limit) not in self.seen]
+        vectors, truncated = embed(self.network, self.tokenizer, new, limit, self.model.tokens_per_batch)
+        self.seen |= {(text, limit): found for text, *found in zip(new, vectors, truncated, strict=True)}
+        found = [self.seen[text, limit] for text in texts]
+        return np.array([vector for vector, _ in found]), np.array([bool(cut) for _, cut in found])
+
+    def shown(self, question: Anchors) -> str:
+        """The texts that a message is compared with."""
+        return "\n".join(text for answers in question.texts for group in answers for text in group)
+
+    def explain(self, question: Anchors, text: str) -> pd.DataFrame:
+        """One message: its scaled cosine to each answer's anchor as a log-probability."""
+        scores, _ = self.score(question, [text])
+        words = prompts.VERBALIZERS[question.task]
+        return pd.DataFrame(
+            {"question": number, "answer": word, "log_probability": scores[0, number, which]}
+            for number in range(scores.shape[1])
+            for which, word in enumerate(words)
+        )
 
 
 def described(task: str, variant: str) -> tuple:
@@ -383,6 +429,12 @@ def predictions_of(scores: Scores, calibration: Calibration) -> pd.DataFrame:
         thresholds=calibration.thresholds,
         outcomes=scores.outcomes,
     )
+
+
+def chances(backend, asked: Asked, calibration: Calibration, texts: list[str]) -> np.ndarray:
+    """Calibrated probabilities of texts that belong to no row, such as attacks."""
+    values, _ = backend.score(asked.question, texts)
+    return probabilities_of(values, asked.task, calibration.bias, calibration.temperature)
 
 
 def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, bins: int = 10) -> pd.DataFrame:
