@@ -107,6 +107,14 @@ class AugmentationParams(Section):
     requests_per_minute: Positive = 500
     tokens_per_minute: Positive = 200_000
     deadline_seconds: Annotated[float, Field(gt=0)] = 120.0
+    attempt_seconds: Annotated[float, Field(gt=0)] = Field(default=60.0, description="limit of one try within it")
+    attempts: Annotated[int, Field(ge=1, le=10)] = Field(default=4, description="tries of one request")
+    prices: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="US dollars per million input and output tokens; none takes the published ones"
+    )
+    batch_wait_seconds: Annotated[float, Field(ge=0)] = Field(default=3600.0, description="how long to wait for a batch")
+    batch_poll_seconds: Annotated[float, Field(gt=0)] = 30.0
+    second_judge: Literal["none", "local"] = Field(default="none", description="local: TF-IDF on the training rows")
     strict_model: bool = Field(default=False, description="stop when another model answers than was asked")
     seed: int = 0
 
@@ -119,7 +127,7 @@ class PromptingParams(Section):
     shots_per_class: Annotated[int, Field(ge=1, le=16)] = 2
     exemplar_seeds: list[int] = Field(default=[0], min_length=1)
     evaluation_rows: Positive | None = Field(default=None, description="cap on scored test rows; none scores all")
-    validation_rows: Positive | None = Field(default=400, description="rows for calibration and thresholds")
+    validation_rows: Positive | None = Field(default=150, description="rows for calibration and thresholds")
     max_text_tokens: Annotated[int, Field(ge=8)] = 256
 
 
