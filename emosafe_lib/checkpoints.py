@@ -127,14 +127,15 @@ def tokenizer_digest(tokenizer) -> str:
 
 
 def base_digest(model: ModelParams) -> str:
-    """A hash that tells one base model from another: its files where local, else repository and commit."""
+    """A hash that tells one base model from another: weights and tokenizer where local, else repository and commit."""
     from huggingface_hub import try_to_load_from_cache
 
     if model.weights == "random":
         return text_digest("random", model.shape.model_dump_json())
     folder = Path(weights_location(model))
     if folder.is_dir():
-        return text_digest(*(f"{path.name}:{file_digest(path)}" for path in sorted(folder.glob("*.safetensors"))))
+        files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer.json"))]
+        return text_digest(*(f"{path.name}:{file_digest(path)}" for path in files))
     cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision or "main")
     commit = Path(cached).parent.name if isinstance(cached, str) else model.revision or "main"
     return text_digest(model.path, commit)

@@ -189,6 +189,9 @@ def test_56_another_tokenizer_is_refused(adapter, assets, tmp_path, monkeypatch)
     words["a"], words["b"] = words["b"], words["a"]
     path.write_text(json.dumps(content))
     monkeypatch.setattr(models, "ASSETS", tmp_path / "assets")
+    with pytest.raises(ModelError, match="another base model"):
+        restore(adapter)
+    monkeypatch.setattr(checkpoints, "base_digest", lambda _: json.loads((adapter / "sealed.json").read_text())["base"])
     with pytest.raises(ModelError, match="another tokenizer"):
         restore(adapter)
 
