@@ -214,6 +214,13 @@ def chat(tokenizer, user: str | list[int], answer: str | None = None) -> list[in
     return [*frame.start, *ids, *frame.answer, *encode_plain(tokenizer, frame.space + answer)]
 
 
+def instruction_of(task: str, variant: str) -> str:
+    """The words of a task's instruction; PromptError for an unknown wording."""
+    if (task, variant) not in INSTRUCTIONS:
+        raise PromptError(f"prompt {task}/{variant}", "no such wording", f"use one of {', '.join(VARIANTS)}")
+    return INSTRUCTIONS[task, variant]
+
+
 def build(tokenizer, task: str, variant: str, turns: list[Turn] = (), max_text_tokens=256, shown_tokens=64) -> Prompt:
     """The prompt of a task in one wording, zero-shot without `turns` and few-shot with them.
 
@@ -226,9 +233,7 @@ def build(tokenizer, task: str, variant: str, turns: list[Turn] = (), max_text_t
     ------
     PromptError : the wording is unknown
     """
-    if (task, variant) not in INSTRUCTIONS:
-        raise PromptError(f"prompt {task}/{variant}", "no such wording", f"use one of {', '.join(VARIANTS)}")
-    frame, instruction = frame_of(tokenizer), INSTRUCTIONS[task, variant]
+    frame, instruction = frame_of(tokenizer), instruction_of(task, variant)
     prefix = list(frame.start)
     for turn in turns:
         prefix += ask(tokenizer, instruction, turn.text, turn.question, shown_tokens)

@@ -216,6 +216,8 @@ def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tupl
 
     from emosafe_lib.batching import budget_batches, encode
 
+    if not texts:
+        return np.zeros((0, network.config.hidden_size)), np.zeros(0, dtype=bool)
     encoded = encode(tokenizer, texts, limit)
     embedded = np.zeros((len(texts), network.config.hidden_size))
     for batch in budget_batches(encoded.lengths, budget):
