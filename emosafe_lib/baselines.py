@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib import predictions
-from emosafe_lib.errors import PredictionError
-from emosafe_lib.metrics import fit_thresholds
+from emosafe_lib.metrics import fit_thresholds, safety_levels
 from emosafe_lib.rows import category_matrix, known_matrix, take
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -60,7 +59,7 @@ def label_shares(rows: pd.DataFrame, task: str, prior: np.ndarray | None = None)
     `prior` counts as one row, and stands in for a category that these rows know nothing about.
     """
     if task == "safety":
-        hits, asked = np.bincount(safety_index(rows), minlength=len(SAFETY_LEVELS)), len(rows)
+        hits, asked = np.bincount(safety_levels(rows), minlength=len(SAFETY_LEVELS)), len(rows)
     else:
         known = known_matrix(rows)
         hits, asked = (category_matrix(rows) & known).sum(axis=0), known.sum(axis=0)
@@ -119,7 +118,7 @@ def fit_linear(train: pd.DataFrame, task: str, transformer, prepare: Callable, s
     """Logistic regression on features: one of three levels, or six yes/no models on the rows that know the answer."""
     features = transformer.fit_transform(prepare(train["text"]))
     if task == "safety":
-        models = [regression(features, safety_index(train), strength)]
+        models = [regression(features, safety_levels(train), strength)]
     else:
         labels, known = category_matrix(train), known_matrix(train)
         models = [regression(features[known[:, c]], labels[known[:, c], c], strength) for c in range(len(CATEGORIES))]
@@ -170,15 +169,6 @@ BASELINE_TITLES = {
 }
 
 
-def safety_index(rows: pd.DataFrame) -> np.ndarray:
-    """The safety level as an index into `SAFETY_LEVELS`, int array (n,); PredictionError for an unknown level."""
-    index = pd.Index(SAFETY_LEVELS).get_indexer(rows["safety"])
-    if (index < 0).any():
-        ids = ", ".join(rows.loc[index < 0, "id"].head(3))
-        raise PredictionError("rows", f"safety level unknown, ids {ids}", "rerun notebook 01")
-    return index
-
-
 def predict(name: str, rows: pd.DataFrame, *, train_rows: int | None = None, variant: str = "") -> pd.DataFrame:
     """Fit one baseline for both tasks and predict the human-authored test rows.
 
@@ -214,23 +204,17 @@ def tuned(name: str, predictor: Predictor, rows: pd.DataFrame, task: str) -> np.
 
 
 def leave_one_source_out(name: str, rows: pd.DataFrame, *, train_rows: int | None = None) -> pd.DataFrame | None:
-    """Predict each source's test rows by a baseline that never saw that source; None for a single source.
+    """Predict each source's safety levels by a baseline that never saw that source; None for a single source.
 
-    The thresholds come from the other sources' validation rows. Variant "left-out-source".
+    Only the trinary task: a category that one source alone asks about could not be learned at all. Variant
+    "left-out-source".
     """
     sources = sorted(rows["source"].unique())
-    if len(sources) < 2:
-        return None
     tables = []
-    for source in sources:
-        others, held = rows[rows["source"] != source], take(rows[rows["source"] == source], "test", human_only=True)
-        train = take(others, "train", train_rows)
-        for task in TASKS if len(held) and len(train) else ():
-            predictor = BASELINES[name][0](train, task)
-            probabilities, thresholds = predictor(held), tuned(name, predictor, others, task)
-            tables.append(
-                predictions.make(
-                    held["id"], task, "baseline", probabilities, variant="left-out-source", thresholds=thresholds
-                )
-            )
+    for source in sources if len(sources) > 1 else ():
+        train = take(rows[rows["source"] != source], "train", train_rows)
+        held = take(rows[rows["source"] == source], "test", human_only=True)
+        if len(held) and len(train):
+            probabilities = BASELINES[name][0](train, "safety")(held)
+            tables.append(predictions.make(held["id"], "safety", "baseline", probabilities, variant="left-out-source"))
     return pd.concat(tables, ignore_index=True) if tables else None

@@ -58,13 +58,12 @@ class Claim:
 
 def check_all(evidence: Evidence, ladder: str) -> dict[str, Claim]:
     """The five claims for one ladder, by name."""
-    fourth, third = fits_two_gigabytes(ladder), tuned_small_is_level(evidence, ladder)
     return {
         "larger_is_stronger": larger_is_stronger(evidence, ladder),
         "most_in_categories_and_zero_shot": most_in_categories_and_zero_shot(evidence, ladder),
-        "tuned_small_is_level": third,
-        "fits_two_gigabytes": fourth,
-        "small_is_viable": small_is_viable(evidence, ladder, fourth),
+        "tuned_small_is_level": tuned_small_is_level(evidence, ladder),
+        "fits_two_gigabytes": fits_two_gigabytes(),
+        "small_is_viable": small_is_viable(evidence, ladder),
     }
 
 
@@ -222,15 +221,18 @@ def tuned_small_is_level(evidence: Evidence, ladder: str) -> Claim:
     return Claim(STATEMENTS[name], ladder, verdict, numbers, test, f"{because}, against {', '.join(rivals)}")
 
 
-def fits_two_gigabytes(ladder: str, model: ModelParams | None = None) -> Claim:
-    """Claim 4: bytes that inference needs at the true shape of the 1B model, batch 1, 256 tokens; computed, not
-    measured, and independent of any score.
+def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
+    """Claim 4: bytes that inference needs at a model's true shape, batch 1, 256 tokens; the 1B model where omitted.
+
+    Computed, not measured, and independent of any score: the verdict speaks of that shape, whatever ladder was run.
     """
-    name, test = "fits_two_gigabytes", f"computed memory of {MEMORY_MODEL} at its true shape, by precision; under 2 GB"
+    model = model or load_model(MEMORY_MODEL)
+    name, ladder = "fits_two_gigabytes", f"shape of {model.name}"
+    test = f"computed memory of {model.name} at its true shape, by precision: one of them under {MEMORY_LIMIT_GB:g} GB"
     try:
         from emosafe_lib.capacity import memory_plan
 
-        plan = memory_plan(model or load_model(MEMORY_MODEL))
+        plan = memory_plan(model)
     except (ImportError, EmosafeError) as error:
         return unable(name, ladder, f"no memory plan: {type(error).__name__}", test)
     gigabytes = {row["dtype"]: row["total"] / 1e9 for _, row in plan.iterrows()}
@@ -242,15 +244,16 @@ def fits_two_gigabytes(ladder: str, model: ModelParams | None = None) -> Claim:
     return Claim(STATEMENTS[name], ladder, SUPPORTED if below else CONTRADICTED, numbers, test, because)
 
 
-def small_is_viable(evidence: Evidence, ladder: str, memory: Claim) -> Claim:
-    """Claim 5: the smallest fine-tuned model beats TF-IDF, and is no worse than the encoder in safety and in recall of
-    unsafe messages; and it fits (claim 4). Privacy follows from running locally and is no question of scores.
+def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
+    """Claim 5: the smallest fine-tuned model beats TF-IDF, is no worse than the encoder and the largest model in safety
+    and in recall of unsafe messages, and fits (claim 4's test on it). Privacy follows from running locally and is no
+    question of scores.
     """
     name, models = "small_is_viable", present(evidence, ladder)
     margin = evidence.study.analysis.margin
     test = (
         f"smallest fine-tuned model on safety: above TF-IDF, within {margin} of each encoder and of the largest model "
-        "in macro-F1 and in unsafe recall; and claim 4 supported"
+        "in macro-F1 and in unsafe recall; and under 2 GB of memory"
     )
     encoders = [m for m in evidence.models if evidence.family(m) == "encoder"]
     own = Cell(models[0], "safety", "fine-tuned") if models else None
@@ -266,6 +269,7 @@ def small_is_viable(evidence: Evidence, ladder: str, memory: Claim) -> Claim:
     if over is None or not rivals:
         return unable(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
     clear = [int(gap.low > -margin) - int(gap.high < -margin) for gap in gaps.values()]
+    memory = fits_two_gigabytes(evidence.models[models[0]])
     fits = {SUPPORTED: 1, CONTRADICTED: -1}.get(memory.verdict, 0)
     numbers = {"margin": margin, "over_tfidf": numbers_of(over), "memory": memory.verdict, "metric": METRIC}
     numbers |= {"against": {key: numbers_of(gap) for key, gap in gaps.items()}}

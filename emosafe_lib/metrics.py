@@ -181,14 +181,20 @@ class Truth:
         return Truth(**{name: getattr(self, name)[positions] for name in self.__dataclass_fields__})
 
 
+def safety_levels(rows: pd.DataFrame) -> np.ndarray:
+    """The safety level as an index into `SAFETY_LEVELS`, int array (n,); PredictionError for an unknown level."""
+    index = pd.Index(SAFETY_LEVELS).get_indexer(rows["safety"])
+    if (index < 0).any():
+        ids = ", ".join(rows.loc[index < 0, "id"].head(3))
+        raise PredictionError("rows", f"safety level unknown, ids {ids}", "rerun notebook 01")
+    return index
+
+
 def truth_of(rows: pd.DataFrame) -> Truth:
     """The labels of merged rows; PredictionError for a level outside `SAFETY_LEVELS`."""
-    levels = pd.Index(SAFETY_LEVELS).get_indexer(rows["safety"])
-    if (levels < 0).any():
-        ids = ", ".join(rows.loc[levels < 0, "id"].head(3))
-        raise PredictionError("rows", f"safety level unknown, ids {ids}", "rerun notebook 01")
     text = {name: rows[name].to_numpy(dtype=object) for name in ("group", "source", "origin")}
-    return Truth(rows["id"].to_numpy(dtype=object), levels, category_matrix(rows), known_matrix(rows), **text)
+    labels = safety_levels(rows), category_matrix(rows), known_matrix(rows)
+    return Truth(rows["id"].to_numpy(dtype=object), *labels, **text)
 
 
 @dataclass(frozen=True)

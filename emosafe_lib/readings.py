@@ -146,8 +146,7 @@ def verdicts(checked: pd.DataFrame) -> str:
     """How the paper's claims fare on the ladders of this study, from `claims.claims_table`."""
     if checked.empty:
         return "The study has no ladder of sizes, so no claim can be checked."
-    words = [f"{row.verdict}: {row.claim.rstrip('.').lower()} ({row.ladder} ladder)" for row in checked.itertuples()]
-    return "; ".join(words) + "."
+    return " ".join(f"*{row.verdict}* ({row.ladder}): {row.claim}" for row in checked.itertuples())
 
 
 def sources_apart(table: pd.DataFrame) -> str:
