@@ -68,7 +68,7 @@ def reinterpret(
         answer_all(rows, [request for request in requests if request.key not in journal.answers], params, journal)
         if judge is None and params.second_judge == "local":
             judge = acceptance.local_judge(rows)
-        accepted, rejected = acceptance.accept(requests, journal.answers, rows, params.max_share, judge)
+        accepted, rejected = acceptance.accept(requests, journal.failed | journal.answers, rows, params, judge)
         accepted = accepted.sort_values("id", ignore_index=True)
         return Augmented(accepted, card_of(params, requests, journal, known, accepted, rejected))
 
@@ -114,7 +114,7 @@ def card_of(
         "rejected": {reason: rejected[reason] for reason in acceptance.REASONS if rejected[reason]},
         "cost_usd": round(sum(answer.cost_usd for answer in mine), 6),
         "tokens": sum(answer.prompt_tokens + answer.completion_tokens for answer in mine),
-        "failed_requests": dict(sorted(journal.failed.items())),
+        "failed_requests": dict(sorted(Counter(answer.note for answer in journal.failed.values()).items())),
         "lost_in_flight": len(journal.open),
         "torn_lines": journal.torn,
         "diversity": diversity.summary(accepted),

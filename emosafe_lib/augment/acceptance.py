@@ -14,14 +14,16 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib import dedup, merge
-from emosafe_lib.augment import privacy
-from emosafe_lib.augment.journal import Answer
+from emosafe_lib.augment import privacy, tactics
+from emosafe_lib.augment.journal import Answer, same_model
 from emosafe_lib.augment.plan import Request, Shares, positive_categories
 from emosafe_lib.augment.reply import Reply, parse
+from emosafe_lib.params import AugmentationParams
 from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS
 
 REASONS = {
     "not_recorded": "no answer on record",
+    "api_error": "the server failed; a rerun asks again",
     "other_model": "another model answered than was asked",
     "no_choices": "the answer held no message",
     "refusal": "the model refused",
@@ -92,10 +94,15 @@ def fits_categories(reply: Reply, parent) -> bool:
     return mine <= known and (bool(mine) or not known or reply.level != parent.safety)
 
 
-def check(request: Request, answer: Answer, parent) -> tuple[str, Reply | None]:
-    """The first reason against one answer ("" if there is none), and the parsed reply."""
+def check(request: Request, answer: Answer, parent, model: str = "") -> tuple[str, Reply | None]:
+    """The first reason against one answer ("" if there is none), and the parsed reply.
+
+    `model` names the only model whose answers count; empty accepts any.
+    """
     if answer.outcome != "ok":
         return answer.outcome, None
+    if model and not same_model(model, answer.model):
+        return "other_model", None
     reply = parse(answer.content or "")
     if reply is None:
         return "schema", None
@@ -147,16 +154,14 @@ def touched(row: dict) -> list[str]:
     return [name for name, flag in zip(CATEGORIES, row["categories"], strict=True) if flag]
 
 
-def candidates(
-    requests: list[Request], answers: dict[str, Answer], rows: pd.DataFrame, rejected: Counter
-) -> list[dict]:
+def candidates(requests, answers: dict[str, Answer], rows: pd.DataFrame, model: str, rejected: Counter) -> list[dict]:
     """The replies that pass every check of their own, as rows; the others are counted."""
     wanted = {request.parent_id for request in requests}
     parents = {row.id: row for row in rows[rows["id"].isin(wanted)].itertuples(index=False)}
     passed = []
     for request in requests:
         parent = parents[request.parent_id]
-        reason, reply = check(request, answers.get(request.key) or Answer(request.key, "not_recorded"), parent)
+        reason, reply = check(request, answers.get(request.key) or Answer(request.key, "not_recorded"), parent, model)
         if reason:
             rejected[reason] += 1
         else:
@@ -175,7 +180,7 @@ def accept(
     requests: list[Request],
     answers: dict[str, Answer],
     rows: pd.DataFrame,
-    max_share: float,
+    params: AugmentationParams,
     judge: Judge | None = None,
 ) -> tuple[pd.DataFrame, Counter]:
     """Turn answers into rows.
@@ -191,14 +196,15 @@ def accept(
     The accepted rows (columns of `taxonomy.row_schema`), and how many were rejected for each of `REASONS`
     """
     rejected: Counter = Counter()
-    kept = candidates(requests, answers, rows, rejected)
+    asked = tactics.settings(params)["model"] if params.strict_model else ""
+    kept = candidates(requests, answers, rows, asked, rejected)
     repeated = near_duplicates([row["text"] for row in kept], rows["text"].tolist())
     kept = without(kept, repeated, "near_duplicate", rejected)
     if judge and kept:
         said = judge([row["text"] for row in kept])
         missed = [level != row["safety"] for level, row in zip(said, kept, strict=True)]
         kept = without(kept, missed, "second_judge", rejected)
-    shares = Shares(rows, max_share)
+    shares = Shares(rows, params.max_share)
     full = [not shares.admit(row["safety"], touched(row)) for row in kept]
     kept = without(kept, full, "class_share", rejected)
     return pd.DataFrame(kept, columns=list(ROW_COLUMNS)), rejected

@@ -41,11 +41,13 @@ def estimate(requests: list, params: AugmentationParams) -> dict:
         return {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
     prompt, completion = sum(request.prompt_tokens for request in requests), len(requests) * MAX_REPLY_TOKENS
     dollars = of_tokens(prompt, completion, params)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "cost_usd": round(dollars, 4)}
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "cost_usd": round(dollars, 6)}
 
 
-def check_cap(todo: list, spent: float, params: AugmentationParams) -> None:
-    """Refuse to start what might exceed the cap.
+def check_cap(todo: list, journal, params: AugmentationParams) -> None:
+    """Refuse to start what might exceed a cap.
+
+    What this journal has spent counts, and so do requests whose answers were lost, since they may have been billed.
 
     Raises
     ------
@@ -54,7 +56,9 @@ def check_cap(todo: list, spent: float, params: AugmentationParams) -> None:
     if len(todo) > params.max_rows:
         remedy = "raise augmentation.max_rows"
         raise AugmentationError("augmentation.max_rows", f"{len(todo)} requests planned, cap {params.max_rows}", remedy)
-    most = spent + estimate(todo, params)["cost_usd"]
+    ahead = estimate(todo, params)["cost_usd"]
+    lost = journal.uncertain * ahead / max(len(todo), 1)
+    most = journal.spent_usd + lost + ahead
     if most > params.max_cost_usd + 1e-9:
         what = f"up to {most:.4f} US dollars for {len(todo)} requests, cap {params.max_cost_usd}"
         raise AugmentationError("augmentation.max_cost_usd", what, "lower augmentation.max_rows or raise the cap")

@@ -9,7 +9,7 @@ stage's working folder and never in anything that is rendered.
 import contextlib
 import json
 import os
-from collections import Counter
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from emosafe_lib.augment import tactics
 from emosafe_lib.errors import AugmentationError
 from emosafe_lib.params import AugmentationParams
 
+MAYBE_BILLED = ("deadline", "timeout", "connection", "unreadable body")
 # An answer that was paid for, whatever it is worth; anything else is asked again by the next run.
 FINAL = ("ok", "length", "refusal", "content_filter", "no_choices")
 
@@ -41,6 +42,11 @@ class Answer:
     note: str = ""
 
 
+def same_model(asked: str, answered: str) -> bool:
+    """Whether the answering model is the one that was asked; a dated snapshot of it counts."""
+    return bool(re.fullmatch(re.escape(asked) + r"(-\d{4}-?\d{2}-?\d{2})?", answered, re.IGNORECASE))
+
+
 def journal_path(folder: Path, params: AugmentationParams) -> Path:
     """The journal of these settings: readable model name, then a digest of everything that shapes an answer."""
     settings = tactics.settings(params)
@@ -55,7 +61,7 @@ class Journal:
     ----------
     answers : key -> Answer, final ones only
     open : keys that were sent and never answered, in an earlier run that died; they may have been paid for
-    failed : counts of requests that ended without an answer, over all runs
+    failed : key -> Answer, requests that ended without an answer
     torn : 1 if the last line was half-written and removed
     events : other records, such as batches, in order
     """
@@ -64,7 +70,8 @@ class Journal:
         self.path, self.settings, self.durable = Path(path), settings or {}, durable
         self.answers: dict[str, Answer] = {}
         self.open: set[str] = set()
-        self.failed: Counter = Counter()
+        self.failed: dict[str, Answer] = {}
+        self.timeouts = 0
         self.events: list[dict] = []
         self.torn = 0
         self.spent_usd = 0.0
@@ -118,10 +125,17 @@ class Journal:
             self.spent_usd += answer.cost_usd
             if answer.outcome in FINAL:
                 self.answers.setdefault(answer.key, answer)
+                self.failed.pop(answer.key, None)
             else:
-                self.failed[answer.outcome] += 1
+                self.failed[answer.key] = answer
+                self.timeouts += answer.note in MAYBE_BILLED
         elif "settings" not in record:
             self.events.append(record)
+
+    @property
+    def uncertain(self) -> int:
+        """Requests that may have been billed although no answer arrived: killed in flight, timed out, cut off."""
+        return len(self.open) + self.timeouts
 
     def append(self, record: dict) -> None:
         """Write one line in one call, so that a kill leaves it whole or absent."""
