@@ -335,6 +335,7 @@ def arguments(plan: Plan, folder: Path) -> TrainingArguments:
         output_dir=str(folder),
         num_train_epochs=plan.settings.epochs,
         learning_rate=training.learning_rate,
+        gradient_accumulation_steps=training.accumulation,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_share,
         seed=plan.seed,
@@ -473,11 +474,13 @@ def finetune(
     with quiet(), readable_failures(plan, int(encoded["train"].lengths.max())):
         trainer = make_trainer(plan, network, tokenizer, encoded, home / "checkpoints")
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    save_final(plan, network, tokenizer, home)
     facts = facts_of(plan, network, encoded, notes)
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
-    write_finished(plan, home, network, tokenizer, encoded, history_of(trainer), facts)
-    shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    if trainer.is_world_process_zero():
+        save_final(plan, network, tokenizer, home)
+        write_finished(plan, home, network, tokenizer, encoded, history_of(trainer), facts)
+        shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     return read_finished(plan, home)
 
 

@@ -203,6 +203,7 @@ class TrainingParams(Section):
     method: Literal["lora", "full"] = "lora"
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     tokens_per_batch: Positive = 2048
+    accumulation: Positive = Field(default=1, description="batches per optimizer step")
     warmup_share: Fraction = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     lora: LoraParams = LoraParams()
