@@ -1,7 +1,7 @@
 """One training run from the command line, for several processes: what `accelerate launch` starts.
 
-    accelerate launch --multi_gpu --num_processes 2 -m emosafe_lib.train_cli --study real --model nano-4 --task safety \\
-        --seed 0 --rows ROWS.parquet --folder RUNS
+    accelerate launch --multi_gpu --num_processes 2 -m emosafe_lib.train_cli --study real --model nano-4 \\
+        --task safety --seed 0 --rows ROWS.parquet --folder RUNS
 
 accelerate's `--multi_gpu` is also what starts several processes on CPUs; its `--cpu` starts one, whatever their number.
 Each process takes its share of the batches and gradients are averaged, so N processes with one batch each take the
