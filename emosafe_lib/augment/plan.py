@@ -119,6 +119,23 @@ def in_rounds(parents: pd.DataFrame, level: str, seed: int) -> Iterator[tuple]:
         yield from (queue[turn] for queue in queues if turn < len(queue))
 
 
+def chosen(parents: pd.DataFrame, wanted: dict[str, int], shares: Shares, seed: int) -> Iterator[tuple]:
+    """(row, tactic, ending, level) within all shares.
+
+    The level that lags furthest behind its quota goes first, or the first level would use up the categories' shares.
+    """
+    sources = {level: in_rounds(parents, level, seed) for level, quota in wanted.items() if quota}
+    made = dict.fromkeys(sources, 0)
+    while sources:
+        level = min(sources, key=lambda name: made[name] / wanted[name])
+        row, tactic, ending = next(sources[level], (None, "", ""))
+        if row is None or made[level] == wanted[level]:
+            del sources[level]
+        elif shares.admit(level, positive_categories(row) if level != "safe" else []):
+            made[level] += 1
+            yield row, tactic, ending, level
+
+
 def plan(rows: pd.DataFrame, params: AugmentationParams) -> list[Request]:
     """The requests of a study, in a stable order; none is planned that a share would reject in the end.
 
@@ -126,17 +143,9 @@ def plan(rows: pd.DataFrame, params: AugmentationParams) -> list[Request]:
     ------
     AugmentationError : see `parents_of`
     """
-    parents, made, shares = parents_of(rows), [], Shares(rows, params.max_share)
-    base = tactics.digest(tactics.settings(params))
-    for level, quota in quotas(rows, params).items():
-        left = quota
-        for row, tactic, ending in in_rounds(parents, level, params.seed):
-            if not left:
-                break
-            if shares.admit(level, positive_categories(row) if level != "safe" else []):
-                left -= 1
-                made.append(request_of(base, row, tactic, ending, level))
-    return made
+    base, shares = tactics.digest(tactics.settings(params)), Shares(rows, params.max_share)
+    picked = chosen(parents_of(rows), quotas(rows, params), shares, params.seed)
+    return [request_of(base, row, tactic, ending, level) for row, tactic, ending, level in picked]
 
 
 def request_of(base: str, row, tactic: str, ending: str, level: str) -> Request:
