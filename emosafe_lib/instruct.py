@@ -1,10 +1,10 @@
 """Conversations about other tasks: what makes zero-shot mean something for a nano-LLaMA.
 
 A model that has only read novels does not know that a question about a message wants one of the listed words. So the
-ladder also reads conversations in the form of the study's prompts: moods, emotions, stress, sexism, abuse, advice, topics,
-questions and copying. The two target tasks never occur. That is a rule which code checks: no row of a validation or test
-group or near-duplicate of one, only sources whose licence allows it, no level of safety as an option, and no question
-about any word that a target category is titled or defined with.
+ladder also reads conversations in the form of the study's prompts: moods, emotions, stress, sexism, abuse, advice,
+topics, questions and copying. The two target tasks never occur. That is a rule which code checks: no row of a
+validation or test group or near-duplicate of one, only sources whose licence allows it, no level of safety as an
+option, and no question about any word that a target category is titled or defined with.
 """
 
 import random
@@ -31,8 +31,8 @@ LICENCES = {
     "convabuse": "CC-BY-4.0",
     "counsel_chat": "MIT",
 }
-HELD_OUT_SHARE = 0.03
-MESSAGE_TOKENS = 64
+HELD_OUT_SHARE = 0.05
+MESSAGE_TOKENS = 40
 # Topics of sources that stand close to a target category are never asked about.
 REFUSED_TOPICS = ("self-harm", "substance-abuse", "addiction", "domestic-violence")
 TARGET_WORDS = frozenset(
@@ -47,8 +47,8 @@ TARGET_WORDS = frozenset(
 def annotated_rows(data: DataParams, folder: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that pre-training may read, and those that it must not see (validation and test of the study).
 
-    All rows of the study's sources are grouped and split exactly as the merge does it, before its caps, so that a row which
-    the study leaves out still does not enter from a held-out group. GoEmotions, which is not in the study, joins
+    All rows of the study's sources are grouped and split exactly as the merge does it, before its caps, so that a row
+    which the study leaves out still does not enter from a held-out group. GoEmotions, which is not in the study, joins
     afterwards. Whatever is a near-duplicate of an unseen row goes.
 
     Returns
@@ -132,10 +132,11 @@ class Shot:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One task in one wording: an instruction and a way to draw shots of it."""
+    """One task in one wording: an instruction, a way to draw shots of it, and whether it has many of them."""
 
     instruction: str
     draw: Callable[[], Shot]
+    many: bool = True
 
 
 BRIGHT = {
@@ -189,7 +190,6 @@ GRADES = {
         ("pleasant", "mixed", "unpleasant"),
         ("happy", "even", "unhappy"),
         ("positive", "neutral", "negative"),
-        ("good", "plain", "bad"),
         ("lucky", "ordinary", "unlucky"),
         ("content", "flat", "discontent"),
         ("cheerful", "quiet", "uncheerful"),
@@ -201,7 +201,6 @@ GRADES = {
         ("easy", "pressed", "uneasy"),
         ("bearable", "hard", "unbearable"),
         ("low", "medium", "high"),
-        ("light", "middling", "heavy"),
     ),
     "manners": (
         ("kind", "blunt", "unkind"),
@@ -283,7 +282,7 @@ class Corpus:
         self.pools = self.graded_pools()
         texts = [*rows["text"], *paragraphs]
         counts = Counter(word for text in texts for word in content_words(text))
-        self.rank = {word: n for word, n in counts.items() if 4 <= n <= len(texts) // 60}
+        self.rank = {word: n for word, n in counts.items() if 4 <= n <= max(12, len(texts) // 60)}
         self.texts = [text for text in texts if sum(word in self.rank for word in content_words(text)) >= 3]
 
     def graded_pools(self) -> dict[str, list[list[str]]]:
@@ -320,7 +319,7 @@ class Corpus:
 
     def choice(self) -> Lesson:
         """One of three emotions, kinds of stressor or counselling topics."""
-        table = self.rng.choice((self.by_emotion(), self.by_stressor(), self.by_topic()))
+        table = self.table(self.by_emotion, self.by_stressor, self.by_topic)
         names = self.rng.sample(sorted(table), 3)
 
         def draw() -> Shot:
@@ -331,8 +330,8 @@ class Corpus:
 
     def category(self) -> Lesson:
         """Several categories with definitions, then yes-or-no questions about some of them."""
-        table = self.rng.choice((self.by_emotion(), self.by_stressor(), self.by_topic(), self.by_source()))
-        names = self.rng.sample(sorted(table), min(len(table), self.rng.choice((2, 3, 6))))
+        table = self.table(self.by_emotion, self.by_stressor, self.by_topic, self.by_source)
+        names = self.rng.sample(sorted(table), min(len(table), self.rng.choice((2, 3, 3, 6))))
 
         def draw() -> Shot:
             shown = self.rng.choice(names)
@@ -359,12 +358,12 @@ class Corpus:
         def draw() -> Shot:
             words = named[0][2]
             shown = re.sub(r"\b(" + "|".join(words) + r")\b", "", text, flags=re.IGNORECASE) if hidden else text
-            asked = [0, *self.rng.sample(range(1, len(named)), min(len(others), self.rng.choice((1, 1, 2))))]
+            asked = [0, *self.rng.sample(range(1, len(named)), min(len(others), self.rng.choice((1, 2, 3))))]
             self.rng.shuffle(asked)
             return Shot(" ".join(shown.split()), tuple((yes_or_no(named[n][0]), answer(n == 0)) for n in asked))
 
         listing = {named[n][0]: named[n][1] for n in order} if self.rng.random() < 0.8 else {}
-        return Lesson(self.instruction(listing), draw)
+        return Lesson(self.instruction(listing), draw, many=False)
 
     def named(self, text: str) -> tuple[str, str, list[str]]:
         """A category made of a text's own words: title, definition, and the words used."""
@@ -383,7 +382,9 @@ class Corpus:
         options = [right, *self.rng.sample(list(self.rank), 2)]
         self.rng.shuffle(options)
         shown = re.sub(rf"\b{right}\b", "", text, flags=re.IGNORECASE) if self.rng.random() < 0.3 else text
-        return Lesson("Which word belongs to the message?", lambda: Shot(shown, ((pick_one(options), right),)))
+        return Lesson(
+            "Which word belongs to the message?", lambda: Shot(shown, ((pick_one(options), right),)), many=False
+        )
 
     def form(self) -> Lesson:
         """Question or statement? Advice or a request for it?"""
@@ -397,7 +398,9 @@ class Corpus:
             )
         else:
             words = ("question", "statement")
-            marked = [(t, t.rstrip().endswith("?")) for t, _ in self.rng.sample(self.emotions, 60)]
+            marked = [
+                (t, t.rstrip().endswith("?")) for t, _ in self.rng.sample(self.emotions, min(60, len(self.emotions)))
+            ]
             table = {"question": [t for t, q in marked if q], "statement": [t for t, q in marked if not q]}
 
         def draw() -> Shot:
@@ -405,6 +408,10 @@ class Corpus:
             return Shot(self.rng.choice(table[word]), ((pick_one(words), word),))
 
         return Lesson("What kind of message is this?", draw)
+
+    def table(self, *ways: Callable[[], dict[str, list[str]]]) -> dict[str, list[str]]:
+        """One way of naming texts, drawn by chance, without names that no text has."""
+        return {name: texts for name, texts in self.rng.choice(ways)().items() if texts}
 
     def by_emotion(self) -> dict[str, list[str]]:
         """Emotion -> texts that have it alone."""
@@ -418,9 +425,9 @@ class Corpus:
         return {kind: [t for t, _, found in self.stress if found == kind] for kind in STRESSORS}
 
     def by_topic(self) -> dict[str, list[str]]:
-        """Counselling topic -> texts, for topics with more than fifteen."""
+        """Counselling topic -> texts."""
         counts = Counter(topic for _, _, topic in self.counsel)
-        return {n.replace("-", " "): [t for t, _, f in self.counsel if f == n] for n, c in counts.items() if c > 15}
+        return {name.replace("-", " "): [t for t, _, n in self.counsel if n == name] for name in sorted(counts)}
 
     def by_source(self) -> dict[str, list[str]]:
         """Sexism, abuse, stress and two harmless rivals."""
@@ -440,7 +447,8 @@ class Corpus:
             yield getattr(self, self.rng.choices(names, weights)[0])()
 
 
-LESSONS = {"graded": 6, "choice": 2, "category": 4, "related": 7, "word_choice": 2, "form": 1}
+# Shares of lessons. Options that can be any word are rare: no rung learns them at this budget.
+LESSONS = {"graded": 12, "choice": 1, "category": 6, "related": 8, "word_choice": 0.5, "form": 1}
 MEANING = {
     **EMOTIONS,
     **STRESSORS,
@@ -494,8 +502,8 @@ def conversation(tokenizer, lesson: Lesson, shots: int, longest: int = MESSAGE_T
 
 
 def conversations(tokenizer, corpus: Corpus) -> Iterator[tuple[list[int], list[bool]]]:
-    """Conversations without end: most with one message, some with several as in few-shot, a few messages long."""
+    """Conversations without end: with one message or with several as in few-shot, some messages long."""
     for lesson in corpus.lessons():
-        shots = corpus.rng.choices((1, 2, 4, 8), (14, 3, 2, 1))[0]
+        shots = corpus.rng.choices((1, 4, 8), (4, 3, 3))[0] if lesson.many else 1
         longest = 200 if shots == 1 and corpus.rng.random() < 0.15 else MESSAGE_TOKENS
         yield conversation(tokenizer, lesson, shots, longest)

@@ -1,0 +1,196 @@
+"""The whole recipe of the nano ladder, from raw text to the weights in `assets/nano`, and what is known of them.
+
+Notebook A1 walks through it on a small budget; `python -m emosafe_lib.ladder nano-4` runs a rung in full. What a run
+measured is kept beside the weights (`curves.json`), hashes of all files in `manifest.json`, and the ids of the rows
+that were read in `seen.txt.gz`, so that anybody can check at any time that none of them is in validation or test.
+"""
+
+import argparse
+import gzip
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from emosafe_lib import checkpoints, instruct, pretrain, sources
+from emosafe_lib.errors import ModelError
+from emosafe_lib.models import ASSETS
+from emosafe_lib.params import load_model, load_study
+
+NANO = ASSETS / "nano"
+PLAIN_TOKENS = 300_000
+CHAT_TOKENS = 700_000
+NOVEL_TOKENS = 16_384  # of the held-out novel
+HELD_CHAT_TOKENS = 24_000
+WORK = Path("outputs") / "ladder"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the four rungs share.
+
+    Attributes
+    ----------
+    tokenizer : the ladder's tokenizer
+    phases : the packed steps of "plain" and "chat"
+    held_out : the packed steps of "novel" and "chat" that nobody trains on
+    """
+
+    tokenizer: object
+    phases: dict[str, pretrain.Steps]
+    held_out: dict[str, pretrain.Steps]
+
+    def steps(self) -> pretrain.Steps:
+        """Both phases, one after the other."""
+        return pretrain.joined(*self.phases.values())
+
+
+def prepare(rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: int = CHAT_TOKENS) -> Recipe:
+    """Tokenizer and packed steps.
+
+    Parameters
+    ----------
+    rows : what `instruct.annotated_rows` lets through
+    folder : the Project Gutenberg files
+    plain, chat : tokens of the two phases
+    """
+    documents, held_novel = pretrain.novels(folder)
+    aside = instruct.held_out(rows)
+    texts = rows["text"][~aside].to_list()
+    tokenizer = pretrain.train_tokenizer([*documents[::3], *texts, *pretrain.frame_words()])
+    lessons = instruct.Corpus(rows[~aside], pretrain.paragraphs(documents)[::4])
+    held_pieces = pretrain.pieces(held_novel)
+    held_lessons = instruct.Corpus(rows[aside], pretrain.paragraphs(held_pieces), seed=1)
+    order = pretrain.plain_documents(tokenizer, pretrain.mixed(documents, texts))
+    phases = {
+        "plain": pretrain.pack(order, plain, pretrain.PLAIN_LENGTHS),
+        "chat": pretrain.pack(instruct.conversations(tokenizer, lessons), chat, pretrain.CHAT_LENGTHS),
+    }
+    novel = pretrain.plain_documents(tokenizer, held_pieces)
+    held_out = {
+        "novel": pretrain.pack(novel, NOVEL_TOKENS, (pretrain.CONTEXT,)),
+        "chat": pretrain.pack(instruct.conversations(tokenizer, held_lessons), HELD_CHAT_TOKENS, pretrain.CHAT_LENGTHS),
+    }
+    return Recipe(tokenizer, phases, held_out)
+
+
+def train_rung(recipe: Recipe, rung: str, folder: Path, seed: int = 0, **options):
+    """Train one rung and measure it: `(network, facts)`; an interrupted run goes on from its checkpoint.
+
+    `options` go to `pretrain.train`.
+    """
+    network, steps, started = pretrain.build(rung, seed), recipe.steps(), time.perf_counter()
+    peak = pretrain.peak_rate(load_model(rung))
+    losses = pretrain.train(network, steps, peak, folder / f"{rung}-s{seed}", **options)
+    seconds = time.perf_counter() - started
+    facts = {
+        "rung": rung,
+        "seed": seed,
+        "parameters": network.num_parameters(),
+        "non_embedding_parameters": pretrain.non_embedding_parameters(network),
+        "peak_rate": peak,
+        "tokens": {name: len(phase.ids) for name, phase in recipe.phases.items()},
+        "seconds": round(seconds, 1),
+        "flops": pretrain.flops_per_token(network) * len(steps.ids),
+        "steps": len(losses),
+        "losses": pretrain.thin(losses),
+        "held_out": {name: pretrain.held_out_losses(network, part) for name, part in recipe.held_out.items()},
+    }
+    return network, facts
+
+
+def curves(folder: Path = NANO) -> list[dict]:
+    """What was measured of the shipped ladder: one entry a rung and seed.
+
+    Raises
+    ------
+    ModelError : there is no record
+    """
+    path = folder / "curves.json"
+    if not path.is_file():
+        raise ModelError(path.name, "is missing from assets/nano", "train the ladder with notebook A1")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def seen_ids(folder: Path = NANO) -> set[str]:
+    """Ids of every row of the study's sources that the shipped ladder may have read."""
+    with gzip.open(folder / "seen.txt.gz", "rt", encoding="utf-8") as stream:
+        return set(stream.read().split("\n"))
+
+
+def write_seen(rows: pd.DataFrame, folder: Path = NANO) -> None:
+    """Keep the ids of the rows; the file's bytes depend on the ids alone."""
+    text = "\n".join(sorted(rows["id"][rows["source"] != "goemotions"]))
+    (folder / "seen.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def write_manifest(folder: Path = NANO, **facts) -> dict:
+    """SHA-256 and size of every file below `folder`, with what else is to be known of all rungs."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    digests = {str(path.relative_to(folder)): checkpoints.file_digest(path) for path in files}
+    manifest = {"files": digests, "bytes": sum(path.stat().st_size for path in files), **facts}
+    checkpoints.write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def card(facts: dict, licences: dict[str, str]) -> str:
+    """The model card of a rung, in Markdown; every number comes from `facts`."""
+    held, tokens = facts["held_out"], facts["tokens"]
+    listed = "\n".join(f"- {name}: {licence}" for name, licence in sorted(licences.items()))
+    size = f"{facts['non_embedding_parameters']:,} parameters outside the embedding, {facts['parameters']:,} in all"
+    return f"""# {facts["rung"]}, a rung of the nano ladder
+
+A LLaMA architecture of toy size ({size}), pre-trained by emosafe's notebook A1 so that a scaling study can be run on
+two CPU cores. It is no useful language model and says nothing about LLaMA checkpoints.
+
+## Training
+{tokens["plain"]:,} tokens of plain text, then {tokens["chat"]:,} tokens of conversations about moods, emotions, stress,
+manners, sexism, abuse, topics, words and forms of speech. Emotional safety and the six risk categories never occur as
+a task: no level is ever an option, and no word of a category's title or definition is ever asked about. Validation and
+test groups of the real study, and near-duplicates of their texts, were left out; `seen.txt.gz` lists the rows, a test
+checks them.
+AdamW, {facts["steps"]:,} steps of 512 tokens or more, peak learning rate {facts["peak_rate"]:.2g}.
+
+Text and licences:
+{listed}
+
+## Loss on held-out text (nats a token)
+| held-out novel | conversations, all tokens | conversations, answers |
+|---|---|---|
+| {held["novel"]["all"]:.3f} | {held["chat"]["all"]:.3f} | {held["chat"]["answers"]:.3f} |
+
+## Intended use and limits
+For teaching and testing the software: prompting, fine-tuning and scaling analysis at a size that runs anywhere. Not for
+judging messages of people, not for writing text. English only; old novels and social-media text carry their biases, and
+offensive words are in the vocabulary. Labels of the conversations are those of the sources, in part derived from them.
+"""
+
+
+def licences() -> dict[str, str]:
+    """Every source of text, with its licence."""
+    return {"Project Gutenberg novels": "public domain in the USA"} | instruct.LICENCES
+
+
+def main() -> None:
+    """Train rungs in full and put them into `assets/nano`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("rungs", nargs="*", default=list(pretrain.RUNGS))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rows, unseen = instruct.annotated_rows(load_study("real").data)
+    instruct.refuse_leaks(rows["id"], rows["group"], unseen)
+    recipe = prepare(rows, next(iter(sources.files("gutenberg_novels").values())).parent)
+    for rung in arguments.rungs:
+        network, facts = train_rung(recipe, rung, WORK, arguments.seed)
+        pretrain.publish(network, recipe.tokenizer, NANO / rung)
+        (NANO / rung / "README.md").write_text(card(facts, licences()), encoding="utf-8")
+        others = [entry for entry in curves() if (entry["rung"], entry["seed"]) != (rung, arguments.seed)]
+        checkpoints.write_json(NANO / "curves.json", sorted([*others, facts], key=lambda e: (e["rung"], e["seed"])))
+    write_seen(rows)
+    write_manifest(steps=recipe.steps().digest(), licences=licences())
+
+
+if __name__ == "__main__":
+    main()
