@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from emosafe_lib.errors import ModelError, TrainingError
-from emosafe_lib.models import load_classifier, pick_device, pick_dtype, quiet, weights_location
+from emosafe_lib.models import classifier_class, load_classifier, pick_device, pick_dtype, quiet, weights_location
 from emosafe_lib.params import ModelParams
 
 SEAL = "sealed.json"
@@ -201,11 +201,11 @@ def restore_classifier(model: ModelParams, folder: Path, labels: tuple[str, ...]
 
 def restore_whole(model: ModelParams, folder: Path, facts: dict):
     """A fully fine-tuned network from its own folder."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     refuse_foreign(tokenizer_digest(tokenizer), facts["tokenizer"], folder, "tokenizer")
-    network = AutoModelForSequenceClassification.from_pretrained(
+    network = classifier_class(model.training.pooling).from_pretrained(
         folder, dtype=pick_dtype(model), use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
     return network.to(pick_device(model)).eval(), tokenizer

@@ -19,7 +19,7 @@ import pandas as pd
 from emosafe_lib import checkpoints, metrics
 from emosafe_lib.errors import EmosafeError, ModelError
 from emosafe_lib.finetune import Finetuned, calibrate, encode, logits_of
-from emosafe_lib.models import quiet
+from emosafe_lib.models import classifier_class, quiet
 from emosafe_lib.params import ModelParams
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASK_LABELS, TASKS
 
@@ -50,7 +50,13 @@ def export(
         )
         weights = result.facts["label_weights"] if task == "categories" else [1.0] * len(TASK_LABELS[task])
         fitted = calibrate(result, rows) | {"log_weights": np.log(weights).tolist(), "max_length": max_length}
-        facts = {"labels": TASK_LABELS[task], "task": task, "fitted": fitted, "model": model.name}
+        facts = {
+            "labels": TASK_LABELS[task],
+            "task": task,
+            "fitted": fitted,
+            "model": model.name,
+            "pooling": model.training.pooling,
+        }
         checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)
     return Path(folder)
 
@@ -59,14 +65,14 @@ class TaskClassifier:
     """One task's network with what was fitted on validation."""
 
     def __init__(self, folder: Path):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
 
         checkpoints.check_tensors(folder / "model.safetensors")
         facts = checkpoints.read_seal(folder)
         options = {"trust_remote_code": False, "local_files_only": True}
         with quiet():
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            self.network = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **options)
+            self.network = classifier_class(facts["pooling"]).from_pretrained(folder, use_safetensors=True, **options)
         checkpoints.refuse_foreign(
             checkpoints.tokenizer_digest(self.tokenizer), facts["tokenizer"], folder, "tokenizer"
         )

@@ -244,18 +244,49 @@ def load_encoder(model: ModelParams):
     return load_network(model, AutoModel), load_tokenizer(model)
 
 
+def mean_pooled_bert():
+    """A BERT classifier that pools by the mean over a text's tokens, as sentence encoders like MiniLM were trained to.
+
+    Their first token was never trained to stand for the text, so a head on it starts from noise.
+    """
+    import torch
+    from transformers import BertModel, BertPreTrainedModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    class MeanPooledBert(BertPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.bert = BertModel(config, add_pooling_layer=False)
+            self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
+            self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
+            self.post_init()
+
+        def forward(self, input_ids, attention_mask):
+            states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            mask = attention_mask[..., None].to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+            return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
+
+    return MeanPooledBert
+
+
+def classifier_class(pooling: str):
+    """What loads a classifier: transformers' own class, or the mean-pooled BERT."""
+    from transformers import AutoModelForSequenceClassification
+
+    return mean_pooled_bert() if pooling == "mean" else AutoModelForSequenceClassification
+
+
 def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
 
     The head is drawn from torch's global generator: seed it first. A LLaMA pools its last real token, an encoder its
-    first one.
+    first one, or the mean of all where its parameter file says so.
     """
-    from transformers import AutoModelForSequenceClassification
-
     names = dict(enumerate(labels))
     network = load_network(
         model,
-        AutoModelForSequenceClassification,
+        classifier_class(model.training.pooling),
         num_labels=len(labels),
         id2label=names,
         label2id={name: number for number, name in names.items()},

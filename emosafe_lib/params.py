@@ -201,6 +201,7 @@ class TrainingParams(Section):
     """What a model size needs in training; everything else is the study's."""
 
     method: Literal["lora", "full"] = "lora"
+    pooling: Literal["usual", "mean"] = Field(default="usual", description="mean: for sentence encoders")
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     tokens_per_batch: Positive = 2048
     accumulation: Positive = Field(default=1, description="batches per optimizer step")

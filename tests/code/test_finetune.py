@@ -459,6 +459,18 @@ def test_a_probe_reads_what_frozen_features_hold(name):
         assert set(found.choice) == {"layer", "pooling", "strength", "validation_loss"}
 
 
+def test_a_mean_pooled_encoder_learns_ignores_padding_and_comes_back_bit_for_bit(tmp_path):
+    model = tiny_models.model_params("encoder", training={"pooling": "mean"})
+    result = train(tmp_path, model=model, epochs=4.0)
+    assert result.history[-1]["validation_loss"] < 0.8 * result.history[0]["validation_loss"]
+    found = finetune.reload_difference(model, tiny_models.study_params(epochs=4.0), ROWS, result)
+    assert found.max() == 0.0
+    network, tokenizer = restore(result.folder / "model", model)
+    encoded = finetune.encode(tokenizer, ROWS["text"], 32)
+    alone, together = (finetune.logits_of(network, tokenizer, encoded, budget) for budget in (1, 10_000))
+    assert np.abs(alone - together).max() < 1e-4
+
+
 def test_pooling_ignores_padding():
     states, mask = torch.arange(12.0).reshape(2, 3, 2), torch.tensor([[1, 1, 0], [1, 1, 1]])
     assert probes.pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
