@@ -13,8 +13,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+import emosafe_lib.augment.privacy as privacy
+import emosafe_lib.augment.tactics as tactics
 from emosafe_lib import dedup, merge
-from emosafe_lib.augment import privacy, tactics
 from emosafe_lib.augment.journal import Answer, same_model
 from emosafe_lib.augment.plan import Request, Shares, positive_categories
 from emosafe_lib.augment.reply import Reply, parse

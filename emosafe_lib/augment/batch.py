@@ -12,8 +12,12 @@ import time
 import openai
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
+import emosafe_lib.augment.chat as chat
+import emosafe_lib.augment.cost as cost
+import emosafe_lib.augment.privacy as privacy
+import emosafe_lib.augment.server as server
+import emosafe_lib.augment.tactics as tactics
 from emosafe_lib import progress
-from emosafe_lib.augment import chat, cost, privacy, server, tactics
 from emosafe_lib.augment.journal import Answer, Journal
 from emosafe_lib.augment.plan import Request
 from emosafe_lib.augment.server import Halt, TryAgain

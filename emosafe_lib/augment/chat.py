@@ -14,8 +14,10 @@ from dataclasses import replace
 import openai
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+import emosafe_lib.augment.cost as cost
+import emosafe_lib.augment.privacy as privacy
+import emosafe_lib.augment.server as server
 from emosafe_lib import progress
-from emosafe_lib.augment import cost, privacy, server
 from emosafe_lib.augment.journal import Answer, Journal, same_model
 from emosafe_lib.augment.plan import Request
 from emosafe_lib.augment.server import Halt, TryAgain

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from emosafe_lib.augment import tactics
+import emosafe_lib.augment.tactics as tactics
 from emosafe_lib.errors import AugmentationError
 from emosafe_lib.params import AugmentationParams
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from emosafe_lib.augment import privacy, tactics
+import emosafe_lib.augment.privacy as privacy
+import emosafe_lib.augment.tactics as tactics
 from emosafe_lib.errors import AugmentationError
 from emosafe_lib.params import AugmentationParams
 from emosafe_lib.rows import category_matrix, known_matrix, stable_unit

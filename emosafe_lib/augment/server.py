@@ -15,7 +15,9 @@ import openai
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 
-from emosafe_lib.augment import cost, privacy, tactics
+import emosafe_lib.augment.cost as cost
+import emosafe_lib.augment.privacy as privacy
+import emosafe_lib.augment.tactics as tactics
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.plan import CHARACTERS_PER_TOKEN, Request
 from emosafe_lib.errors import AugmentationError

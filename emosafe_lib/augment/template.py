@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from emosafe_lib.augment import phrases
+import emosafe_lib.augment.phrases as phrases
 from emosafe_lib.augment.plan import Request, positive_categories
 from emosafe_lib.rows import stable_unit
 

@@ -2,8 +2,8 @@
 
 It is a real server on a real socket, so that the official client and its transport are part of every test. A behaviour
 is chosen for every request by a function of (number of the request, its body); the server records what it received and
-what it billed. A request is billed when a complete answer with status 200 has been handed to the socket; a repeated
-`Idempotency-Key` gets the recorded answer and is not billed again, unless `idempotent` is false.
+what it billed. It bills when it begins to work on an answer, whether or not the client is still there to take it. A
+repeated `Idempotency-Key` gets the recorded answer and is not billed again, unless `idempotent` is false.
 """
 
 import asyncio
@@ -125,9 +125,10 @@ def answer(kind: str, body: dict) -> tuple[int, dict, bytes]:
     return responses[kind]()
 
 
-KINDS_OF_TRANSPORT = ("hang", "cut", "slow", "drop")
+KINDS_OF_TRANSPORT = ("hang", "cut", "slow", "late", "drop")
+UNBILLED = ("hang", "drop", "html", "broken")
 ALL_FAULTS = (
-    *("429", "500", "hang", "cut", "drop", "html", "broken", "slow"),
+    *("429", "500", "hang", "cut", "drop", "html", "broken", "slow", "late"),
     *("no_choices", "refusal", "filter", "filter400", "length", "wrong_model"),
     *("fenced", "trailing", "duplicate_key", "list", "nan", "wrong_id", "wrong_level", "echo", "german", "identifier"),
 )
@@ -144,7 +145,7 @@ class ChatServer:
     Attributes
     ----------
     behaviour : (number, body) -> kind, see `answer` and `KINDS_OF_TRANSPORT`
-    latency : seconds that a good answer takes; `capacity` requests are served at once, others wait
+    latency : seconds that an answer takes; `capacity` requests are worked on at once, others wait
     seen : bodies of chat requests; headers : their headers; raw : every byte received
     billed : how often each request (by the id in its prompt) was billed
     """
@@ -160,6 +161,7 @@ class ChatServer:
         self.recorded: dict[str, tuple] = {}
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
+        self.late = 2.0  # seconds of a "late" answer, which a client should not wait for
         self.batch_polls = 0  # how often a batch says in_progress before it is over
         self.batch_status = "completed"
 
@@ -233,27 +235,25 @@ class ChatServer:
             return True
         kind = self.behaviour(len(self.seen) - 1, data)
         self.kinds.append(kind)
+        response = answer("good" if kind in KINDS_OF_TRANSPORT else kind, data)
+        if response[0] == 200 and kind not in UNBILLED:
+            self.billed[short_id(data)] += 1
+            self.recorded[key] = response
         async with self.gate:
             await asyncio.sleep(self.latency)
-            return await self.act(kind, key, data, writer)
+        return await self.act(kind, response, writer)
 
-    async def act(self, kind: str, key: str, data: dict, writer) -> bool:
-        """Do what a behaviour says, and bill what was answered completely."""
-        if kind == "hang":
-            await asyncio.sleep(3600)
+    async def act(self, kind: str, response: tuple, writer) -> bool:
+        """Do what a behaviour says; False closes the connection."""
         if kind == "drop":
             return False
-        if kind == "slow":
-            await asyncio.sleep(0.3)
-        status, headers, body = answer("good" if kind in ("slow", "cut") else kind, data)
+        await asyncio.sleep({"hang": 3600, "slow": 0.3, "late": self.late}.get(kind, 0))
+        status, headers, body = response
         if kind == "cut":
             writer.write(self.head(status, headers, len(body)) + body[: len(body) // 2])
             await writer.drain()
             return False
         await self.write(writer, status, headers, body)
-        if status == 200 and kind not in ("html", "broken"):
-            self.billed[short_id(data)] += 1
-            self.recorded[key] = (status, headers, body)
         return True
 
     def head(self, status: int, headers: dict, length: int) -> bytes:

@@ -1,9 +1,11 @@
 """Augmentation through the official client, over a socket, against a server that misbehaves (faults 18 to 35)."""
 
+import calendar
 import email.utils
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -96,9 +98,10 @@ def test_21_an_hour_of_retry_after_stops_and_says_when(form, tmp_path):
     wait = "3600" if form == "seconds" else email.utils.formatdate(time.time() + 3600, usegmt=True)
     started = time.monotonic()
     with ChatServer(lambda number, body: f"429:{wait}") as server:
-        hour = time.strftime("%Y-%m-%d %H:", time.gmtime(time.time() + 3600))
-        with pytest.raises(AugmentationError, match=f"until {hour}.*UTC"):
+        with pytest.raises(AugmentationError, match="until .* UTC") as caught:
             run(server, tmp_path)
+        said = re.search(r"until (.*) UTC", str(caught.value)).group(1)
+        assert abs(calendar.timegm(time.strptime(said, "%Y-%m-%d %H:%M")) - time.time() - 3600) < 120
         assert len(server.seen) == 1 and time.monotonic() - started < 5
 
 
@@ -106,7 +109,7 @@ def test_21_an_hour_of_retry_after_stops_and_says_when(form, tmp_path):
 def test_22_a_bad_line_is_bounded_by_a_deadline(kind, tmp_path):
     """Fault 22: every row ends with an outcome, in bounded time."""
     started = time.monotonic()
-    with ChatServer(lambda number, body: kind) as server:
+    with ChatServer(lambda number, body: kind, idempotent=False) as server:
         card = run(server, tmp_path, count=4, deadline_seconds=1.0, attempt_seconds=0.3, attempts=10).card
     assert time.monotonic() - started < 8
     assert card["rejected"] == {"api_error": 4} and card["answered"] == 0
@@ -123,8 +126,8 @@ def test_22_a_dead_server_is_not_asked_two_thousand_times(tmp_path):
 
 def test_22_passing_faults_are_survived(tmp_path):
     """Fault 22: each second request fails in some way, and no row is lost."""
-    kinds = ["500", "hang", "cut", "drop"]
-    with ChatServer(lambda number, body: kinds[number // 2 % 4] if number % 2 else "good") as server:
+    kinds = ["500", "hang", "cut", "drop", "late"]
+    with ChatServer(lambda number, body: kinds[number // 2 % 5] if number % 2 else "good") as server:
         card = run(server, tmp_path, attempts=6, attempt_seconds=0.3).card
         assert card["answered"] == 8 and set(server.billed.values()) == {1}
 
@@ -345,7 +348,7 @@ def test_35_replay_uses_recorded_replies_and_opens_no_socket(tmp_path, monkeypat
 
 
 def test_the_rate_limit_holds(tmp_path):
-    """Twelve requests at two a second, after a burst of what two seconds allow."""
+    """Twelve requests at four a second, after a burst of what two seconds allow."""
     started = time.monotonic()
     with ChatServer() as server:
         run(server, tmp_path, count=12, requests_per_minute=240, concurrency=12)
