@@ -1,8 +1,8 @@
 """Prompting through any OpenAI-compatible chat server, such as vLLM with a model that no single machine here holds.
 
-Where the server tells the log-probabilities of its first token, labels are scored by them. Where it does not, its answer
-is parsed strictly, and an answer that does not parse is an outcome of its own: it counts as wrong and lowers coverage,
-it is never guessed at. The server tokenises by itself, so control-like strings in a message are spelled out first.
+Where the server tells the log-probabilities of its first token, labels are scored by them. Where it does not, its
+answer is parsed strictly, and an answer that does not parse is an outcome of its own: it counts as wrong and lowers
+coverage, it is never guessed at. The server tokenises by itself, so control-like strings in a message are spelled out first.
 """
 
 import os
@@ -61,7 +61,7 @@ def cut_words(text: str, limit: int) -> tuple[str, bool]:
 
 
 def parse_answer(text: str | None, words) -> str | None:
-    """The label that an answer consists of, or None: one whole word, at most introduced by `answer`, `label` or `level`.
+    """The label that an answer consists of, else None: one word, at most introduced by `answer`, `label` or `level`.
 
     >>> parse_answer("Unsafe.", ("safe", "borderline", "unsafe"))
     'unsafe'

@@ -32,7 +32,7 @@ SHELL_ESCAPE = re.compile(r"^\s*(!|%%?(bash|sh|script|system|sx|cmd)\b)", re.MUL
 CHATTER = re.compile(
     r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided cores|Rules claiming|Select jobs|Execute \d|"
     r"Finished jobid|Complete log|Elapsed|Job stats|job  |-----|all  |total  |localrules|RuleException|"
-    r"CalledProcessError|Exiting because|WorkflowError|At least one|\w+ +\d+$)|Command 'set -euo"
+    r"\[IPKernelApp\]|CalledProcessError|Exiting because|WorkflowError|At least one|\w+ +\d+$)|Command 'set -euo"
 )
 HEARTBEAT_SECONDS = 15
 

@@ -76,29 +76,82 @@ def prepare(rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: i
     return Recipe(tokenizer, phases, held_out)
 
 
+def demonstration_texts() -> tuple[str, list[str], str]:
+    """What a demonstration may train on: its name, documents, and a held-out text.
+
+    The novels where they are at hand; otherwise the embedded messages, of which every tenth is held out. Nothing that is
+    trained on the latter is ever shipped, since the sample study tests on some of them.
+    """
+    source = sources.registry()["gutenberg_novels"]
+    if not sources.missing([source]):
+        return "novels", *pretrain.novels(next(iter(sources.files(source).values())).parent)
+    texts = sources.read("emosafe_sample")["text"].to_list()
+    kept = [text for number, text in enumerate(texts) if number % 10]
+    return "embedded messages", kept, "\n".join(texts[::10])
+
+
 def train_rung(recipe: Recipe, rung: str, folder: Path, seed: int = 0, **options):
     """Train one rung and measure it: `(network, facts)`; an interrupted run goes on from its checkpoint.
 
     `options` go to `pretrain.train`.
     """
-    network, steps, started = pretrain.build(rung, seed), recipe.steps(), time.perf_counter()
+    network, steps = pretrain.build(rung, seed), recipe.steps()
     peak = pretrain.peak_rate(load_model(rung))
+    started, worked = time.perf_counter(), time.process_time()
     losses = pretrain.train(network, steps, peak, folder / f"{rung}-s{seed}", **options)
-    seconds = time.perf_counter() - started
-    facts = {
+    spent = {"minutes": (time.perf_counter() - started) / 60, "processor_seconds": time.process_time() - worked}
+    spent["gemm_peak"] = pretrain.gemm_peak()
+    return network, facts_of(network, recipe, rung, seed, losses) | spent
+
+
+def facts_of(network, recipe: Recipe, rung: str, seed: int, losses: list[float]) -> dict:
+    """What is to be known of a trained rung besides the time it took."""
+    return {
         "rung": rung,
         "seed": seed,
         "parameters": network.num_parameters(),
         "non_embedding_parameters": pretrain.non_embedding_parameters(network),
-        "peak_rate": peak,
+        "peak_rate": pretrain.peak_rate(load_model(rung)),
         "tokens": {name: len(phase.ids) for name, phase in recipe.phases.items()},
-        "seconds": round(seconds, 1),
-        "flops": pretrain.flops_per_token(network) * len(steps.ids),
+        "flops": pretrain.flops_per_token(network) * sum(len(phase.ids) for phase in recipe.phases.values()),
         "steps": len(losses),
         "losses": pretrain.thin(losses),
         "held_out": {name: pretrain.held_out_losses(network, part) for name, part in recipe.held_out.items()},
     }
-    return network, facts
+
+
+def zero_shot(folder: Path = NANO) -> list[dict]:
+    """Zero-shot scores of the shipped ladder on validation rows of the real study, as measured when it was made.
+
+    Raises
+    ------
+    ModelError : there is no record
+    """
+    path = folder / "zero_shot.json"
+    if not path.is_file():
+        raise ModelError(path.name, "is missing from assets/nano", "restore it from the repository")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def curve_table(entries: list[dict]) -> pd.DataFrame:
+    """Columns rung, seed, tokens and loss: one row for every ten steps."""
+    rows = [
+        (entry["rung"], entry["seed"], sum(entry["tokens"].values()) * (n + 1) / len(entry["losses"]), loss)
+        for entry in entries
+        for n, loss in enumerate(entry["losses"])
+    ]
+    return pd.DataFrame(rows, columns=["rung", "seed", "tokens", "loss"])
+
+
+def loss_table(entries: list[dict]) -> pd.DataFrame:
+    """Columns rung, seed, parameters, text and loss: what was held out."""
+    names = {("novel", "all"): "novel", ("chat", "all"): "conversations", ("chat", "answers"): "answers"}
+    rows = [
+        (entry["rung"], entry["seed"], entry["non_embedding_parameters"], title, entry["held_out"][text][part])
+        for entry in entries
+        for (text, part), title in names.items()
+    ]
+    return pd.DataFrame(rows, columns=["rung", "seed", "parameters", "text", "loss"])
 
 
 def curves(folder: Path = NANO) -> list[dict]:

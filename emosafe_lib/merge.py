@@ -293,10 +293,10 @@ def columns_of(names: tuple[str, ...]) -> list[int]:
 
 
 def scarce(rows: pd.DataFrame) -> np.ndarray:
-    """The human rows that stay whatever the balance says, shape (n,)."""
+    """The rows that stay whatever the balance says, shape (n,): scarce human ones, and those written for this package."""
     positive = category_matrix(rows)[:, columns_of(LOW_DATA)].any(axis=1)
     denied = known_matrix(rows)[:, columns_of(SCARCEST)].any(axis=1) & (rows["safety"] != "safe").to_numpy()
-    return (positive | denied) & (rows["origin"] == "human").to_numpy()
+    return positive | denied | (rows["origin"] == "synthetic").to_numpy()
 
 
 def choose_rows(rows: pd.DataFrame, data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame]:

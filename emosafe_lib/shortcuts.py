@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib import metrics, predictions
-from emosafe_lib.baselines import BASELINES, fit_tfidf, safety_index, tuned
+from emosafe_lib.baselines import BASELINES, fit_tfidf, tuned
 from emosafe_lib.rows import category_matrix, known_matrix, take
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
 
@@ -79,7 +79,7 @@ def left_out_sources(rows: pd.DataFrame) -> dict[str, float | None]:
         if len(test) < metrics.MIN_SOURCE_ROWS or test["safety"].nunique() < 2:
             continue
         guess = fit_tfidf(train, "safety")(test).argmax(axis=1)
-        real = safety_index(test)
+        real = metrics.safety_levels(test)
         found[source] = plain(f1_score(real, guess, labels=sorted(set(real.tolist())), average="macro"))
     return found
 

@@ -42,9 +42,10 @@ REGISTERS = (
 )
 
 
-def embedded(name: str, title: str, file: str, **options) -> Source:
-    """A source out of `assets/sample/`; levels and registers are the file's own."""
-    labels = {f"{level}, {kind}": direct(level, register=kind) for level in SAFETY_LEVELS for kind in REGISTERS}
+def embedded(name: str, title: str, file: str, as_register: str | None = None, **options) -> Source:
+    """A source out of `assets/sample/`; levels are the file's own, and so are registers unless one is named for all."""
+    kinds = {kind: as_register or kind for kind in REGISTERS}
+    labels = {f"{level}, {kind}": direct(level, register=kinds[kind]) for level in SAFETY_LEVELS for kind in kinds}
     return Source(
         name,
         title,
@@ -64,5 +65,5 @@ def embedded(name: str, title: str, file: str, **options) -> Source:
 
 SOURCES = [
     embedded("emosafe_sample", "Embedded sample", "sample.jsonl", register="first-person", mental_health=True),
-    embedded("emosafe_contrast", "Harmless requests in an alarming form", "contrast.jsonl", register="prompt"),
+    embedded("emosafe_contrast", "Harmless requests in an alarming form", "contrast.jsonl", as_register="prompt"),
 ]

@@ -129,7 +129,9 @@ def test_licences_that_restrict_use_are_said_first(server, tmp_path):
 
 
 def test_what_cannot_be_downloaded_is_named_after_the_rest_is_done(server, tmp_path):
-    copy = Source("held", "Held", "o/r", "c" * 40, "MIT", "", files=(File("b", "b", (GOOD,)),), copy_only="edited copy only")
+    copy = Source(
+        "held", "Held", "o/r", "c" * 40, "MIT", "", files=(File("b", "b", (GOOD,)),), copy_only="edited copy only"
+    )
     with pytest.raises(SourceError, match=r"not downloaded: held \(edited copy only\)"):
         fetch.fetch([copy, source(server, "good")], tmp_path, progress=False, say=lambda line: None)
     assert (tmp_path / "toy" / "a.csv").is_file()

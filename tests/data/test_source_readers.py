@@ -162,9 +162,7 @@ def test_unknown_is_not_absent():
 
 
 def test_ailuminate_never_reads_its_two_hazards_about_minors_and_exploitation(tmp_path):
-    path = write(
-        tmp_path / "a.csv", "release_prompt_id,prompt_text,hazard\n1,kept,hte\n2,secret,cse\n3,secret,src\n"
-    )
+    path = write(tmp_path / "a.csv", "release_prompt_id,prompt_text,hazard\n1,kept,hte\n2,secret,cse\n3,secret,src\n")
     found = list(ailuminate.records({"airr_official_1.0_demo_en_us_prompt_set_release.csv": path}))
     assert [record.text for record in found] == ["kept"]
 
@@ -176,7 +174,7 @@ def test_beavertails_never_reads_prompts_about_children(tmp_path):
 
 
 def test_multijail_never_reads_tags_about_children(tmp_path):
-    table = 'id,tags,en\n1,"[\'Theft\', \'Child abuse\']",secret\n2,"[\'Theft\', \'Weapons\']",kept\n'
+    table = "id,tags,en\n1,\"['Theft', 'Child abuse']\",secret\n2,\"['Theft', 'Weapons']\",kept\n"
     found = list(multijail.records({"MultiJail.csv": write(tmp_path / "a.csv", "\ufeff" + table)}))
     assert [record.text for record in found] == ["kept"]
     assert set(found[0].extra) == {"criminal_planning", "guns_illegal_weapons"}
@@ -208,7 +206,12 @@ def test_convabuse_takes_the_last_of_repeated_judgements_and_averages_annotators
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("supporitve", "supportive"), ("Suicidal  Ideations", "ideation"), (None, "blank"), ("noninformtative", "uninformative")],
+    [
+        ("supporitve", "supportive"),
+        ("Suicidal  Ideations", "ideation"),
+        (None, "blank"),
+        ("noninformtative", "uninformative"),
+    ],
 )
 def test_cssrs_spellings(typed, meant):
     assert cssrs_reddit.spelled(typed) == meant
@@ -221,14 +224,19 @@ def test_cssrs_reads_the_posts_before_a_cut():
 
 
 def test_esconv_takes_only_what_is_new_in_a_window():
-    lines = ["1.0 0 0 hello there my friend EOS 1.0 1 1 [Questions] how are you today", "0.0 1 2 [Other] tell me much more"]
+    lines = [
+        "1.0 0 0 hello there my friend EOS 1.0 1 1 [Questions] how are you today",
+        "0.0 1 2 [Other] tell me much more",
+    ]
     lines += ["1.0 1 0 [Other] a new dialogue begins"]
     assert [(d, t) for d, t, _ in esconv.last_turns("\n".join(lines))] == [(0, 1), (0, 2), (1, 0)]
     assert list(esconv.last_turns("1.0 1 1 [Other] too short"))[0:] == []
 
 
 def test_annomi_names_speaker_talk_and_topic():
-    row = pd.Series({"interlocutor": "client", "client_talk_type": "sustain", "topic": "smoking cessation ", "mi_quality": "high"})
+    row = pd.Series(
+        {"interlocutor": "client", "client_talk_type": "sustain", "topic": "smoking cessation ", "mi_quality": "high"}
+    )
     assert annomi.label(row) == "client, sustain, substances"
     assert annomi.SOURCES[0].labels["client, sustain, other"].known == ("regulated_substances",)
 
@@ -351,7 +359,9 @@ REAL_ROWS = {
 def test_real_files_are_read_to_the_last_row(real_data, name):
     rows = sources.read(name, real_data)
     assert (len(rows), sum(rows.attrs["left_out"].values())) == REAL_ROWS[name]
-    assert set(rows["source_label"]) | set(rows.attrs["left_out"]) == set(sources.registry()[name].labels) - {"nobody judged"}
+    assert set(rows["source_label"]) | set(rows.attrs["left_out"]) == set(sources.registry()[name].labels) - {
+        "nobody judged"
+    }
 
 
 @pytest.mark.parametrize("name", ["annomi", "counsel_chat", "cssrs_reddit", "epitome", "esconv", "multijail"])

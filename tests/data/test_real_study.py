@@ -1,0 +1,136 @@
+"""The real study's promises, on the real sources where they are at hand; merged once for all tests."""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emosafe_lib import merge, params, shortcuts
+from emosafe_lib.metrics import truth_of
+from emosafe_lib.rows import category_matrix, known_matrix, stable_unit, take
+from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
+
+
+@cache
+def prepared_from(folder):
+    data = params.load_study("real").data
+    raw, left_out = merge.read_sources(data, folder)
+    return data, merge.prepare(raw, data, left_out), raw
+
+
+@cache
+def merged_from(folder):
+    data, prepared, _ = prepared_from(folder)
+    return merge.complete(prepared, data)
+
+
+@pytest.fixture
+def merged(real_data):
+    return merged_from(real_data)
+
+
+def test_enough_human_rows_of_enough_mental_health_sources(merged):
+    card = merged.card
+    assert card["rows_human"] >= 15_000 and card["rows_human"] == (merged.rows["origin"] == "human").sum()
+    assert len(card["mental_health_sources"]) >= 8
+    assert all(card["sources"][name]["rows"] >= 100 for name in card["mental_health_sources"])
+    assert card["mental_health_share"] >= 0.4
+
+
+def test_no_source_owns_a_level(merged):
+    table = pd.crosstab(merged.rows["source"], merged.rows["safety"])
+    assert (table / table.sum()).to_numpy().max() <= 0.25
+    assert table.sum().min() >= 0.25 * len(merged.rows)
+
+
+def test_every_label_is_in_every_split(merged):
+    assert merged.card["warnings"] == []
+    for split in SPLITS:
+        part = merged.rows[merged.rows["split"] == split]
+        assert set(part["safety"]) == set(SAFETY_LEVELS) and category_matrix(part).any(axis=0).all()
+
+
+def test_no_group_and_no_contrast_pair_straddles_a_split(merged):
+    assert (merged.rows.groupby("group")["split"].nunique() == 1).all()
+    shares = merged.rows["split"].value_counts(normalize=True)
+    assert abs(shares["train"] - 0.7) < 0.03 and abs(shares["test"] - 0.15) < 0.02
+
+
+def test_the_name_of_the_source_says_little_and_the_words_say_more(merged):
+    source, _ = shortcuts.task_scores("source", merged.rows, "safety")
+    text, _ = shortcuts.task_scores("tfidf", merged.rows, "safety")
+    assert source["macro_f1", ""] <= 0.45
+    assert text["macro_f1", ""] >= source["macro_f1", ""] + 0.05
+
+
+def test_per_category_the_name_of_the_source_stays_well_below_the_words(merged):
+    source, _ = shortcuts.task_scores("source", merged.rows, "categories")
+    text, _ = shortcuts.task_scores("tfidf", merged.rows, "categories")
+    for key in CATEGORIES:
+        assert text["auprc", key] >= source["auprc", key] + 0.05, key
+
+
+def test_the_naive_merge_would_have_given_itself_away(real_data):
+    data, prepared, _ = prepared_from(real_data)
+    rows = merge.complete(prepared, merge.naive(data)).rows
+    train, test = rows[rows["split"] == "train"], rows[rows["split"] == "test"]
+    guess = test["source"].map(pd.crosstab(train["source"], train["safety"]).idxmax(axis=1))
+    from sklearn.metrics import f1_score
+
+    assert f1_score(test["safety"], guess, average="macro") > 0.55
+
+
+def test_scarce_categories_keep_every_human_row(real_data):
+    _, prepared, _ = prepared_from(real_data)
+    before = category_matrix(prepared.rows).sum(axis=0)
+    after = category_matrix(merged_from(real_data).rows).sum(axis=0)
+    for key in merge.LOW_DATA:
+        assert before[CATEGORIES.index(key)] == after[CATEGORIES.index(key)] > 0
+
+
+def test_13_an_exhaustive_search_finds_no_near_duplicates_across_splits(merged):
+    """All pairs of 1,500 test or validation rows and 6,000 training rows, by scikit-learn's own words and word pairs."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    order = merged.rows["id"].map(lambda value: stable_unit(value, "exhaustive"))
+    shuffled = merged.rows.assign(order=order).sort_values("order")
+    held = shuffled[shuffled["split"] != "train"].head(1500)
+    train = shuffled[shuffled["split"] == "train"].head(6000)
+    counter = CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=r"\S+", dtype=np.float32)
+    keys = pd.concat([held, train])["text"].map(merge.comparison_key)
+    matrix = counter.fit_transform(keys)
+    sizes = np.asarray(matrix.sum(axis=1)).ravel()
+    left, right = matrix[: len(held)], matrix[len(held) :]
+    worst = 0.0
+    for start in range(0, len(held), 250):
+        shared = (left[start : start + 250] @ right.T).toarray()
+        union = sizes[start : start + 250][: len(shared), None] + sizes[None, len(held) :] - shared
+        worst = max(worst, float((shared / union).max()))
+    assert 0.1 < worst < 0.7
+
+
+def test_16_shuffled_rows_give_the_same_hash(real_data):
+    data, _, raw = prepared_from(real_data)
+    part = raw[raw["source"].isin(["irf", "cams", "ethos", "annomi", "multijail"])]
+    one = merge.merge_rows(part, merge.naive(data)).card["sha256"]
+    assert one == merge.merge_rows(part.sample(frac=1, random_state=5), merge.naive(data)).card["sha256"]
+
+
+def test_unknown_is_not_absent_in_the_real_study(merged):
+    known, on = known_matrix(merged.rows), category_matrix(merged.rows)
+    assert not (on & ~known).any() and 0.05 < known.mean() < 0.6
+    assert len(truth_of(take(merged.rows, "test"))) == (merged.rows["split"] == "test").sum()
+
+
+def test_known_overlaps_between_sources_are_found(merged):
+    between = merged.card["duplicates_between"]
+    assert (
+        between["depsev + dreaddit"] > 3000 and between["cams + irf"] > 2000 and between["hatecheck + hatemoji"] > 100
+    )
+
+
+def test_no_identifier_survives(merged):
+    for pattern in (merge.EMAIL, merge.URL, merge.REDDITOR):
+        assert not merged.rows["text"].str.contains(pattern.pattern, regex=True, case=False).any()
+    assert not merged.rows["text"].map(merge.minors_in_sexual_context).any()
