@@ -147,6 +147,7 @@ class ChatServer:
     behaviour : (number, body) -> kind, see `answer` and `KINDS_OF_TRANSPORT`
     latency : seconds that an answer takes; `capacity` requests are worked on at once, others wait
     seen : bodies of chat requests; headers : their headers; raw : every byte received
+    kinds, ids : what was done with each chat request, and the id in its prompt
     billed : how often each request (by the id in its prompt) was billed
     """
 
@@ -156,6 +157,7 @@ class ChatServer:
         self.headers: list[dict] = []
         self.times: list[float] = []
         self.kinds: list[str] = []
+        self.ids: list[str] = []
         self.raw = bytearray()
         self.billed: Counter = Counter()
         self.recorded: dict[str, tuple] = {}
@@ -231,10 +233,12 @@ class ChatServer:
         key = headers.get("idempotency-key", "")
         if self.idempotent and key in self.recorded:
             self.kinds.append("recorded")
+            self.ids.append(short_id(data))
             await self.write(writer, *self.recorded[key])
             return True
         kind = self.behaviour(len(self.seen) - 1, data)
         self.kinds.append(kind)
+        self.ids.append(short_id(data))
         response = answer("good" if kind in KINDS_OF_TRANSPORT else kind, data)
         if response[0] == 200 and kind not in UNBILLED:
             self.billed[short_id(data)] += 1
