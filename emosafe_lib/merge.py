@@ -163,7 +163,7 @@ def display_text(text: str) -> str:
     return " ".join(plain.split())
 
 
-CONTROLS = {code: " " for code in (*range(32), *range(127, 160))} | {0xFEFF: None, 0x200B: None, 0xAD: None}
+CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ") | {0xFEFF: None, 0x200B: None, 0xAD: None}
 
 
 @cache

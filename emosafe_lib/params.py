@@ -112,7 +112,9 @@ class AugmentationParams(Section):
     prices: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="US dollars per million input and output tokens; none takes the published ones"
     )
-    batch_wait_seconds: Annotated[float, Field(ge=0)] = Field(default=3600.0, description="how long to wait for a batch")
+    batch_wait_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=3600.0, description="how long to wait for a batch"
+    )
     batch_poll_seconds: Annotated[float, Field(gt=0)] = 30.0
     second_judge: Literal["none", "local"] = Field(default="none", description="local: TF-IDF on the training rows")
     strict_model: bool = Field(default=False, description="stop when another model answers than was asked")

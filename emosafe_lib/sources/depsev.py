@@ -1,7 +1,7 @@
 """Depression severity: the segments of Dreaddit, judged on a four-step scale of depression.
 
-The scale measures depression, not danger: its two ends are safe and unsafe only weakly. The merge joins each segment with its Dreaddit
-label, so that a segment of minimum severity that the crowd found stressed ends as borderline.
+The scale measures depression, not danger: its two ends are safe and unsafe only weakly. The merge joins each segment
+with its Dreaddit label, so that a segment of minimum severity that the crowd found stressed ends as borderline.
 """
 
 from emosafe_lib.sources.base import Record, direct, public, weak

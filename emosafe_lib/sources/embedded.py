@@ -51,7 +51,7 @@ def embedded(name: str, title: str, file: str, as_register: str | None = None, *
         title,
         repository="",
         commit="",
-        licence="Apache-2.0",
+        licence="CC0-1.0",
         citation="written for this package",
         files=(File(file, file, ()),),
         labels=labels,

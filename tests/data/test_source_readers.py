@@ -11,8 +11,18 @@ import pytest
 from emosafe_lib import sources
 from emosafe_lib.errors import SourceError
 from emosafe_lib.params import OwnSourceParams
-from emosafe_lib.sources import ailuminate, annomi, beavertails_evaluation, convabuse, cssrs_reddit, esconv
-from emosafe_lib.sources import llm_prompt_set, multijail, own, sad
+from emosafe_lib.sources import (
+    ailuminate,
+    annomi,
+    beavertails_evaluation,
+    convabuse,
+    cssrs_reddit,
+    esconv,
+    llm_prompt_set,
+    multijail,
+    own,
+    sad,
+)
 from emosafe_lib.sources.base import File, Record, Source, check_file, direct, to_rows, weak
 from emosafe_lib.sources.keywords import substances_or_weapons
 from emosafe_lib.sources.tables import read_json, read_jsonl, read_member, read_table
