@@ -1,8 +1,9 @@
 """Which rows to keep, so that the name of a source says little about the label.
 
-In a naive merge one source is all safe, the next all unsafe, and a model that only recognises the source looks clever. How
-many rows to keep of each source and level is a small linear programme: as many rows as possible, direct labels first,
-while the best guess from the source's name alone stays below a bound. It is solved with HiGHS through SciPy.
+In a naive merge one source is all safe, the next all unsafe, and a model that only recognises the source looks
+clever. How many rows to keep of each source and level is a small linear programme: as many rows as possible, direct
+labels first, while the best guess from the source's name alone stays below a bound. It is solved with HiGHS through
+SciPy.
 """
 
 import numpy as np

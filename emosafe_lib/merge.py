@@ -25,8 +25,8 @@ from emosafe_lib.params import DataParams
 from emosafe_lib.rows import category_matrix, known_matrix, stable_unit
 from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
-# Scarce in human-labelled data: every human row of these stays, whatever the balance says. Of the two scarcest, the rows
-# that deny them stay too (plain safe ones aside), or the source's name would predict them.
+# Scarce in human-labelled data: every human row of these stays, whatever the balance says. Of the two scarcest, the
+# rows that deny them stay too (plain safe ones aside), or the source's name would predict them.
 LOW_DATA = ("sexual_content", "guns_illegal_weapons", "regulated_substances", "criminal_planning")
 SCARCEST = ("guns_illegal_weapons", "regulated_substances")
 SMALL_TALK_WORDS = 8
@@ -84,14 +84,14 @@ def read_sources(data: DataParams, folder: Path | None = None) -> tuple[pd.DataF
 BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 MINORS = re.compile(
-    r"\b(child(ren)?|kids?|minors?|under-?age[d]?|pre-?teens?|teen(s|ager|agers|aged?)?|toddlers?|infants?|school-?(girl|boy)s?"
-    r"|(little|young) (girl|boy)s?|(girl|boy) ?scouts?|high ?school(ers?)?|middle ?school(ers?)?"
+    r"\b(child(ren)?|kids?|minors?|under-?age[d]?|pre-?teens?|teen(s|ager|agers|aged?)?|toddlers?|infants?"
+    r"|school-?(girl|boy)s?|(little|young) (girl|boy)s?|(girl|boy) ?scouts?|high ?school(ers?)?|middle ?school(ers?)?"
     r"|([1-9]|1[0-7]) ?-?(years?|yrs?)?[- ]?(old|yo|y/o)|when i was (a )?(young|little|kid|child|[1-9]|1[0-7]))\b",
     re.IGNORECASE,
 )
 SEXUAL = re.compile(
-    r"\b(sex|sexy|sexual(ly|ity|ized)?|sexting|porn\w*|nudes?|naked|rap(e[ds]?|ing|ist)|molest\w*|masturbat\w*|erotic\w*"
-    r"|incest\w*|groom(ed|ing|er)|genitals?|orgasms?|horny|virginity|intercourse|prostitut\w*|strip(per|tease))\b",
+    r"\b(sex|sexy|sexual(ly|ity|ized)?|sexting|porn\w*|nudes?|naked|rap(e[ds]?|ing|ist)|molest\w*|masturbat\w*"
+    r"|erotic\w*|incest\w*|groom(ed|ing|er)|genitals?|orgasms?|horny|virginity|intercourse|prostitut\w*|strip(per|tease))\b",
     re.IGNORECASE,
 )
 ALWAYS = re.compile(r"\b(p(a?)edo(s|phil\w*)?|jailbait|loli(con)?|csam|child porn\w*|kiddie porn\w*)\b", re.IGNORECASE)
@@ -168,7 +168,7 @@ CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ") | {0xFEFF: None, 0
 
 @cache
 def key_table() -> dict[int, str | None]:
-    """What the comparison key does to single characters: punctuation to a space, apostrophes and invisible ones away."""
+    """What the comparison key does to single characters: punctuation to a space, apostrophes and invisible ones gone."""
     table: dict[int, str | None] = {}
     for code in range(sys.maxunicode + 1):
         kind = unicodedata.category(chr(code))
@@ -234,7 +234,7 @@ def shared_by(groups: list[list[dict]]) -> dict[str, int]:
 
 
 def join_duplicates(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
-    """One row a key; counts of rows removed, of texts whose level was in conflict, and of duplicates between sources."""
+    """One row a key; counts of rows removed, of texts with a level in conflict, and of duplicates between sources."""
     links = np.empty(len(rows), dtype=object)
     links[:] = [(link,) if link else () for link in rows["link"]]
     rows = rows.assign(link=links)
@@ -257,8 +257,9 @@ def join_duplicates(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
 
 
 def small_talk(rows: pd.DataFrame, near: np.ndarray) -> np.ndarray:
-    """Short utterances that several dialogues or users share, shape (n,): thanks and greetings tie no dialogues together,
-    or chains of them would join most dialogues into one group.
+    """Short utterances that several dialogues or users share, shape (n,).
+
+    Thanks and greetings tie no dialogues together, or chains of them would join most dialogues into one group.
 
     `near` are the pairs of near-duplicates, shape (m, 2). A template's cases are never small talk.
     """
@@ -293,7 +294,7 @@ def columns_of(names: tuple[str, ...]) -> list[int]:
 
 
 def scarce(rows: pd.DataFrame) -> np.ndarray:
-    """The rows that stay whatever the balance says, shape (n,): scarce human ones, and those written for this package."""
+    """The rows that stay whatever the balance says, shape (n,): scarce ones, and those written for this package."""
     positive = category_matrix(rows)[:, columns_of(LOW_DATA)].any(axis=1)
     denied = known_matrix(rows)[:, columns_of(SCARCEST)].any(axis=1) & (rows["safety"] != "safe").to_numpy()
     return positive | denied | (rows["origin"] == "synthetic").to_numpy()

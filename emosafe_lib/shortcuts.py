@@ -1,8 +1,8 @@
 """What a merged corpus gives away: how much of a score needs no understanding of the text at all.
 
 The name of a row's source is the plainest shortcut. If it predicts the label about as well as the words do, a pooled
-score mostly says where a text comes from. This report puts the name of the source, the length and the words side by side,
-on the test rows, and adds what is left of the words' score inside each source and on sources never trained on.
+score mostly says where a text comes from. This report puts the name of the source, the length and the words side by
+side, on the test rows, and adds what is left of the words' score inside each source and on sources never trained on.
 """
 
 import math

@@ -1,8 +1,8 @@
 """AILuminate's demo prompts: written by people to elicit one named hazard each.
 
-The label is the hazard that was meant, not how the words read. Hazards outside the six categories are mild or indirect
-harms (rights, privacy, advice), which we call borderline; that step is ours, hence weak. The two hazards `cse` and `src`
-are never read.
+The label is the hazard that was meant, not how the words read. Hazards outside the six categories are mild or
+indirect harms (rights, privacy, advice), which we call borderline; that step is ours, hence weak. The two hazards
+`cse` and `src` are never read.
 """
 
 from emosafe_lib.sources.base import Record, direct, public, weak

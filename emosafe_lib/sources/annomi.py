@@ -1,8 +1,8 @@
 """AnnoMI: role-played counselling sessions, annotated utterance by utterance.
 
 Nobody judged risk here, so every label is weak. A client who defends drinking, smoking or drug use is borderline and
-touches substances; one who defends another habit is borderline without them; a good counsellor's words are safe. Whether
-a counsellor's words in a session about substances touch them was not asked.
+touches substances; one who defends another habit is borderline without them; a good counsellor's words are safe.
+Whether a counsellor's words in a session about substances touch them was not asked.
 """
 
 import re
