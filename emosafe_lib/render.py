@@ -22,6 +22,8 @@ SAFE_TAGS = (
     "a abbr b blockquote br caption code dd details div dl dt em h1 h2 h3 h4 h5 h6 hr i kbd li ol p pre small span "
     "strong sub summary sup table tbody td tfoot th thead tr ul"
 ).split()
+# Elements whose content is not prose: once their tags are stripped it would stand on the page as text.
+SILENT = re.compile(r"<(style|script|title|template)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 REMOTE = re.compile(
     r"""(?:src|href|data|srcset)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", re.I
 )
@@ -91,7 +93,7 @@ def sanitise(element) -> str:
 
     text = element.decode() if isinstance(element, bytes) else str(element)
     attributes = {"*": ["class", "id"], "a": ["href"], "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
-    return bleach.clean(text, tags=SAFE_TAGS, attributes=attributes, strip=True)
+    return bleach.clean(SILENT.sub("", text), tags=SAFE_TAGS, attributes=attributes, strip=True)
 
 
 def body(notebook: dict) -> str:

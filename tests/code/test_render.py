@@ -83,6 +83,14 @@ def test_79_script_and_svg_mime_types_are_dropped():
     assert "alert(1)" not in page and "kept" in page
 
 
+def test_style_sheets_of_outputs_do_not_turn_into_prose():
+    made = notebook(
+        display(text_html="<style>.x { color: red }</style><table><tbody><tr><td>1</td></tr></tbody></table>")
+    )
+    render.clean(made)
+    assert "color: red" not in render.body(made)
+
+
 def test_tables_and_headings_survive():
     made = notebook(
         display(text_html="<table><thead><tr><th>n</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>")
