@@ -2,7 +2,8 @@
 
 Where the server tells the log-probabilities of its first token, labels are scored by them. Where it does not, its
 answer is parsed strictly, and an answer that does not parse is an outcome of its own: it counts as wrong and lowers
-coverage, it is never guessed at. The server tokenises by itself, so control-like strings in a message are spelled out first.
+coverage, it is never guessed at. The server tokenises by itself, so control-like strings in a message are spelled out
+first.
 """
 
 import os
