@@ -1,6 +1,7 @@
 """Augmentation without a network: the plan, the template provider, the journal, the reader and the checks."""
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -334,6 +335,18 @@ def test_an_address_that_leaks_is_refused(url):
 def test_local_and_encrypted_addresses_are_fine():
     for url in ("http://127.0.0.1:8000/v1", "http://node17:8000/v1", "http://10.0.0.4/v1", "https://example.org/v1"):
         assert privacy.check_address(url) == url
+
+
+def test_33_the_http_clients_loggers_are_silent_during_a_run(caplog):
+    """Fault 33: whatever a version of the client chooses to log; and they speak again afterwards."""
+    logger = logging.getLogger("openai._base_client")
+    with caplog.at_level(logging.DEBUG):
+        with privacy.quiet_clients():
+            logger.error("a text")
+            logging.getLogger("httpx2").error("a text")
+        assert not caplog.records
+        logger.error("afterwards")
+        assert [record.message for record in caplog.records] == ["afterwards"]
 
 
 # --- journal ----------------------------------------------------------------------------------------------------------

@@ -75,6 +75,15 @@ def test_19_retry_after_is_honoured_and_every_row_is_answered_once(tmp_path):
         assert set(server.billed.values()) == {1}
 
 
+def test_19_one_refusal_makes_all_workers_wait(tmp_path):
+    """Fault 19: what was under way arrives, and then nothing until the server's time is over."""
+    with ChatServer(lambda number, body: "429:1" if number == 4 else "good", latency=0.05) as server:
+        run(server, tmp_path, count=16, concurrency=4)
+        refused = server.times[4]
+        assert not [at for at in server.times if refused + 0.3 < at < refused + 1.0]
+        assert len([at for at in server.times if at > refused + 1.0]) >= 8
+
+
 def test_19_rate_limits_do_not_count_as_faults(tmp_path):
     """Fault 19: more refusals than `attempts`, and the row still gets its answer."""
     with ChatServer(lambda number, body: "429" if number < 6 else "good") as server:
