@@ -11,7 +11,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -37,7 +37,7 @@ SEVERITY = {level: rank for rank, level in enumerate(SAFETY_LEVELS)}
 class Merged:
     """The merged rows (columns of `taxonomy.row_schema`, sorted by id) and their data card."""
 
-    rows: pd.DataFrame
+    rows: pd.DataFrame = field(repr=False)  # texts must not reach a log through a message
     card: dict
 
 
@@ -152,7 +152,7 @@ def scrub(text: str) -> str:
     """The text with e-mail addresses, web addresses, user names and phone numbers masked; helplines stay."""
     if "@" in text:
         text = HANDLE.sub("@[USER]", EMAIL.sub("[EMAIL]", text))
-    if "/" in text or "www." in text:
+    if "/" in text or "www." in text.lower():
         text = REDDITOR.sub("u/[USER]", URL.sub("[URL]", text))
     return PHONE.sub(phone_mask, text)
 
@@ -187,9 +187,9 @@ def comparison_key(text: str) -> str:
 
 def normalise(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Scrub and tidy the text, add the column `key`; also how many texts held an identifier."""
-    scrubbed = rows["text"].map(scrub)
-    changed = int((scrubbed != rows["text"]).sum())
-    return rows.assign(text=scrubbed.map(display_text), key=scrubbed.map(comparison_key)), changed
+    tidy = rows["text"].map(display_text)  # first, since an invisible character can hide an address
+    scrubbed = tidy.map(scrub)
+    return rows.assign(text=scrubbed, key=scrubbed.map(comparison_key)), int((scrubbed != tidy).sum())
 
 
 # --- exact duplicates and their labels --------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ def data_card(rows: pd.DataFrame, chosen: list[sources.Source], steps: dict) -> 
 class Prepared:
     """Rows that are clean, unique and grouped, before any choice among them, and the counts of the steps so far."""
 
-    rows: pd.DataFrame
+    rows: pd.DataFrame = field(repr=False)
     steps: dict
 
 

@@ -155,6 +155,14 @@ def test_identifiers_are_scrubbed_and_helplines_kept(text, scrubbed):
     assert merge.scrub(text) == scrubbed
 
 
+def test_an_invisible_character_hides_no_address():
+    assert "example" not in merged(row("write jo@mail.exam\u200bple.org or WWW.Exam\ufeffple.org")).rows["text"].iloc[0]
+
+
+def test_texts_stay_out_of_the_representation():
+    assert "a private line" not in repr(merged(row("a private line")))
+
+
 def test_scrubbing_is_counted_and_reaches_the_rows():
     found = merged(row("write to jo@mail.example.org"), row("plain"))
     assert found.card["identifiers_scrubbed"] == 1 and "[EMAIL]" in " ".join(found.rows["text"])

@@ -32,7 +32,8 @@ def merged(real_data):
 
 def test_enough_human_rows_of_enough_mental_health_sources(merged):
     card = merged.card
-    assert card["rows_human"] >= 15_000 and card["rows_human"] == (merged.rows["origin"] == "human").sum()
+    human = int((merged.rows["origin"] == "human").sum())
+    assert card["rows_human"] == human >= 15_000
     assert len(card["mental_health_sources"]) >= 8
     assert all(card["sources"][name]["rows"] >= 100 for name in card["mental_health_sources"])
     assert card["mental_health_share"] >= 0.4
@@ -41,7 +42,7 @@ def test_enough_human_rows_of_enough_mental_health_sources(merged):
 def test_no_source_owns_a_level(merged):
     table = pd.crosstab(merged.rows["source"], merged.rows["safety"])
     assert (table / table.sum()).to_numpy().max() <= 0.25
-    assert table.sum().min() >= 0.25 * len(merged.rows)
+    assert table.sum().min() >= 0.25 * table.to_numpy().sum()
 
 
 def test_every_label_is_in_every_split(merged):
@@ -52,7 +53,8 @@ def test_every_label_is_in_every_split(merged):
 
 
 def test_no_group_and_no_contrast_pair_straddles_a_split(merged):
-    assert (merged.rows.groupby("group")["split"].nunique() == 1).all()
+    straddling = int((merged.rows.groupby("group")["split"].nunique() > 1).sum())
+    assert straddling == 0
     shares = merged.rows["split"].value_counts(normalize=True)
     assert abs(shares["train"] - 0.7) < 0.03 and abs(shares["test"] - 0.15) < 0.02
 
@@ -120,7 +122,8 @@ def test_16_shuffled_rows_give_the_same_hash(real_data):
 def test_unknown_is_not_absent_in_the_real_study(merged):
     known, on = known_matrix(merged.rows), category_matrix(merged.rows)
     assert not (on & ~known).any() and 0.05 < known.mean() < 0.6
-    assert len(truth_of(take(merged.rows, "test"))) == (merged.rows["split"] == "test").sum()
+    asked = len(truth_of(take(merged.rows, "test")))
+    assert asked == sum(merged.card["safety"]["test"].values())
 
 
 def test_known_overlaps_between_sources_are_found(merged):
@@ -131,6 +134,7 @@ def test_known_overlaps_between_sources_are_found(merged):
 
 
 def test_no_identifier_survives(merged):
-    for pattern in (merge.EMAIL, merge.URL, merge.REDDITOR):
-        assert not merged.rows["text"].str.contains(pattern.pattern, regex=True, case=False).any()
-    assert not merged.rows["text"].map(merge.minors_in_sexual_context).any()
+    patterns = (merge.EMAIL, merge.URL, merge.REDDITOR)
+    found = [sum(bool(pattern.search(text)) for text in merged.rows["text"]) for pattern in patterns]
+    guarded = sum(map(merge.minors_in_sexual_context, merged.rows["text"]))
+    assert (found, guarded) == ([0, 0, 0], 0)  # counts only: a failing test must not print a text
