@@ -310,7 +310,7 @@ def draw_exemplars(rows: pd.DataFrame, task: str, per_class: int, seed: int, lon
         wrong = rows.loc[rows["split"] != "train", "id"].iloc[0]
         raise PromptError(f"row {wrong}", "an exemplar must come from train", "pass training rows only")
     rows = rows[rows["origin"] != "reinterpretation"]
-    place = rows["id"].map(lambda value: stable_unit(value, f"exemplar-{seed}"))
+    place = rows["id"].map(lambda value: stable_unit(value, f"exemplar-{seed}")).astype(float)
     rows = rows.iloc[(place + (rows["text"].str.split().str.len() > longest)).to_numpy().argsort(kind="stable")]
     rows = rows.drop_duplicates("group")
     turns = safety_turns(rows, per_class) if task == "safety" else category_turns(rows, per_class, seed)

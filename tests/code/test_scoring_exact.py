@@ -1,0 +1,198 @@
+"""Exact scores: the shared prefix and the tree give what one plain sequence after another gives, for any batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
+from prompting import network
+
+from emosafe_lib import causal
+from emosafe_lib.errors import ModelError, PromptError
+from emosafe_lib.prompts import Prompt
+
+KINDS = ("llama", "llama3-rope", "qwen2", "qwen3", "gpt2")
+NETWORKS = {kind: network(kind) for kind in KINDS}
+TOLERANCE = 1e-4
+
+tokens = st.integers(0, 319)
+
+
+def sequences(shortest: int, longest: int):
+    return st.lists(tokens, min_size=shortest, max_size=longest).map(tuple)
+
+
+prompts_of_any_form = st.builds(
+    Prompt,
+    task=st.just("made"),
+    variant=st.just("made"),
+    prefix=sequences(0, 40),
+    suffixes=st.lists(sequences(1, 5), min_size=1, max_size=4).map(tuple),
+    answers=st.lists(sequences(1, 3), min_size=2, max_size=3).map(tuple),
+)
+
+
+def plain(net, prompt, messages):
+    return np.stack([causal.plain_log_probabilities(net, prompt, message) for message in messages])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@tried(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    prompt=prompts_of_any_form, messages=st.lists(sequences(0, 20), min_size=1, max_size=5), budget=st.integers(1, 200)
+)
+def test_any_prompt_any_messages_any_budget(kind, prompt, messages, budget):
+    """Fault 43 and the scorer's promise: prefix and message of any length, empty ones too; shared or multi-token labels."""
+    got = causal.label_log_probabilities(NETWORKS[kind], prompt, [list(m) for m in messages], budget)
+    assert np.abs(got - plain(NETWORKS[kind], prompt, [list(m) for m in messages])).max() < TOLERANCE
+
+
+PROMPT = Prompt("made", "made", (1, 2, 3, 4), ((5, 6), (5, 7, 8)), ((9,), (10, 11), (10, 12, 13)))
+MESSAGES = [[20 + n] * (1 + 3 * n % 11) for n in range(9)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_of_one_against_eight_and_row_order(kind):
+    """Fault 43: batch 1 against 8, rows in any order."""
+    one, eight = (causal.label_log_probabilities(NETWORKS[kind], PROMPT, MESSAGES, budget) for budget in (1, 10_000))
+    order = np.random.default_rng(0).permutation(len(MESSAGES))
+    shuffled = causal.label_log_probabilities(NETWORKS[kind], PROMPT, [MESSAGES[n] for n in order], 64)
+    assert np.abs(one - eight).max() < TOLERANCE
+    assert np.abs(shuffled - one[order]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("bos", [(), (0,)])
+@pytest.mark.parametrize("length", [0, 1, 7, 300])
+def test_prefix_length_and_beginning_token(bos, length):
+    """With and without BOS, from no prefix to a long one; what comes first is a token like any other."""
+    prompt = dataclasses.replace(PROMPT, prefix=(*bos, *(n % 300 for n in range(length))))
+    got = causal.label_log_probabilities(NETWORKS["llama"], prompt, MESSAGES)
+    assert np.abs(got - plain(NETWORKS["llama"], prompt, MESSAGES)).max() < TOLERANCE
+
+
+def test_copying_attention_agrees_with_merged_attention(monkeypatch):
+    """The way that a GPU takes is tested here too: prefix copied before every row."""
+    want = plain(NETWORKS["qwen3"], PROMPT, MESSAGES)
+    monkeypatch.setattr(causal, "attend_merged", causal.attend_joined)
+    assert np.abs(causal.label_log_probabilities(NETWORKS["qwen3"], PROMPT, MESSAGES) - want).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_bfloat16_runs_and_stays_near(kind):
+    """In bf16 the ways agree within the rounding of the type, and the ranking of clear cases holds."""
+    want = plain(NETWORKS[kind], PROMPT, MESSAGES)
+    half = network(kind).to(torch.bfloat16)
+    got = causal.label_log_probabilities(half, PROMPT, MESSAGES)
+    assert np.isfinite(got).all() and np.abs(got - want).max() < 0.5
+    clear = np.sort(want, axis=2)[:, :, -1] - np.sort(want, axis=2)[:, :, -2] > 1.0
+    assert (got.argmax(axis=2) == want.argmax(axis=2))[clear].all()
+
+
+def test_each_token_is_touched_once():
+    """The prefix passes once, a message once, common beginnings of suffixes and answers once."""
+    seen = []
+    net = network("llama")
+    net.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0].numel()), with_kwargs=True
+    )
+    causal.label_log_probabilities(net, PROMPT, [[1, 2, 3]] * 4)
+    nodes = 4 + 2 * 3 - 0  # suffixes 5-6 and 5-7-8 share 5; behind each, 10 and 10-12 of the answers
+    tree = causal.plant(PROMPT.suffixes, PROMPT.answers)
+    assert len(tree.ids) == 4 + 2 * 2 < nodes
+    assert sum(seen) == len(PROMPT.prefix) + 4 * (3 + len(tree.ids))
+
+
+def test_the_networks_own_attention_is_restored():
+    net = network("llama")
+    before = net.config._attn_implementation
+    causal.label_log_probabilities(net, PROMPT, MESSAGES)
+    assert net.config._attn_implementation == before
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch):
+    """A budget that is too large costs time, not the run; the note tells what to lower."""
+    real, notes = causal.score_batch, []
+
+    def hungry(net, messages, *rest):
+        if len(messages) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return real(net, messages, *rest)
+
+    want = causal.label_log_probabilities(NETWORKS["llama"], PROMPT, MESSAGES)
+    monkeypatch.setattr(causal, "score_batch", hungry)
+    got = np.zeros_like(want)
+    for batch, values in causal.score_in_batches(NETWORKS["llama"], PROMPT, MESSAGES, 10_000, notes):
+        got[batch] = values
+    assert np.abs(got - want).max() < TOLERANCE
+    assert notes and "tokens_per_batch" in notes[0]
+
+
+def test_out_of_memory_on_one_row_is_one_clear_line(monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(causal, "score_batch", full)
+    with pytest.raises(ModelError, match=r"one row of \d+ tokens .*max_text_tokens") as caught:
+        causal.label_log_probabilities(NETWORKS["llama"], PROMPT, MESSAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(causal, "score_batch", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        causal.label_log_probabilities(NETWORKS["llama"], PROMPT, MESSAGES)
+
+
+def test_sliding_windows_are_refused():
+    """An attention that this scorer would not reproduce is refused, not approximated."""
+    import transformers
+
+    config = transformers.Gemma2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8
+    )
+    with pytest.raises(ModelError, match="sliding_attention"):
+        causal.label_log_probabilities(transformers.Gemma2ForCausalLM(config).eval(), PROMPT, MESSAGES)
+
+
+def test_positions_that_depend_on_the_batch_are_refused():
+    net = network("llama")
+    net.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0}
+    with pytest.raises(ModelError, match="dynamic positions"):
+        causal.label_log_probabilities(net, PROMPT, MESSAGES)
+
+
+def test_an_encoder_is_refused():
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    with pytest.raises(ModelError, match="not a causal"):
+        causal.refuse_unsupported(transformers.BertModel(config))
+
+
+def test_a_sequence_beyond_the_context_is_refused():
+    with pytest.raises(PromptError, match="the model holds 16"):
+        causal.label_log_probabilities(network("llama", context=16), PROMPT, [[1] * 20])
+
+
+@pytest.mark.parametrize("suffixes, answers", [(((),), ((1,),)), (((1,),), ((),)), ((), ((1,),))])
+def test_nothing_to_read_is_refused(suffixes, answers):
+    with pytest.raises(PromptError, match="empty"):
+        causal.plant(suffixes, answers)
+
+
+def test_no_messages_give_no_scores():
+    assert causal.label_log_probabilities(NETWORKS["llama"], PROMPT, []).shape == (0, 2, 3)
+
+
+def test_both_ways_are_timed_and_agree():
+    table = causal.time_both_ways(NETWORKS["llama"], PROMPT, [1, 2, 3], [0, 32], rows=2)
+    assert [row["prefix_tokens"] for row in table] == [0, 0, 32, 32]
+    assert all(row["difference"] < TOLERANCE and row["seconds"] > 0 for row in table)
