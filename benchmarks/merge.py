@@ -1,0 +1,200 @@
+"""Is the merge linear, and what does it cost? 10 thousand to 1 million synthetic rows against the loop one writes first.
+
+The peer is the plain way: pandas for the exact duplicates, one datasketch MinHash and one LSH query a row for the near
+ones. It normalises less (no scrubbing, no quarantine, no balance), so the ratio is in its favour. Every run has a process
+of its own, whose peak memory is what the operating system says.
+
+    python benchmarks/merge.py                       # writes benchmarks/results/merge.json
+    python benchmarks/merge.py --sizes 10000 --print
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results" / "merge.json"
+sys.path.insert(0, str(ROOT))
+
+SIZES = (10_000, 100_000, 1_000_000)
+PEER_UP_TO = 100_000  # beyond, the loop needs tens of minutes
+LIMIT_SECONDS, LIMIT_MB = 600, 4096  # of a million rows
+VOCABULARY, WORDS, EXACT, NEAR = 50_000, 20, 0.03, 0.05
+LEVELS = ("safe", "borderline", "unsafe")
+
+
+def synthetic(n: int) -> pd.DataFrame:
+    """n rows of words as frequent as English ones (Zipf-Mandelbrot), some of them copies.
+
+    Of the copies some are in capitals, others have their last word changed.
+    """
+    from emosafe_lib.sources import RAW_COLUMNS
+
+    random = np.random.default_rng(0)
+    words = np.array([f"w{i}" for i in range(VOCABULARY)], dtype=object)
+    lengths = random.poisson(WORDS, n).clip(4)
+    weights = 1 / (np.arange(VOCABULARY) + 2.7) ** 1.07
+    ranks = np.searchsorted(np.cumsum(weights / weights.sum()), random.random(lengths.sum()))
+    drawn = words[ranks.clip(max=VOCABULARY - 1)]
+    texts = [" ".join(part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
+    for i in np.flatnonzero(random.random(n) < EXACT + NEAR):
+        base = texts[random.integers(n)]
+        copied = base.upper() if random.random() < EXACT / (EXACT + NEAR) else base.rsplit(" ", 1)[0] + " changed"
+        texts[i] = copied
+    none = (False,) * 6
+    table = dict.fromkeys(RAW_COLUMNS, "") | {"origin": "human", "quality": "direct", "register": "comment"}
+    rows = pd.DataFrame({"text": np.array(texts, dtype=object), "id": [f"r{i}" for i in range(n)]}, dtype=object)
+    rows = rows.assign(**{name: value for name, value in table.items() if name not in ("text", "id")})
+    rows["source"], rows["source_label"] = "emosafe_sample", "x"
+    rows["safety"] = np.array(LEVELS, dtype=object)[random.integers(0, 3, n)]
+    rows["categories"] = rows["category_known"] = [none] * n
+    return rows[list(RAW_COLUMNS)]
+
+
+def ours(rows: pd.DataFrame) -> int:
+    """The package's merge, from raw rows to the data card; the number of groups."""
+    from emosafe_lib import merge
+    from emosafe_lib.params import DataParams
+
+    data = DataParams(sources=["emosafe_sample"], balance_sources=False, max_class_share=1.0)
+    return merge.merge_rows(rows, data).card["groups"]
+
+
+def peer(rows: pd.DataFrame) -> int:
+    """pandas and datasketch, one row after the other; the number of groups."""
+    from datasketch import MinHash, MinHashLSH
+
+    unique = rows.assign(key=rows["text"].str.lower().str.strip()).drop_duplicates("key")
+    index, parent = MinHashLSH(threshold=0.7, num_perm=128), {}
+
+    def root(node):
+        while parent[node] != node:
+            node = parent[node]
+        return node
+
+    for name, key in zip(unique["id"], unique["key"], strict=True):
+        words = key.split()
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch([part.encode() for part in {*words, *map(" ".join, itertools.pairwise(words))}])
+        parent[name] = name
+        for other in index.query(sketch):
+            if sketch.jaccard(index_sketches[other]) >= 0.7:
+                parent[root(name)] = root(other)
+        index_sketches[name] = sketch
+        index.insert(name, sketch)
+    return len({root(name) for name in parent})
+
+
+index_sketches: dict = {}
+
+
+def one(which: str, n: int) -> dict:
+    """Run one side on n rows in this process."""
+    rows = synthetic(n)
+    before, cpu = time.perf_counter(), time.process_time()
+    groups = {"ours": ours, "peer": peer}[which](rows)
+    return {
+        "seconds": round(time.perf_counter() - before, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "groups": groups,
+    }
+
+
+def measured(which: str, n: int) -> dict:
+    """`one` in a process of its own, so that memory of one run does not show up in another."""
+    command = [sys.executable, __file__, "--one", which, "--sizes", str(n)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """The slope of log seconds over log rows: 1 is linear."""
+    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3) if len(sizes) > 1 else math.nan
+
+
+def line(case: str, mine: float, theirs: float | None, unit: str, limit: float | None = None, **extra) -> dict:
+    """One row of the result file; `ratio` is the peer's cost over ours."""
+    return {
+        "case": case,
+        "ours": mine,
+        "peer": theirs,
+        "peer_name": "pandas + datasketch loop" if theirs is not None else "",
+        "unit": unit,
+        "ratio": round(theirs / mine, 2) if theirs is not None else None,
+        "limit_share": round(mine / limit, 4) if limit else None,
+    } | extra
+
+
+def benchmark(sizes: list[int]) -> dict:
+    """All sizes, ours and, where it ends in reasonable time, the peer's."""
+    rows, mine = [], {}
+    for n in sizes:
+        mine[n] = measured("ours", n)
+        theirs = measured("peer", n) if n <= PEER_UP_TO else {}
+        print(n, mine[n], theirs, file=sys.stderr, flush=True)
+        top = n == 1_000_000
+        extra = {
+            "cpu_seconds": mine[n]["cpu_seconds"],
+            "groups": mine[n]["groups"],
+            "peer_groups": theirs.get("groups"),
+        }
+        rows.append(
+            line(
+                f"{n} rows, time",
+                mine[n]["seconds"],
+                theirs.get("seconds"),
+                "s",
+                LIMIT_SECONDS if top else None,
+                **extra,
+            )
+        )
+        rows.append(
+            line(f"{n} rows, peak memory", mine[n]["peak_mb"], theirs.get("peak_mb"), "MB", LIMIT_MB if top else None)
+        )
+    fitted = exponent(sizes, [mine[n]["cpu_seconds"] for n in sizes])
+    rows.append(line("exponent of time over rows", fitted, None, "", 1.1))
+    machine = {
+        "machine": platform.machine(),
+        "system": sys.platform,
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+    names = ("numpy", "pandas", "scipy", "datasketch")
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    return {"machine": machine, "versions": versions, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--one", choices=["ours", "peer"], help=argparse.SUPPRESS)
+    parser.add_argument("--print", action="store_true", help="print instead of writing the result file")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one, options.sizes[0])))
+        return
+    text = json.dumps(benchmark(options.sizes), indent=1, allow_nan=False) + "\n"
+    if options.print:
+        print(text)
+    else:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
