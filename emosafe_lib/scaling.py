@@ -205,7 +205,8 @@ def curve_of(evidence: Evidence, models: list[str], task: str, setting: str, met
 
 def curve_table(evidence: Evidence, ladder: str, metric: str = "macro_f1") -> pd.DataFrame:
     """The honest curves as points to draw: task, setting, parameters, value, low, high; empty where there are none."""
-    parts = [pd.DataFrame(columns=["task", "setting", "parameters", "value", "low", "high"])]
+    numbers = dict.fromkeys(("parameters", "value", "low", "high"), float)
+    parts = [pd.DataFrame(columns=["task", "setting", *numbers]).astype(numbers)]  # typed, since figures need numbers
     for task, setting in ((task, setting) for task in TASKS for setting in SCALED_SETTINGS):
         curve = curve_of(evidence, evidence.ladder(ladder), task, setting, metric)
         if curve.status == "fitted":
