@@ -20,8 +20,8 @@ from emosafe_lib.models import ASSETS
 from emosafe_lib.params import load_model, load_study
 
 NANO = ASSETS / "nano"
-PLAIN_TOKENS = 200_000
-CHAT_TOKENS = 450_000
+PLAIN_TOKENS = 300_000
+CHAT_TOKENS = 700_000
 NOVEL_TOKENS = 16_384  # of the held-out novel
 HELD_CHAT_TOKENS = 24_000
 WORK = Path("outputs") / "ladder"
@@ -64,10 +64,9 @@ def prepare(rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: i
     held_pieces = pretrain.pieces(held_novel)
     held_lessons = instruct.Corpus(rows[aside], pretrain.paragraphs(held_pieces), seed=1)
     order = pretrain.plain_documents(tokenizer, pretrain.mixed(documents, texts))
-    talks, again = instruct.conversations(tokenizer, lessons), pretrain.plain_documents(tokenizer, documents[::-1])
     phases = {
         "plain": pretrain.pack(order, plain, pretrain.PLAIN_LENGTHS),
-        "chat": pretrain.pack(pretrain.mingled(talks, again), chat, pretrain.CHAT_LENGTHS),
+        "chat": pretrain.pack(instruct.conversations(tokenizer, lessons), chat, pretrain.CHAT_LENGTHS),
     }
     novel = pretrain.plain_documents(tokenizer, held_pieces)
     held_out = {
