@@ -16,6 +16,7 @@ from emosafe_lib.stage import outputs_root
 STUDY = config.get("study", "sample")
 PARAMS = load_study(STUDY)
 MODELS = config["models"].split(",") if config.get("models") else PARAMS.models
+NAMES = ",".join(MODELS)
 LAST = config.get("until") or "index"
 BASE = f"{outputs_root()}/{PARAMS.name}"
 RUN = f"{sys.executable} -m emosafe_lib.execute"
@@ -26,7 +27,8 @@ def resource(name):
 
 
 def digest(stage):
-    return lambda wildcards: stage_digest(stage, STUDY, wildcards.get("model"))
+    model = lambda wildcards: load_model(wildcards.model) if wildcards.get("model") else None
+    return lambda wildcards: stage_digest(stage, PARAMS, model(wildcards), MODELS)
 
 
 PER_MODEL = {stage: expand(f"{BASE}/{{model}}/{stage}/receipt.json", model=MODELS) for stage in ("03_prompting_baselines", "04_lora_finetuning")}
@@ -89,7 +91,7 @@ rule scaling_analysis:
     params: digest=digest("05_scaling_analysis")
     threads: workflow.cores
     resources: mem_mb=4000, runtime=60
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 05_scaling_analysis --study {STUDY}"
+    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 05_scaling_analysis --study {STUDY} --models {NAMES}"
 
 
 rule on_device:
@@ -98,11 +100,11 @@ rule on_device:
     params: digest=digest("06_on_device")
     threads: workflow.cores
     resources: mem_mb=4000, runtime=60
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 06_on_device --study {STUDY}"
+    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 06_on_device --study {STUDY} --models {NAMES}"
 
 
 rule index:
-    input: TARGETS["05_scaling_analysis"]
+    input: TARGETS["05_scaling_analysis"], TARGETS["06_on_device"]
     output: TARGETS["index"]
     params: digest=digest("05_scaling_analysis")
-    shell: f"{RUN} index --study {STUDY}"
+    shell: f"{RUN} index --study {STUDY} --models {NAMES}"

@@ -17,14 +17,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from emosafe_lib import stage as stages
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
-from emosafe_lib.params import load_model, load_study, project_root
+from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root
 
 MAX_CELL_TEXT = 200_000
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
@@ -189,10 +189,10 @@ def execute_notebook(source: Path, target: Path, parameters: dict, label: str, m
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
 
-def run_stage(stage: str, study: str, model: str | None = None) -> Path:
+def run_stage(stage: str, study: str, model: str | None = None, models: Sequence[str] = ()) -> Path:
     """Run one stage from its committed notebook and publish it if, and only if, it really finished.
 
-    Returns the path of its receipt.
+    `study`, `model` and `models` are what `stage.begin` takes. Returns the path of its receipt.
 
     Raises
     ------
@@ -200,8 +200,6 @@ def run_stage(stage: str, study: str, model: str | None = None) -> Path:
     StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
     """
     import nbformat
-
-    from emosafe_lib import render
 
     study_params, model_params = load_study(study), load_model(model) if model else None
     source = notebook_source(stage)
@@ -212,18 +210,23 @@ def run_stage(stage: str, study: str, model: str | None = None) -> Path:
     (folder / "receipt.json").unlink(missing_ok=True)
     check_source(nbformat.read(source, 4), source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
+    if stages.reads_all_models(stage):
+        parameters["models"] = models = list(models or study_params.models)
+    digest = stage_digest(stage, study_params, model_params, models)
     started, clock = datetime.now(UTC), time.monotonic()
     minutes = model_params.resources.minutes if model_params else 120
     execute_notebook(source, temporary, parameters, label, minutes)
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
     manifest = check_manifest(folder, started, label)
-    return publish(notebook, temporary, folder, manifest, time.monotonic() - clock, render)
+    return publish(notebook, temporary, folder, manifest, time.monotonic() - clock, digest)
 
 
-def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, seconds: float, render) -> Path:
+def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, seconds: float, digest: str) -> Path:
     """Clean, render and rename an executed notebook, and write its receipt last."""
     import nbformat
+
+    from emosafe_lib import render
 
     cap_outputs(notebook)
     render.clean(notebook)
@@ -236,7 +239,7 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, secon
     temporary.unlink()
     receipt = {
         "stage": name,
-        "digest": stage_digest(name, manifest["study"], manifest["model"]),
+        "digest": digest,
         "files": {f"{name}{s}": stages.file_sha256(folder / f"{name}{s}") for s in (".ipynb", ".html")},
         "manifest": stages.file_sha256(folder / "manifest.json"),
         "seconds": round(seconds, 2),
@@ -246,11 +249,11 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, secon
     return folder / "receipt.json"
 
 
-def stage_digest(stage: str, study: str, model: str | None = None) -> str:
+def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = None, models: Sequence[str] = ()) -> str:
     """One hash over all of ours that a stage depends on: its parameters, its notebook and the code it reaches."""
     import hashlib
 
-    chosen = stages.parameters_of(stage, load_study(study), load_model(model) if model else None)
+    chosen = stages.parameters_of(stage, study, model, models)
     content = json.dumps(chosen, sort_keys=True) + stages.code_digest(stage)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -269,7 +272,8 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
 
     loaded = load_study(study)
     for model in models or loaded.models:
-        load_model(model)
+        if load_model(model).name != model:
+            raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
     root, base = project_root(), stages.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
@@ -314,8 +318,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("stage", choices=list(stages.STAGES))
     one.add_argument("--study", default="sample")
     one.add_argument("--model", default=None)
+    one.add_argument("--models", default="", help="the run's models, for a notebook that reads them all")
     index = commands.add_parser("index", help="write the study's index page")
     index.add_argument("--study", default="sample")
+    index.add_argument("--models", default="", help="the run's models; the study's own where empty")
     reference = commands.add_parser("reference", help="make outputs/reference/")
     reference.add_argument("--cores", type=int, default=2)
     return top
@@ -324,20 +330,20 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch; an expected failure is one line on standard error and exit status 1."""
     chosen = parser().parse_args(arguments)
+    models = getattr(chosen, "models", "").replace(",", " ").split()
     try:
         if chosen.command == "study":
-            models = chosen.models.replace(",", " ").split()
             return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
         if chosen.command == "stage":
             print(f"{chosen.stage} {chosen.model or ''}: started", flush=True)
-            receipt = run_stage(chosen.stage, chosen.study, chosen.model)
+            receipt = run_stage(chosen.stage, chosen.study, chosen.model, models)
             seconds = json.loads(receipt.read_text())["seconds"]
             print(f"{chosen.stage} {chosen.model or ''}: done in {seconds:.0f} s", flush=True)
             return 0
         from emosafe_lib import site
 
         if chosen.command == "index":
-            print(site.write_index(load_study(chosen.study)))
+            print(site.write_index(load_study(chosen.study), models))
         else:
             site.write_reference(chosen.cores)
         return 0

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from emosafe_lib.models import load_network, pick_device, quiet, use_threads
 from emosafe_lib.params import ModelParams, load_model
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
+COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loaded_mb peak_mb basis".split()
+SHARE_OF_MEMORY = 0.7
 MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 2.0, 3, 40
 
 
@@ -45,6 +48,37 @@ def cpu_lines() -> list[str]:
 def dtypes_here(model: ModelParams) -> list[str]:
     """What this machine can run at a sensible speed: on a CPU fp32 and dynamic int8; on a GPU the parameter file's."""
     return ["float32", "int8"] if pick_device(model).type == "cpu" else ["bfloat16", "int8", "int4"]
+
+
+def cases(models: dict[str, ModelParams]) -> list[tuple[str, str]]:
+    """The (model, dtype) pairs that can be measured here: of models that run in this process and fit into its memory."""
+    from emosafe_lib.capacity import count_parameters, weight_bytes
+
+    pairs = [(name, dtype) for name in models for dtype in local_dtypes(models[name])]
+    counts = {name: count_parameters(models[name]) for name in dict(pairs)}
+    room = SHARE_OF_MEMORY * memory_bytes()
+    return [(name, dtype) for name, dtype in pairs if weight_bytes(counts[name], loaded_as(dtype)) <= room]
+
+
+def local_dtypes(model: ModelParams) -> list[str]:
+    """`dtypes_here`, or none for a model that a server answers for."""
+    return dtypes_here(model) if model.backend == "transformers" else []
+
+
+def loaded_as(dtype: str) -> str:
+    """The dtype whose weights lie in memory while loading: a CPU quantizes what it has loaded in fp32."""
+    import torch
+
+    return dtype if torch.cuda.is_available() else "float32"
+
+
+def memory_bytes() -> int:
+    """Memory of the device that `measure` uses: the first GPU's, else the machine's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def network_for(model: ModelParams, dtype: str):
@@ -129,6 +163,12 @@ def measure_apart(name: str, dtype: str) -> pd.DataFrame:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
         raise ModelError(f"{name} in {dtype}", f"could not be measured ({last})", "see that the model loads")
     return pd.DataFrame(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_all(chosen: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """`measure_apart` for (model, dtype) pairs, one below the other; no rows, but the columns, where there is no pair."""
+    parts = [measure_apart(name, dtype) for name, dtype in chosen]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 
 def main() -> None:

@@ -9,11 +9,12 @@ import html
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from emosafe_lib import render, stage
 from emosafe_lib.errors import EmosafeError, StageError
-from emosafe_lib.params import StudyParams, load_study, project_root
+from emosafe_lib.params import StudyParams, load_model, load_study, project_root
 
 REFERENCE_SUFFIXES = {".html", ".ipynb", ".csv", ".json", ".png"}
 
@@ -26,14 +27,14 @@ def expected_stages(study: StudyParams, models: list[str]) -> list[tuple[str, st
     return pairs
 
 
-def models_of(study: StudyParams, base: Path) -> list[str]:
-    """The study's models, then any further model that has a folder with predictions of its own stages."""
-    extra = sorted(path.parent.name for path in base.glob("*/03_prompting_baselines"))
-    return [*study.models, *(name for name in extra if name not in study.models)]
+def models_of(study: StudyParams, base: Path, models: Sequence[str] = ()) -> list[str]:
+    """The run's models (the study's own where none are named), then any other that has a folder with a stage of it."""
+    found = sorted(path.parent.name for path in base.glob("*/03_prompting_baselines"))
+    return list(dict.fromkeys([*(models or study.models), *found]))
 
 
-def state(study: StudyParams, name: str, model: str | None) -> tuple[str, dict]:
-    """What a stage's receipt proves: ("done" | "stale" | "not run", manifest or {})."""
+def state(study: StudyParams, name: str, model: str | None, models: Sequence[str] = ()) -> tuple[str, dict]:
+    """What a stage's receipt proves for a run about `models`: ("done" | "stale" | "not run", manifest or {})."""
     from emosafe_lib.execute import stage_digest
 
     folder = stage.stage_folder(study.name, name, model)
@@ -42,7 +43,8 @@ def state(study: StudyParams, name: str, model: str | None) -> tuple[str, dict]:
         return "not run", {}
     facts = json.loads(manifest.read_text(encoding="utf-8"))
     try:
-        current = json.loads(receipt.read_text(encoding="utf-8"))["digest"] == stage_digest(name, study.name, model)
+        digest = stage_digest(name, study, load_model(model) if model else None, models)
+        current = json.loads(receipt.read_text(encoding="utf-8"))["digest"] == digest
     except EmosafeError:
         current = False
     return ("done" if current else "stale"), facts
@@ -65,11 +67,12 @@ def cell_html(value: object) -> str:
     return str(value) if isinstance(value, Markup) else html.escape(str(value))
 
 
-def stage_table(study: StudyParams, models: list[str]) -> str:
-    """Every stage with its state, time and peak memory, linked to its page."""
+def stage_table(study: StudyParams, models: Sequence[str] = ()) -> str:
+    """Every stage with its state, time and peak memory, linked to its page; `models` are the run's."""
     rows = []
-    for name, model in expected_stages(study, models):
-        word, facts = state(study, name, model)
+    run = list(models or study.models)
+    for name, model in expected_stages(study, models_of(study, stage.outputs_root() / study.name, run)):
+        word, facts = state(study, name, model, run)
         page = f"{model}/{name}/{name}.html" if model else f"{name}/{name}.html"
         exists = (stage.outputs_root() / study.name / page).is_file()
         title = Markup(f'<a href="{page}">{html.escape(name)}</a>') if exists else name
@@ -134,8 +137,8 @@ def identity(study: StudyParams, base: Path) -> str:
     return table(["", ""], rows, "This run")
 
 
-def write_index(study: StudyParams) -> Path:
-    """Write `outputs/<study>/index.html` from what is on disk, by rename; returns its path."""
+def write_index(study: StudyParams, models: Sequence[str] = ()) -> Path:
+    """Write `outputs/<study>/index.html` of a run about `models` from what is on disk, by rename; returns its path."""
     base = stage.outputs_root() / study.name
     if not base.is_dir():
         raise StageError(f"outputs/{study.name}", "is not there", f"run `make study STUDY={study.name}`")
@@ -147,7 +150,7 @@ def write_index(study: StudyParams) -> Path:
         + results_section(base)
         + claims_section(base)
         + "<h2>Notebooks</h2>"
-        + stage_table(study, models_of(study, base))
+        + stage_table(study, models)
         + "<h2>Identity</h2>"
         + identity(study, base)
     )

@@ -14,6 +14,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -64,10 +65,13 @@ class Run:
     ----------
     study : StudyParams
     model : ModelParams, or None for a stage that belongs to the whole study
+    models : name -> ModelParams of all models of this run, for a stage that reads them all; else empty
     """
 
-    def __init__(self, stage: str, study: StudyParams, model: ModelParams | None):
-        self.stage, self.study, self.model = stage, study, model
+    def __init__(
+        self, stage: str, study: StudyParams, model: ModelParams | None, models: dict[str, ModelParams] | None = None
+    ):
+        self.stage, self.study, self.model, self.models = stage, study, model, models or {}
         self.started = time.monotonic()
         self.base = outputs_root() / study.name
         self.folder = stage_folder(study.name, stage, model.name if model else None)
@@ -132,7 +136,7 @@ class Run:
             "stage": self.stage,
             "study": self.study.name,
             "model": self.model.name if self.model else None,
-            "parameters": parameters_of(self.stage, self.study, self.model),
+            "parameters": parameters_of(self.stage, self.study, self.model, list(self.models)),
             "inputs": self.inputs,
             "outputs": outputs,
             "numbers": numbers,
@@ -145,13 +149,14 @@ class Run:
         return manifest
 
 
-def begin(stage: str, study: str, model: str | None = None) -> Run:
+def begin(stage: str, study: str, model: str | None = None, models: Sequence[str] = ()) -> Run:
     """Start a stage from its notebook.
 
     Parameters
     ----------
     stage : the notebook's name without suffix, one of `STAGES`
-    study, model : names of parameter files
+    study, model : names or paths of parameter files
+    models : the models that this run is about, for a stage that reads them all; the study's own where empty
 
     Raises
     ------
@@ -163,8 +168,17 @@ def begin(stage: str, study: str, model: str | None = None) -> Run:
     if STAGES[stage]["model"] != (model is not None):
         needs = "needs a model" if STAGES[stage]["model"] else "belongs to the whole study"
         raise StageError(stage, needs, "see the notebook's parameters cell")
+    if models and not reads_all_models(stage):
+        raise StageError(stage, "reads no list of models", "see the notebook's parameters cell")
     refuse_other_checkout()
-    return Run(stage, load_study(study), load_model(model) if model else None)
+    loaded = load_study(study)
+    named = {name: load_model(name) for name in models or loaded.models} if reads_all_models(stage) else {}
+    return Run(stage, loaded, load_model(model) if model else None, named)
+
+
+def reads_all_models(stage: str) -> bool:
+    """Whether a stage looks at every model of the run at once."""
+    return "models" in STAGES[stage]["sections"]
 
 
 def refuse_other_checkout() -> None:
@@ -179,12 +193,14 @@ def refuse_other_checkout() -> None:
             raise StageError(folder, f"runs the library of {library.name!r}", "use the kernel of this checkout's .venv")
 
 
-def parameters_of(stage: str, study: StudyParams, model: ModelParams | None) -> dict:
-    """The parameters that this stage depends on, and no others, as plain JSON values."""
+def parameters_of(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict:
+    """The parameters that this stage depends on, and no others, as plain JSON values; `models` as in `begin`."""
     dumped = study.model_dump(mode="json")
     chosen = {section: dumped[section] for section in STAGES[stage]["sections"]}
     if model:
         chosen["model"] = {k: v for k, v in model.model_dump(mode="json").items() if k != "resources"}
+    if models and reads_all_models(stage):
+        chosen["models"] = list(models)
     return chosen
 
 

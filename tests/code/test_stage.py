@@ -10,6 +10,7 @@ import toy
 from emosafe_lib import stage
 from emosafe_lib.errors import StageError
 from emosafe_lib.execute import stage_digest
+from emosafe_lib.params import load_model, load_study
 from emosafe_lib.stage import begin, code_modules, imported_names
 
 
@@ -57,6 +58,14 @@ def test_a_stage_knows_whether_it_belongs_to_a_model(checkout):
         begin("01_data_merge", "toy", "nano-1")
 
 
+def test_a_stage_reads_all_models_of_the_run_or_none(checkout):
+    assert list(begin("05_scaling_analysis", "toy").models) == ["nano-1", "nano-2"]
+    run = begin("05_scaling_analysis", "toy", models=["minilm"])
+    assert list(run.models) == ["minilm"] and run.finish()["parameters"]["models"] == ["minilm"]
+    with pytest.raises(StageError, match="reads no list of models"):
+        begin("01_data_merge", "toy", models=["minilm"])
+
+
 def test_77_another_working_directory_with_its_own_library_is_detected(checkout, tmp_path, monkeypatch):
     other = tmp_path / "other"
     (other / "emosafe_lib").mkdir(parents=True)
@@ -85,8 +94,9 @@ def test_code_modules_follow_imports(checkout):
 
 def test_76_only_stages_that_read_a_parameter_depend_on_it(checkout):
     def digests():
-        merge = stage_digest("01_data_merge", "toy")
-        return merge, stage_digest("04_lora_finetuning", "toy", "nano-1")
+        study = load_study("toy")
+        merge = stage_digest("01_data_merge", study)
+        return merge, stage_digest("04_lora_finetuning", study, load_model("nano-1"))
 
     merge, finetuning = digests()
     study = checkout / "params" / "study" / "toy.yaml"
@@ -96,11 +106,14 @@ def test_76_only_stages_that_read_a_parameter_depend_on_it(checkout):
 
 
 def test_76_a_model_file_concerns_that_model_alone(checkout):
-    before = {name: stage_digest("04_lora_finetuning", "toy", name) for name in ("nano-1", "nano-2")}
+    def digest(name):
+        return stage_digest("04_lora_finetuning", load_study("toy"), load_model(name))
+
+    before = {name: digest(name) for name in ("nano-1", "nano-2")}
     path = checkout / "params" / "models" / "nano-2.yaml"
     path.write_text(path.read_text().replace("context_tokens: 1024", "context_tokens: 512"))
-    assert stage_digest("04_lora_finetuning", "toy", "nano-1") == before["nano-1"]
-    assert stage_digest("04_lora_finetuning", "toy", "nano-2") != before["nano-2"]
+    assert digest("nano-1") == before["nano-1"]
+    assert digest("nano-2") != before["nano-2"]
 
 
 def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():

@@ -1,5 +1,6 @@
 """Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks (faults 72, 76 and the contract)."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +18,8 @@ def checkout(tmp_path, monkeypatch, outputs):
     return tmp_path / "toy"
 
 
-def study(*arguments, wait=True):
-    command = [sys.executable, "-m", "emosafe_lib.execute", "study", "--study", "toy", "--until", "05_scaling_analysis"]
+def study(*arguments, wait=True, name="toy", until="05_scaling_analysis"):
+    command = [sys.executable, "-m", "emosafe_lib.execute", "study", "--study", str(name), "--until", until]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ.copy()}
     if not wait:
         return subprocess.Popen([*command, *arguments], **options)
@@ -71,7 +72,28 @@ def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
     assert first.returncode == 0
 
 
+def test_a_study_by_its_path_analyses_the_models_that_the_run_names_and_ends_with_its_index(
+    checkout, outputs, tmp_path
+):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(toy.STUDY.replace("name: toy", "name: mine"))
+    run = study("--models", "nano-1 minilm", name=mine, until="")
+    assert run.returncode == 0, run.stdout
+    for stage in ("05_scaling_analysis", "06_on_device"):
+        manifest = json.loads((outputs / "mine" / stage / "manifest.json").read_text())
+        assert manifest["parameters"]["models"] == ["nano-1", "minilm"]
+    index = (outputs / "mine" / "index.html").read_text()
+    assert index.count("<td>done</td>") == 8 and "<td>stale</td>" not in index
+    assert started(study("--models", "nano-1 minilm", name=mine, until="")) == []
+    assert started(study("--models", "nano-1", name=mine, until="")) == ["05_scaling_analysis", "06_on_device"]
+
+
 def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
     refused = study("--models", "nano-9")
     assert refused.returncode == 1 and "nano-9.yaml: no such file" in refused.stdout
     assert not (outputs / "toy" / "01_data_merge").exists()
+
+
+def test_a_model_by_its_path_is_refused_since_outputs_are_named_by_models(checkout, outputs):
+    refused = study("--models", str(checkout / "params" / "models" / "nano-1.yaml"))
+    assert refused.returncode == 1 and "put it into params/models" in refused.stdout

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 
-from emosafe_lib.stage import STAGES
+from emosafe_lib.stage import STAGES, reads_all_models
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,10 +28,12 @@ BODY = {
 
 def notebook(stage: str, body: str, tags: list[str] | None = None, last: str = "run.finish()"):
     """A three-cell notebook of a stage around `body`."""
-    model = STAGES[stage]["model"]
-    parameters = nbformat.v4.new_code_cell('study = "toy"' + ('\nmodel = "nano-1"' if model else ""))
+    model, models = STAGES[stage]["model"], reads_all_models(stage)
+    names = 'study = "toy"' + ('\nmodel = "nano-1"' if model else "") + ("\nmodels = []" if models else "")
+    parameters = nbformat.v4.new_code_cell(names)
     parameters.metadata["tags"] = ["parameters"]
-    begin = f'from emosafe_lib import stage\nrun = stage.begin("{stage}", study{", model" if model else ""})'
+    given = "study" + (", model" if model else "") + (", models=models" if models else "")
+    begin = f'from emosafe_lib import stage\nrun = stage.begin("{stage}", {given})'
     middle = nbformat.v4.new_code_cell(body)
     middle.metadata["tags"] = tags or []
     cells = [

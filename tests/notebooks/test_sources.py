@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emosafe_lib.execute import check_source
-from emosafe_lib.stage import STAGES
+from emosafe_lib.stage import STAGES, reads_all_models
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,7 +50,8 @@ def test_one_parameters_cell_with_names_only(path):
     assert len(tagged) == 1
     names = {node.targets[0].id for node in ast.parse("".join(tagged[0]["source"])).body}
     if path.stem in STAGES:
-        assert names == {"study"} | ({"model"} if STAGES[path.stem]["model"] else set())
+        own = {"model": STAGES[path.stem]["model"], "models": reads_all_models(path.stem)}
+        assert names == {"study"} | {name for name, given in own.items() if given}
 
 
 @every
