@@ -6,11 +6,13 @@ styles repeat what colour says, so that a grey print is still readable.
 """
 
 import itertools
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.pictures import shrink_png
 from emosafe_lib.tables import write_csv
 
 # Okabe & Ito (2008), "Color universal design": black last, because text and axes use it already.
@@ -18,6 +20,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 WIDTH = 7.0
+LABEL_COLUMNS = 3
+METRIC_TITLES = {"macro_f1": "pooled", "within_source_macro_f1": "within sources"}
 DPI = 120
 
 
@@ -58,12 +62,34 @@ def look(names) -> dict[str, tuple[str, str, str]]:
     return dict(zip(dict.fromkeys(names), cycles, strict=False))
 
 
-def save(figure, table: pd.DataFrame, path) -> None:
-    """Write a figure as PNG and the numbers behind it as CSV beside it, without a time stamp in either."""
+def save(figure, table: pd.DataFrame, path, reading: str = "") -> None:
+    """Write a figure as PNG, the numbers behind it as CSV and, if given, its reading as text, side by side.
+
+    None of the files holds a time stamp, so that equal runs give equal files.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    path.with_suffix(".png").write_bytes(shrink_png(drawn.getvalue()))
     write_csv(table, path.with_suffix(".csv"))
+    if reading:
+        path.with_suffix(".txt").write_text(reading + "\n", encoding="utf-8")
+
+
+def show(figure, table: pd.DataFrame, path, reading: str) -> None:
+    """Save a figure, then display it with its one-sentence reading beneath it.
+
+    A notebook draws open figures at the end of a cell, which would put the sentence above its figure; so the figure is
+    displayed here and closed.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import Markdown, display
+
+    save(figure, table, path, reading)
+    display(figure)
+    plt.close(figure)
+    display(Markdown(reading))
 
 
 def training_curves(table: pd.DataFrame):
@@ -310,30 +336,86 @@ def short_number(value: float) -> str:
 
 
 def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.DataFrame, x="parameters", label=""):
-    """Score against size or cost on a logarithmic axis: one panel a task, one line a setting, bars for intervals.
+    """Score against size or cost on a logarithmic axis: a panel a metric and task, a line a setting, bars for intervals.
 
-    `table` has the columns task, setting, model, value, low, high and `x`; `references` has task, model and value and
-    is drawn as horizontal lines. Points are joined to guide the eye. A band is drawn only for `curves` (task, setting,
-    parameters, low, high), which hold the fits that are honest, within the fitted sizes.
+    `table` has the columns task, metric, setting, model, value, low, high and `x`; `references` has task, metric, model
+    and value and is drawn as horizontal lines. Points are joined to guide the eye. A band is drawn only for `curves`
+    (task, metric, setting, parameters, low, high), which hold the fits that are honest, within the fitted sizes.
+    """
+    import matplotlib.pyplot as plt
+
+    tasks, metrics = list(dict.fromkeys(table["task"])), list(dict.fromkeys(table["metric"]))
+    shape = {"nrows": max(1, len(metrics)), "ncols": max(1, len(tasks)), "sharey": True, "squeeze": False}
+    figure, panels = plt.subplots(figsize=(WIDTH + 3, 0.8 + 3.2 * shape["nrows"]), **shape)
+    looks = look(table["setting"])
+    for row, metric in zip(panels, metrics, strict=False):
+        for panel, task in zip(row, tasks, strict=False):
+            here = [part[(part["task"] == task) & (part["metric"] == metric)] for part in (table, references, curves)]
+            size_panel(panel, *here, looks, x)
+            panel.set(title=f"{task}, {METRIC_TITLES.get(metric, metric)}", xlabel=label or x)
+        row[0].set_ylabel("macro-F1")
+    panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def size_panel(panel, table: pd.DataFrame, references: pd.DataFrame, curves: pd.DataFrame, looks: dict, x: str) -> None:
+    """One panel of `score_by_size`: a task and metric."""
+    for name, (colour, marker, line) in looks.items():
+        part = table[table["setting"] == name].sort_values(x)
+        marks = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
+        panel.errorbar(part[x], part["value"], yerr=whiskers(part), **marks)
+        fit = curves[curves["setting"] == name]
+        panel.fill_between(fit["parameters"], fit["low"], fit["high"], color=colour, alpha=0.15, linewidth=0)
+    for number, row in enumerate(references.itertuples()):
+        panel.axhline(row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=row.model)
+    ticks = sorted(set(table[x]))
+    panel.set(xscale="log")
+    panel.set_xticks(ticks, [short_number(tick) for tick in ticks])
+    panel.set_xticks([], minor=True)
+
+
+def score_by_label(table: pd.DataFrame):
+    """F1 of every level and category against size, one panel a label, one line a setting, on a common scale.
+
+    `table` has the columns task, category, setting, parameters, value, low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    labels = list(dict.fromkeys(table["category"]))
+    rows = max(1, -(-len(labels) // LABEL_COLUMNS))
+    size = {"figsize": (WIDTH + 3, 0.6 + 2.3 * rows), "sharex": True, "sharey": True, "squeeze": False}
+    figure, panels = plt.subplots(rows, LABEL_COLUMNS, **size)
+    looks, nothing = look(table["setting"]), table.iloc[:0]
+    for panel, label in zip(panels.flat, labels, strict=False):
+        size_panel(panel, table[table["category"] == label], nothing, nothing, looks, "parameters")
+        panel.set_title(label.replace("_", " "), fontsize=9)
+    for panel in panels.flat[len(labels) :]:
+        panel.set_visible(False)
+    figure.supxlabel("parameters", fontsize=10)
+    figure.supylabel("F1", fontsize=10)
+    panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def budget_curves(table: pd.DataFrame):
+    """Macro-F1 after fine-tuning against the number of training rows, one panel a task, one line a model.
+
+    `table` has the columns task, model, rows, value, low and high.
     """
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 4.2), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 3.8), sharey=True, squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=False):
-        for name, (colour, marker, line) in look(table["setting"]).items():
-            part = table[(table["task"] == task) & (table["setting"] == name)].sort_values(x)
+        for name, (colour, marker, line) in look(table["model"]).items():
+            part = table[(table["task"] == task) & (table["model"] == name)].sort_values("rows")
             marks = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
-            panel.errorbar(part[x], part["value"], yerr=whiskers(part), **marks)
-            fit = curves[(curves["task"] == task) & (curves["setting"] == name)]
-            panel.fill_between(fit["parameters"], fit["low"], fit["high"], color=colour, alpha=0.15, linewidth=0)
-        for number, row in enumerate(references[references["task"] == task].itertuples()):
-            panel.axhline(row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=row.model)
-        ticks = sorted(set(table[x]))
-        panel.set(xscale="log", xlabel=label or x, title=task)
-        panel.set_xticks(ticks, [short_number(tick) for tick in ticks])
+            panel.errorbar(part["rows"], part["value"], yerr=whiskers(part), **marks)
+        ticks = sorted(set(table["rows"]))
+        panel.set(title=task, xlabel="training rows", xscale="log")
+        panel.set_xticks(ticks, [f"{int(tick)}" for tick in ticks])
         panel.set_xticks([], minor=True)
-    panels[0][0].set_ylabel("macro-F1")
+    panels[0][0].set_ylabel("macro-F1, fine-tuned")
     panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 

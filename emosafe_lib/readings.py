@@ -4,38 +4,80 @@ A reading names the numbers it rests on, says so where the data allow none, and 
 in the table: the nano ladder's numbers are the nano ladder's.
 """
 
+import numpy as np
 import pandas as pd
 
-from emosafe_lib.scaling import INSUFFICIENT
+from emosafe_lib.scaling import INSUFFICIENT, METRICS
+from emosafe_lib.taxonomy import TASKS
 
+OVER_SOURCE = "over_source_name"
+METRIC_NAMES = {"macro_f1": "pooled macro-F1", "within_source_macro_f1": "macro-F1 within sources"}
 LADDER_NAMES = {"nano": "the nano ladder (teaching models of a few million parameters)", "llama": "the LLaMA ladder"}
 
 
-def headline(table: pd.DataFrame, metrics=("macro_f1", "within_source_macro_f1")) -> pd.DataFrame:
+def headline(table: pd.DataFrame, metrics=METRICS) -> pd.DataFrame:
     """The headline rows of `results.csv` for some metrics: one wording-and-seed average a model, task and setting."""
     return table[(table["variant"] == "") & (table["category"] == "") & table["metric"].isin(metrics)]
 
 
-def headline_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What a reader sees first: a line a model and setting, `value [low, high]` pooled and within sources, by task."""
-    text = headline(table).assign(
-        text=lambda t: [
-            "undefined" if pd.isna(v) else f"{v:.3f} [{low:.3f}, {high:.3f}]"
-            for v, low, high in zip(t["value"], t["low"], t["high"], strict=True)
-        ]
+def headline_metrics(table: pd.DataFrame) -> tuple[str, ...]:
+    """Pooled macro-F1 and macro-F1 within sources; the pooled one alone where a single source makes both the same."""
+    sources = table.loc[table["metric"] == "source_macro_f1", "category"].nunique()
+    return METRICS if sources > 1 else METRICS[:1]
+
+
+def headline_table(table: pd.DataFrame, compared: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """What a reader sees first: a line a model and setting, by task `value [low, high]` pooled and within sources.
+
+    The last column of a task is the paired difference to the baseline that knows only the source's name, pooled, from
+    `scaling.comparisons`; a star marks one that is clear after Holm's correction.
+    """
+    chosen = headline(table).assign(text=lambda t: spoken(t, "{:.3f}"), column=lambda t: t["metric"])
+    family = compared[(compared["family"] == "source name") & (compared["metric"] == METRICS[0])]
+    stars = np.where(family["p_holm"] < 1 - confidence, " *", "")
+    over = family.assign(model=family["first"], setting=family["first_setting"], column=OVER_SOURCE)
+    over = over.assign(text=spoken(family, "{:+.3f}") + stars)
+    parts = pd.concat([chosen, over])
+    wide = parts.pivot_table(
+        index=["model", "setting"], columns=["task", "column"], values="text", aggfunc="first", sort=False
     )
-    wide = text.pivot_table(
-        index=["model", "setting"], columns=["task", "metric"], values="text", aggfunc="first", sort=False
-    )
-    return wide.fillna("no run")
+    columns = [(task, name) for task in TASKS for name in (*METRICS, OVER_SOURCE)]
+    return wide.reindex(columns=pd.MultiIndex.from_tuples(columns, names=["task", "score"])).fillna("–")
+
+
+def spoken(table: pd.DataFrame, form: str) -> pd.Series:
+    """`value [low, high]` of each row as text, `undefined` where the value is."""
+    words = [
+        "undefined" if pd.isna(value) else f"{form.format(value)} [{low:.3f}, {high:.3f}]"
+        for value, low, high in zip(table["value"], table["low"], table["high"], strict=True)
+    ]
+    return pd.Series(words, index=table.index, dtype=object)
 
 
 def reference_lines(table: pd.DataFrame) -> pd.DataFrame:
     """Rivals drawn as lines beside a ladder: TF-IDF, the source's name, and each fine-tuned encoder."""
-    rows = headline(table, ("macro_f1",))
+    rows = headline(table)
     baseline = rows[(rows["setting"] == "baseline") & rows["model"].isin(["source", "tfidf"])]
     encoder = rows[(rows["family"] == "encoder") & (rows["setting"] == "fine-tuned")]
-    return pd.concat([baseline, encoder])[["task", "model", "setting", "value", "low", "high"]]
+    return pd.concat([baseline, encoder])[["task", "metric", "model", "setting", "value", "low", "high"]]
+
+
+def labels_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The F1 rows of `results.csv` by level and category, headlines only."""
+    return table[(table["variant"] == "") & (table["metric"] == "f1") & (table["category"] != "")]
+
+
+def budget_table(table: pd.DataFrame, train_rows: int) -> pd.DataFrame:
+    """Macro-F1 of fine-tuned models by training rows: each budget that was run, and the main run with `train_rows`.
+
+    Columns: task, model, rows, value, low, high; empty where no budget was run.
+    """
+    runs = table[(table["setting"] == "fine-tuned") & (table["metric"] == METRICS[0]) & (table["category"] == "")]
+    budgets = runs[runs["variant"].str.startswith("budget-")]
+    budgets = budgets.assign(rows=budgets["variant"].str.removeprefix("budget-").astype(int))
+    whole = runs[(runs["variant"] == "") & runs["model"].isin(budgets["model"])].assign(rows=train_rows)
+    joined = pd.concat([budgets, whole]).drop_duplicates(["task", "model", "rows"])
+    return joined[["task", "model", "rows", "value", "low", "high"]].reset_index(drop=True)
 
 
 def runs_labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,19 +120,49 @@ def source_table(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
 
 
 def score_by_size(ranks: pd.DataFrame) -> str:
-    """From `scaling.rank_table`: in how many tasks and settings the score rises with size beyond doubt."""
+    """From `scaling.rank_table`: in how many tasks and settings the score rises with size beyond doubt, by metric."""
     if ranks.empty or (ranks["status"] == INSUFFICIENT).all():
         return (
             "Fewer than three sizes have runs here, or their scores are equal: insufficient for any statement on size."
         )
-    usable = ranks[ranks["status"] == "ok"]
-    rising, falling = (usable["low"] > 0).sum(), (usable["high"] < 0).sum()
-    curves = (usable["curve"] == "fitted").sum()
+    usable, parts = ranks[ranks["status"] == "ok"], []
+    for metric, part in usable.groupby("metric", sort=False):
+        rising, falling, curves = (part["low"] > 0).sum(), (part["high"] < 0).sum(), (part["curve"] == "fitted").sum()
+        parts.append(
+            f"{METRIC_NAMES[metric]} rises with size beyond doubt in {rising} of {len(part)} task and setting pairs, "
+            f"falls in {falling}, and allows a saturating curve in {curves}"
+        )
     name = LADDER_NAMES.get(ranks["ladder"].iloc[0], ranks["ladder"].iloc[0])
+    return f"On {name}, " + "; ".join(parts) + "."
+
+
+def score_by_label(points: pd.DataFrame) -> str:
+    """From the F1 of every label by size: how often the largest model is also the best, and where size adds most."""
+    by_size = points.sort_values("parameters").groupby(["category", "setting"])["value"]
+    best = by_size.agg(["first", "last", "max", "size"]).dropna()
+    best = best[best["size"] > 1]
+    if best.empty:
+        return "No label has scores of two sizes, so nothing can be said label by label."
+    gain = best["last"] - best["first"]
+    label, setting = gain.idxmax()
     return (
-        f"On {name}, the score rises with size beyond doubt in {rising} of {len(usable)} task and setting pairs and "
-        f"falls in {falling}; a saturating curve is honest in {curves}."
+        f"The largest model is the best one in {(best['last'] == best['max']).sum()} of {len(best)} label and setting "
+        f"pairs; from the smallest to the largest, F1 moves by {gain.median():+.3f} in the median and most in {label}, "
+        f"{setting} ({gain.max():+.3f})."
     )
+
+
+def budget_curves(table: pd.DataFrame) -> str:
+    """What more training rows add, averaged over models, from `budget_table`."""
+    parts = []
+    for task, part in table.groupby("task", sort=False):
+        mean = part.groupby("rows")["value"].mean()
+        if len(mean) > 1:
+            few, many = mean.index.min(), mean.index.max()
+            parts.append(f"{mean[few]:.3f} with {few} training rows and {mean[many]:.3f} with {many} on {task}")
+    if not parts:
+        return "No training budgets were run, so how scores grow with training rows is unknown here."
+    return "Averaged over models, fine-tuned macro-F1 is " + "; ".join(parts) + "."
 
 
 def pooled_and_within(table: pd.DataFrame) -> str:
@@ -162,14 +234,25 @@ def sources_apart(table: pd.DataFrame) -> str:
     )
 
 
-def cost(table: pd.DataFrame) -> str:
-    """The dearest and the cheapest model's score and inference cost."""
-    known = table.dropna(subset=["inference_flops_per_token", "value"])
+def cost(table: pd.DataFrame, axis: str = "inference_flops_per_token", what: str = "operations per token") -> str:
+    """The dearest and the cheapest model's score and cost on one axis."""
+    known = table.dropna(subset=[axis, "value"])
     if known["model"].nunique() < 2:
-        return "Fewer than two models have a known cost."
+        return f"Fewer than two models have known {what}."
     low, high = (known.loc[pick] for pick in (known["parameters"].idxmin(), known["parameters"].idxmax()))
-    ratio = high["inference_flops_per_token"] / low["inference_flops_per_token"]
     return (
-        f"{high['model']} costs {ratio:.0f} times the operations of {low['model']} per token; fine-tuned on safety "
+        f"{high['model']} costs {high[axis] / low[axis]:.0f} times the {what} of {low['model']}; fine-tuned on safety "
         f"they score {high['value']:.3f} and {low['value']:.3f}."
+    )
+
+
+def source_name(compared: pd.DataFrame, confidence: float = 0.95) -> str:
+    """How many runs beat the baseline that knows only the source's name, from `scaling.comparisons`."""
+    part = compared[(compared["family"] == "source name") & (compared["metric"] == METRICS[0])]
+    if part.empty:
+        return "Without the source-name baseline no run can be held against it."
+    above, below = (part["p_holm"] < 1 - confidence) & (part["value"] > 0), (part["high"] < 0).sum()
+    return (
+        f"{above.sum()} of {len(part)} runs beat the baseline that knows only the source's name, paired and after "
+        f"Holm's correction; {below} lie below it."
     )

@@ -6,10 +6,13 @@ sanitiser drops what could run, and a page of our own holds them: no script, no 
 
 import html
 import re
+import sys
 from pathlib import Path
 
 from emosafe_lib.errors import StageError
-from emosafe_lib.params import SECRET_VALUE
+from emosafe_lib.params import SECRET_VALUE, project_root
+from emosafe_lib.pictures import shrink_base64
+from emosafe_lib.stage import outputs_root
 
 STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
 KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
@@ -28,6 +31,12 @@ REMOTE = re.compile(
     r"""(?:src|href|data|srcset)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", re.I
 )
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
+SECTION = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
+TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+TAG = re.compile(r"<[^>]*>")
+KERNEL_FILE = re.compile(r"/[\w/.-]*/ipykernel_\d+/\d+\.py")
+# The browser itself refuses whatever a page would load or run beyond its own style and figures.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def clean(notebook: dict) -> None:
@@ -45,22 +54,27 @@ def clean(notebook: dict) -> None:
         for output in cell.get("outputs", []):
             for mime in set(output.get("data", {})) - KEPT_MIME:
                 del output["data"][mime]
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = shrink_base64(output["data"]["image/png"])
             hide_paths(output)
         refuse_private(cell, number)
 
 
 def hide_paths(output: dict) -> None:
-    """Replace the checkout's own path and site-packages prefixes in text outputs, which warnings often show."""
-    from emosafe_lib.params import project_root
+    """Replace this machine's folders in text outputs, which warnings often show, by what they stand for."""
+    folders = {str(outputs_root()): "outputs", str(project_root()): ".", sys.prefix: ".venv"}
 
     def short(value):
-        return value.replace(str(project_root()) + "/", "").replace(str(project_root()), ".")
+        text = KERNEL_FILE.sub("<cell>", "".join(value))
+        for folder, name in sorted(folders.items(), key=lambda pair: -len(pair[0])):
+            text = text.replace(folder + "/", "" if name == "." else name + "/").replace(folder, name)
+        return text
 
     if "text" in output:
-        output["text"] = short("".join(output["text"]))
+        output["text"] = short(output["text"])
     for mime, value in output.get("data", {}).items():
         if mime.startswith("text/"):
-            output["data"][mime] = short("".join(value))
+            output["data"][mime] = short(value)
 
 
 def refuse_private(cell: dict, number: int) -> None:
@@ -105,7 +119,19 @@ def body(notebook: dict) -> str:
     exporter.exclude_input_prompt = True
     exporter.exclude_output_prompt = True
     converted, _ = exporter.from_notebook_node(notebook)
-    return converted
+    return TABLE.sub(lambda found: scrollable(found.group(), "Table"), converted)
+
+
+def scrollable(table: str, label: str) -> str:
+    """A table in a region of its own that scrolls sideways, also by keyboard, so that the page itself never does."""
+    return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
+
+
+def contents(text: str) -> str:
+    """Links to the sections of a page, folded away; nothing for a page of fewer than three."""
+    found = [(name, TAG.sub("", title).strip("¶ \n")) for name, title in SECTION.findall(text)]
+    items = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in found)
+    return f"<details class=contents><summary>On this page</summary><ol>{items}</ol></details>" if found[2:] else ""
 
 
 def page(notebook: dict, manifest: dict) -> str:
@@ -122,18 +148,21 @@ def page(notebook: dict, manifest: dict) -> str:
         f"{manifest['seconds']} s · peak memory {manifest['peak_memory_mb']} MB. Message texts from real datasets are "
         "never shown here; the topics are distress, violence and abuse."
     )
-    return shell(f"{manifest['stage']}{model}", f'<p class="note">{note}</p>{body(notebook)}', back)
+    text = body(notebook)
+    return shell(f"{manifest['stage']}{model}", f'<p class="note">{note}</p>{contents(text)}{text}', back)
 
 
 def shell(title: str, content: str, back: str | None = None) -> str:
     """Wrap content into a complete page with our style; StageError if it refers to another host."""
-    link = f'<nav><a href="{back}">Back to the study</a></nav>' if back else ""
+    link = f'<nav aria-label="Study"><a href="{back}">← Back to the study</a></nav>' if back else ""
     found = REMOTE.search(re.sub(r'<a [^>]*href="https?://[^"]*"', "<a ", content))
     if found:
         raise StageError(title, "would load something from another host", "keep pages self-contained")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{html.escape(title)} · emosafe</title><style>{STYLE}</style></head>"
-        f"<body>{link}<main>{content}</main></body></html>\n"
+        f'<body><a class="skip" href="#content">Skip to the content</a>{link}<main id="content">{content}</main></body>'
+        "</html>\n"
     )

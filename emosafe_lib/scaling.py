@@ -6,8 +6,9 @@ The same functions serve the nano ladder and real LLaMA results; which one a num
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,13 @@ def sizes(models: dict[str, ModelParams]) -> pd.DataFrame:
 
 
 def pretraining_tokens(model: ModelParams) -> float:
-    """Tokens seen in pre-training: from the facts beside our own weights, from the model card for LLaMA, else NaN."""
+    """Tokens seen in pre-training: from the record beside our own weights, from the model card for LLaMA, else NaN."""
     if model.weights != "assets":
         return STATED_TOKENS.get(model.name, np.nan)
-    path = Path(weights_location(model)) / "training.json"
-    if not path.is_file():
-        return np.nan
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    return float(facts["plain_tokens"] + facts["instruct_tokens"])
+    weights = Path(weights_location(model))
+    record = weights.parent / "curves.json"
+    runs = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
+    return next((float(sum(run["tokens"].values())) for run in runs if run["rung"] == weights.name), np.nan)
 
 
 def points(evidence: Evidence, table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
@@ -203,22 +203,22 @@ def curve_of(evidence: Evidence, models: list[str], task: str, setting: str, met
     return evidence.cache[place]
 
 
-def curve_table(evidence: Evidence, ladder: str, metric: str = "macro_f1") -> pd.DataFrame:
-    """The honest curves as points to draw: task, setting, parameters, value, low, high; empty where there are none."""
+def curve_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """The honest curves as points to draw: task, metric, setting, parameters, value, low, high; empty if there are none."""
     numbers = dict.fromkeys(("parameters", "value", "low", "high"), float)
-    parts = [pd.DataFrame(columns=["task", "setting", *numbers]).astype(numbers)]  # typed, since figures need numbers
-    for task, setting in ((task, setting) for task in TASKS for setting in SCALED_SETTINGS):
+    parts = [pd.DataFrame(columns=["task", "metric", "setting", *numbers]).astype(numbers)]  # figures need numbers
+    for task, setting, metric in product(TASKS, SCALED_SETTINGS, metrics):
         curve = curve_of(evidence, evidence.ladder(ladder), task, setting, metric)
         if curve.status == "fitted":
             columns = {"parameters": curve.grid, "value": curve.middle, "low": curve.low, "high": curve.high}
-            parts.append(pd.DataFrame(columns).assign(task=task, setting=setting))
+            parts.append(pd.DataFrame(columns).assign(task=task, metric=metric, setting=setting))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def rank_table(evidence: Evidence, ladder: str, metric: str = "macro_f1") -> pd.DataFrame:
-    """Rank stability and what became of the curve, one row a task and setting."""
+def rank_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Rank stability and what became of the curve, one row a metric, task and setting."""
     models, rows = evidence.ladder(ladder), []
-    for task, setting in ((task, setting) for task in TASKS for setting in SCALED_SETTINGS):
+    for metric, task, setting in product(metrics, TASKS, SCALED_SETTINGS):
         ranks = rank_stability(evidence, models, task, setting, metric)
         curve = curve_of(evidence, models, task, setting, metric)
         row = {"ladder": ladder, "task": task, "setting": setting, "metric": metric, "status": ranks.status}
@@ -244,9 +244,11 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
             tuned, zero = Cell(name, task, "fine-tuned"), Cell(name, task, "zero-shot")
             plan += [("setting", tuned, zero), ("setting", Cell(name, task, "few-shot"), zero)]
             plan += [("setting", tuned, Cell(name, task, "probe"))]
-            plan += [("baseline", tuned, Cell(rival, task, "baseline")) for rival in ("source", "tfidf")]
+            plan += [("baseline", tuned, Cell("tfidf", task, "baseline"))]
             plan += [("augmentation", tuned, tuned._replace(variant="no-augmentation"))]
-        tfidf = Cell("tfidf", task, "baseline")
+        by_source, tfidf = Cell("source", task, "baseline"), Cell("tfidf", task, "baseline")
+        runs = [Cell(name, task, setting) for name in evidence.models for setting in SCALED_SETTINGS]
+        plan += [("source name", cell, by_source) for cell in [*runs, tfidf]]
         plan += [("augmentation", tfidf, tfidf._replace(variant="no-augmentation"))]
         plan += [("unseen source", tfidf._replace(variant="left-out-source"), tfidf)]
     return plan
@@ -305,7 +307,7 @@ def flips_of(evidence: Evidence, first: Cell, second: Cell):
 def size_gains(evidence: Evidence, ladder: str) -> pd.DataFrame:
     """What the largest model adds to the smallest, by task, setting and label: paired differences in F1."""
     models, rows = evidence.ladder(ladder), []
-    for task, setting in ((task, setting) for task in TASKS for setting in SCALED_SETTINGS):
+    for task, setting in product(TASKS, SCALED_SETTINGS):
         names = with_runs(evidence, models, task, setting)
         for label in ("", *TASK_LABELS[task]) if len(names) > 1 else ():
             metric = "f1" if label else "macro_f1"
@@ -324,7 +326,7 @@ def measured_costs(base: Path, models: dict[str, ModelParams]) -> pd.DataFrame:
     """
     stages = ("03_prompting_baselines", "04_lora_finetuning")
     rows = []
-    for name, stage in ((name, stage) for name in models for stage in stages):
+    for name, stage in product(models, stages):
         path = base / name / stage / "manifest.json"
         if path.is_file():
             facts = json.loads(path.read_text(encoding="utf-8"))

@@ -217,7 +217,11 @@ def test_baselines_stand_beside_models():
     assert here.gaps.empty
     table = results.results_table(here)
     assert set(table.loc[table["family"] == "baseline", "model"]) == set(baselines.BASELINES)
-    assert readings.headline_table(table).shape[0] == 4 + len(baselines.BASELINES)
+    heads = readings.headline_table(table, scaling.comparisons(here))
+    assert heads.shape[0] == 4 + len(baselines.BASELINES)
+    own = heads.loc[("nano-1", "fine-tuned"), ("safety", "over_source_name")]
+    assert own.startswith("+") and own.endswith("*")
+    assert heads.loc[("majority", "baseline"), ("safety", "over_source_name")] == "–"
 
 
 def test_sizes_come_from_shapes_and_flops_from_sizes():
