@@ -30,6 +30,7 @@ from emosafe_lib.rows import category_matrix, known_matrix, take
 from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS, TASKS
 
 MAX_POSITIVE_WEIGHT = 10.0
+MOST_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Plan:
         }
 
 
-RECIPE = {"epochs", "max_length", "early_stopping_patience", "class_weights"}
+RECIPE = {"epochs", "min_steps", "max_length", "early_stopping_patience", "class_weights"}
 
 
 @dataclass(frozen=True)
@@ -328,12 +329,21 @@ class SealCheckpoints(TrainerCallback):
         heartbeat(f"{self.plan.model.name} {self.plan.task} step", state.global_step, state.max_steps)
 
 
-def arguments(plan: Plan, folder: Path) -> TrainingArguments:
+def epochs_of(settings: FinetuningParams, steps_per_epoch: int) -> float:
+    """Passes over the rows: the study's epochs, or as many whole ones as `min_steps` takes, at most `MOST_EPOCHS`.
+
+    A learning curve compares amounts of data. Without the floor its small budgets would also be short of steps.
+    """
+    needed = -(-settings.min_steps // max(steps_per_epoch, 1))
+    return max(settings.epochs, float(min(needed, MOST_EPOCHS)))
+
+
+def arguments(plan: Plan, folder: Path, steps_per_epoch: int) -> TrainingArguments:
     """The Trainer's settings for a plan: AdamW, linear decay after a warm-up, one checkpoint an epoch."""
     ran_on, training = hardware(plan.model), plan.model.training
     return TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=plan.settings.epochs,
+        num_train_epochs=epochs_of(plan.settings, steps_per_epoch // training.accumulation),
         learning_rate=training.learning_rate,
         gradient_accumulation_steps=training.accumulation,
         weight_decay=training.weight_decay,
@@ -359,9 +369,10 @@ def arguments(plan: Plan, folder: Path) -> TrainingArguments:
 def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], folder: Path) -> BudgetTrainer:
     """The Trainer of a plan, with early stopping and sealed checkpoints below `folder`."""
     patience = EarlyStoppingCallback(early_stopping_patience=plan.settings.early_stopping_patience)
+    batches = len(budget_batches(encoded["train"].lengths, plan.model.training.tokens_per_batch))
     trainer = BudgetTrainer(
         model=network,
-        args=arguments(plan, folder),
+        args=arguments(plan, folder, batches),
         plan=plan,
         encoded=encoded,
         tokenizer=tokenizer,
@@ -485,14 +496,12 @@ def finetune(
 
 
 def runs_of(settings: FinetuningParams) -> list[dict]:
-    """The runs that a study asks for, as arguments of `finetune`: every seed on all rows, the ablation without
-    re-interpretations with the same seeds, and the learning curve's budgets with the first seed.
+    """The runs that a study asks for, as arguments of `finetune`: every seed on all rows; with the first seed alone, the
+    ablation without re-interpretations and the learning curve's budgets.
     """
-    runs = [{"task": task, "seed": seed} for task in TASKS for seed in settings.seeds]
+    runs, first = [{"task": task, "seed": seed} for task in TASKS for seed in settings.seeds], settings.seeds[0]
     if settings.ablation:
-        tasks = settings.ablation_tasks
-        runs += [{"task": task, "seed": seed, "augmentation": False} for task in tasks for seed in settings.seeds]
-    first = settings.seeds[0]
+        runs += [{"task": task, "seed": first, "augmentation": False} for task in settings.ablation_tasks]
     return runs + [{"task": task, "seed": first, "budget": rows} for task in TASKS for rows in settings.budgets]
 
 

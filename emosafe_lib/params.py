@@ -138,6 +138,7 @@ class FinetuningParams(Section):
 
     seeds: list[int] = Field(default=[0], min_length=1)
     epochs: Annotated[float, Field(gt=0, le=100)] = 3.0
+    min_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="few rows are passed over until so many")
     train_rows: Positive | None = Field(default=None, description="cap on training rows; none trains on all")
     evaluation_rows: Positive | None = Field(default=None, description="cap on scored test rows; none scores all")
     validation_rows: Positive | None = 400
@@ -145,7 +146,7 @@ class FinetuningParams(Section):
     early_stopping_patience: Positive = 2
     class_weights: bool = True
     budgets: list[Positive] = Field(default=[], description="training-row budgets of the learning curve")
-    ablation: bool = Field(default=True, description="also train without re-interpretations")
+    ablation: bool = Field(default=True, description="also train without re-interpretations, first seed")
     ablation_tasks: list[Literal["safety", "categories"]] = ["safety"]
 
 

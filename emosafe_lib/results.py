@@ -193,7 +193,7 @@ def missing_runs(study: StudyParams, family: str, cell: Cell, keys: list[Key]) -
         return ["all runs"]
     wordings = {"zero-shot": study.prompting.variants, "few-shot": study.prompting.few_shot_variants}
     seeds = {"few-shot": study.prompting.exemplar_seeds, "fine-tuned": study.finetuning.seeds}.get(cell.setting, [])
-    if cell.variant.startswith("budget-"):
+    if cell.setting == "fine-tuned" and cell.variant:  # ablations and training budgets
         seeds = seeds[:1]
     asked = wordings.get(cell.setting, []) if family == "llama" and not cell.variant else []
     found = [f"wording {name}" for name in asked if name not in {key.variant for key in keys}]

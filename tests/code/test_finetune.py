@@ -136,8 +136,15 @@ def test_budgets_are_nested():
 def test_runs_cover_seeds_ablation_and_budgets():
     settings = tiny_models.study_params(seeds=[0, 1], budgets=[5], ablation=True).finetuning
     runs = finetune.runs_of(settings)
-    assert len(runs) == 2 * 2 + 2 + 2
+    assert len(runs) == 2 * 2 + 1 + 2
+    assert [run["seed"] for run in runs if "augmentation" in run or "budget" in run] == [0, 0, 0]
     assert len(finetune.runs_of(settings.model_copy(update={"ablation": False}))) == 6
+
+
+def test_few_rows_are_passed_over_until_there_are_steps_enough():
+    settings = tiny_models.study_params(epochs=1.5, min_steps=40).finetuning
+    assert [finetune.epochs_of(settings, steps) for steps in (1, 7, 30, 40, 400)] == [10, 6, 2, 1.5, 1.5]
+    assert finetune.epochs_of(settings.model_copy(update={"min_steps": 0}), 1) == 1.5
 
 
 # --- padding and order (fault 43 for classifiers) --------------------------------------------------------------------
