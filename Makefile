@@ -7,6 +7,7 @@ STUDY  ?= sample
 MODELS ?=
 CORES  ?= 2
 PROFILE ?=
+STUDIES ?=
 A ?= sample
 B ?= real
 RUN := $(BIN)/python -m emosafe_lib.execute
@@ -47,8 +48,8 @@ lab: setup ## open JupyterLab on the notebooks
 data: setup ## download what a study names; licences that restrict use are listed first
 	@$(BIN)/python -m emosafe_lib.sources fetch --study $(STUDY)
 
-reference: setup ## run sample and real study from this checkout and copy their pages to outputs/reference/
-	@$(RUN) reference --cores $(CORES)
+reference: setup ## run sample and real study, copy their pages to outputs/reference/: make reference STUDIES=sample
+	@$(RUN) reference --cores $(CORES) $(addprefix --study ,$(STUDIES))
 
 compare: setup ## paired comparison of two finished studies: make compare A=sample B=mine
 	@$(BIN)/python -m emosafe_lib.compare $(A) $(B)

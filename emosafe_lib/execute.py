@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emosafe_lib import stage as stages
+from emosafe_lib.engine import stop_stages, watch_parent
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
 from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root
 
@@ -35,6 +36,7 @@ CHATTER = re.compile(
     r"\[IPKernelApp\]|CalledProcessError|Exiting because|WorkflowError|At least one|\w+ +\d+$)|Command 'set -euo"
 )
 HEARTBEAT_SECONDS = 15
+RECEIPT, PROOF = "receipt.json", ".receipt.json"
 
 
 def notebook_source(stage: str) -> Path:
@@ -189,10 +191,40 @@ def execute_notebook(source: Path, target: Path, parameters: dict, label: str, m
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
 
-def run_stage(stage: str, study: str, model: str | None = None, models: Sequence[str] = ()) -> Path:
+def intact(folder: Path, receipt: dict) -> bool:
+    """Whether a stage's notebook, page, manifest and outputs on disk are those that its receipt and manifest name."""
+    named = dict(receipt["files"]) | {"manifest.json": receipt["manifest"]}
+    if any(not (folder / name).is_file() or stages.file_sha256(folder / name) != named[name] for name in named):
+        return False
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    outputs = {stages.outputs_root() / manifest["study"] / name: digest for name, digest in manifest["outputs"].items()}
+    return all(path.is_file() and stages.file_sha256(path) == digest for path, digest in outputs.items())
+
+
+def finished_before(folder: Path, digest: str, after: Sequence[str]) -> bool:
+    """Whether this stage has finished as it would now: same digest, nothing touched, no file of `after` newer.
+
+    Snakemake removes the receipt of a stage that was not yet noted as done when the run was killed, or whose process
+    was killed in its very last moments. The copy beside proves that the work is there.
+    """
+    proof = folder / PROOF
+    if not proof.is_file() or any(Path(path).stat().st_mtime_ns > proof.stat().st_mtime_ns for path in after):
+        return False
+    receipt = json.loads(proof.read_text(encoding="utf-8"))
+    return receipt["digest"] == digest and intact(folder, receipt)
+
+
+def run_stage(
+    stage: str,
+    study: str,
+    model: str | None = None,
+    models: Sequence[str] = (),
+    after: Sequence[str] | None = None,
+) -> Path:
     """Run one stage from its committed notebook and publish it if, and only if, it really finished.
 
-    `study`, `model` and `models` are what `stage.begin` takes. Returns the path of its receipt.
+    `study`, `model` and `models` are what `stage.begin` takes. `after` are the receipts of the stages before it: where
+    they are given, a stage that has finished since and is unchanged is not run again. Returns the path of its receipt.
 
     Raises
     ------
@@ -207,12 +239,18 @@ def run_stage(stage: str, study: str, model: str | None = None, models: Sequence
     folder = stages.stage_folder(study_params.name, stage, model_params.name if model_params else None)
     temporary = stages.outputs_root() / study_params.name / "logs" / f"{label.replace(' ', '-')}.ipynb"
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    (folder / "receipt.json").unlink(missing_ok=True)
+    models = list(models or study_params.models)
+    digest = stage_digest(stage, study_params, model_params, models)
+    if after is not None and finished_before(folder, digest, after):
+        print(f"{label}: had finished when the last run was stopped", flush=True)
+        stages.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
+        return folder / RECEIPT
+    for name in (RECEIPT, PROOF):
+        (folder / name).unlink(missing_ok=True)
+    print(f"{label}: started", flush=True)
     check_source(nbformat.read(source, 4), source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
-    if stages.reads_all_models(stage):
-        parameters["models"] = models = list(models or study_params.models)
-    digest = stage_digest(stage, study_params, model_params, models)
+    parameters |= {"models": models} if stages.reads_all_models(stage) else {}
     started, clock = datetime.now(UTC), time.monotonic()
     minutes = model_params.resources.minutes if model_params else 120
     execute_notebook(source, temporary, parameters, label, minutes)
@@ -245,8 +283,9 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, secon
         "seconds": round(seconds, 2),
         "overhead_seconds": round(seconds - manifest["seconds"], 2),
     }
-    stages.write_json(folder / "receipt.json", receipt)
-    return folder / "receipt.json"
+    for name in (PROOF, RECEIPT):
+        stages.write_json(folder / name, receipt)
+    return folder / RECEIPT
 
 
 def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = None, models: Sequence[str] = ()) -> str:
@@ -261,46 +300,50 @@ def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = Non
 def run_study(study: str, models: list[str], cores: int, until: str = "", profile: str = "", extra: str = "") -> int:
     """Let Snakemake bring a study up to date; returns its exit status.
 
-    One runner at a time holds a study's lock, which the operating system releases however the runner ends, so a killed
-    run needs no unlocking.
+    One run at a time holds a study's lock, which the operating system releases however the run ends, so a killed run
+    needs no unlocking.
 
     Raises
     ------
-    StageError : another runner is at work
+    ParameterError : a parameter file breaks the schema; nothing was started
     """
-    from filelock import FileLock, Timeout
-
     loaded = load_study(study)
     for model in models or loaded.models:
         if load_model(model).name != model:
             raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
     root, base = project_root(), stages.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
+    command = [sys.executable, "-m", "emosafe_lib.engine", str(base)]
+    command += ["--snakefile", str(root / "Snakefile"), "--directory", str(root)]
     command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going", "--show-failed-logs"]
     command += ["--rerun-triggers", "mtime", "input", "params", "--quiet", "host", "reason", "rules"]
     command += ["--config", f"study={study}", f"models={','.join(models or loaded.models)}", f"until={until}"]
     command += ["--profile", str(root / "profiles" / profile)] if profile else []
-    try:
-        with FileLock(base / ".lock", timeout=0):
-            return forward_signals([*command, *shlex.split(extra)])
-    except Timeout:
-        raise StageError(f"outputs/{loaded.name}", "another run is at work here", "wait for it or stop it") from None
+    return run_engine([*command, *shlex.split(extra)])
 
 
-def forward_signals(command: list[str]) -> int:
-    """Run a command in the foreground without its chatter; a SIGTERM to us reaches it, and we wait for its clean-up."""
+def run_engine(command: list[str]) -> int:
+    """Run the engine in the foreground without its chatter, and end it with its stages on SIGINT or SIGTERM.
+
+    Ctrl-C reaches the engine by itself, so it is sent the other signal, which is harmless twice.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    old = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    stopped = []
+
+    def stop(number, frame) -> None:
+        stopped.append(number)
+        process.send_signal(signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)
+        stop_stages(process.pid)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for line in process.stdout:
             if not CHATTER.match(line):
                 print(line, end="", flush=True)
-        return process.wait()
-    except KeyboardInterrupt:
-        return process.wait() or 130
+        return (process.wait() or 128 + stopped[0]) if stopped else process.wait()
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -318,11 +361,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("stage", choices=list(stages.STAGES))
     one.add_argument("--study", default="sample")
     one.add_argument("--model", default=None)
+    one.add_argument("--after", nargs="*", help="receipts of earlier stages; the engine gives them, a person need not")
     one.add_argument("--models", default="", help="the run's models, for a notebook that reads them all")
     index = commands.add_parser("index", help="write the study's index page")
     index.add_argument("--study", default="sample")
     index.add_argument("--models", default="", help="the run's models; the study's own where empty")
     reference = commands.add_parser("reference", help="make outputs/reference/")
+    reference.add_argument("--study", action="append", default=[], help="may be given again; sample and real if absent")
     reference.add_argument("--cores", type=int, default=2)
     return top
 
@@ -335,17 +380,18 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "study":
             return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
         if chosen.command == "stage":
-            print(f"{chosen.stage} {chosen.model or ''}: started", flush=True)
-            receipt = run_stage(chosen.stage, chosen.study, chosen.model, models)
-            seconds = json.loads(receipt.read_text())["seconds"]
-            print(f"{chosen.stage} {chosen.model or ''}: done in {seconds:.0f} s", flush=True)
+            if chosen.after is not None:
+                watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            receipt = run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after)
+            seconds = json.loads(receipt.read_text(encoding="utf-8"))["seconds"]
+            print(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {seconds:.0f} s", flush=True)
             return 0
-        from emosafe_lib import site
+        from emosafe_lib import reference, site
 
         if chosen.command == "index":
             print(site.write_index(load_study(chosen.study), models))
         else:
-            site.write_reference(chosen.cores)
+            print(*reference.make(chosen.study, chosen.cores), sep="\n")
         return 0
     except (EmosafeError, ParameterError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -192,12 +192,20 @@ def claims_section(base: Path) -> str:
     claims = read_json(base / "claims.json")
     if not claims:
         return ""
-    cards = "".join(claim_card(claim) for claim in claims.values())
+    cards = "".join(claim_card(claims[name]) for name in claims_in_order(claims))
     return (
         "<h2>The paper's claims, checked</h2><p>Each verdict is computed from the prediction files, holds for the models "
         'that it names and for no others, and may be that the runs cannot tell. The numbers: <a href="claims.json">'
         f'claims.json</a>.</p><ul class="claims">{cards}</ul>{anchors(base / ANALYSIS / "anchors.csv")}'
     )
+
+
+def claims_in_order(claims: dict) -> list[str]:
+    """The names in `claims.json`, a ladder after the other, each in the order of the paper's findings."""
+    from emosafe_lib.claims import STATEMENTS
+
+    order = list(STATEMENTS)
+    return sorted(claims, key=lambda name: (name.partition("@")[2], order.index(name.partition("@")[0])))
 
 
 def claim_card(claim: dict) -> str:
