@@ -54,7 +54,7 @@ rule data_merge:
     params: digest=digest("01_data_merge")
     threads: workflow.cores
     resources: mem_mb=4000, runtime=60
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 01_data_merge --study {STUDY}"
+    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 01_data_merge --study {STUDY} --after {{input}}"
 
 
 rule chatgpt_augmentation:
@@ -63,7 +63,7 @@ rule chatgpt_augmentation:
     params: digest=digest("02_chatgpt_augmentation")
     threads: workflow.cores
     resources: mem_mb=4000, runtime=240
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 02_chatgpt_augmentation --study {STUDY}"
+    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 02_chatgpt_augmentation --study {STUDY} --after {{input}}"
 
 
 rule prompting_baselines:
@@ -72,7 +72,7 @@ rule prompting_baselines:
     params: digest=digest("03_prompting_baselines")
     threads: resource("threads")
     resources: mem_mb=resource("memory_mb"), runtime=resource("minutes"), gpu=resource("gpus")
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 03_prompting_baselines --study {STUDY} --model {{wildcards.model}}"
+    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 03_prompting_baselines --study {STUDY} --model {{wildcards.model}} --after {{input}}"
 
 
 rule lora_finetuning:
@@ -82,7 +82,7 @@ rule lora_finetuning:
     threads: resource("threads")
     priority: 1
     resources: mem_mb=resource("memory_mb"), runtime=resource("minutes"), gpu=resource("gpus")
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 04_lora_finetuning --study {STUDY} --model {{wildcards.model}}"
+    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 04_lora_finetuning --study {STUDY} --model {{wildcards.model}} --after {{input}}"
 
 
 rule scaling_analysis:
@@ -91,7 +91,7 @@ rule scaling_analysis:
     params: digest=digest("05_scaling_analysis")
     threads: workflow.cores
     resources: mem_mb=4000, runtime=60
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 05_scaling_analysis --study {STUDY} --models {NAMES}"
+    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 05_scaling_analysis --study {STUDY} --models {NAMES} --after {{input}}"
 
 
 rule on_device:
@@ -100,7 +100,7 @@ rule on_device:
     params: digest=digest("06_on_device")
     threads: workflow.cores
     resources: mem_mb=4000, runtime=60
-    shell: f"OMP_NUM_THREADS={{threads}} {RUN} stage 06_on_device --study {STUDY} --models {NAMES}"
+    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 06_on_device --study {STUDY} --models {NAMES} --after {{input}}"
 
 
 rule index:

@@ -30,6 +30,7 @@ STAGES = {
     "05_scaling_analysis": {"model": False, "sections": ["analysis", "models"]},
     "06_on_device": {"model": False, "sections": ["models"]},
 }
+LOCK_SECONDS = 20
 PACKAGES = ("torch", "transformers", "peft", "datasets", "scikit-learn", "numpy", "pandas", "papermill")
 
 
@@ -77,8 +78,26 @@ class Run:
         self.folder = stage_folder(study.name, stage, model.name if model else None)
         self.staging = self.base / ".partial" / f"{stage}-{model.name if model else 'study'}"
         self.inputs: dict[str, str] = {}
+        self.lock = self.hold()
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
+
+    def hold(self):
+        """Keep others from this stage's files until `finish`, or until this process ends in whatever way.
+
+        Raises
+        ------
+        StageError : another kernel has begun this stage and still runs
+        """
+        from filelock import FileLock, Timeout
+
+        self.staging.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self.staging}.lock", timeout=LOCK_SECONDS, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StageError(self.stage, "is open in another kernel", "finish that one or shut it down") from None
+        return lock
 
     def use(self, name: str) -> Path:
         """An input below `outputs/<study>/`, remembered by its hash.
@@ -146,6 +165,7 @@ class Run:
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         write_json(self.folder / "manifest.json", manifest)
+        self.lock.release()
         return manifest
 
 
