@@ -24,6 +24,7 @@ METRIC = "within_source_macro_f1"
 MEMORY_LIMIT_GB = 2.0
 MEMORY_MODEL = "llama-1b"
 SEVERAL = 2
+METRIC_NAMES = {METRIC: "macro-F1 within sources", "unsafe_recall": "unsafe recall"}
 STATEMENTS = {
     "larger_is_stronger": "Larger models are stronger on average.",
     "most_in_categories_and_zero_shot": "Size helps most in the multi-label task and in zero-shot.",
@@ -262,7 +263,7 @@ def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
     over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], METRIC)
     rivals = [m for m in [models[-1], *encoders] if evidence.keys(own._replace(model=m))]
     gaps = {
-        f"{metric} against {m}": evidence.contrast([(1, own), (-1, own._replace(model=m))], metric)
+        f"{METRIC_NAMES[metric]} against {m}": evidence.contrast([(1, own), (-1, own._replace(model=m))], metric)
         for m in rivals
         for metric in (METRIC, "unsafe_recall")
     }
@@ -273,7 +274,7 @@ def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
     fits = {SUPPORTED: 1, CONTRADICTED: -1}.get(memory.verdict, 0)
     numbers = {"margin": margin, "over_tfidf": numbers_of(over), "memory": memory.verdict, "metric": METRIC}
     numbers |= {"against": {key: numbers_of(gap) for key, gap in gaps.items()}}
-    because = f"{models[0]} minus TF-IDF {spoken(over)}; " + "; ".join(f"{k} {spoken(gap)}" for k, gap in gaps.items())
+    because = f"{models[0]} minus TF-IDF {spoken(over)}; its " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
     return Claim(STATEMENTS[name], ladder, verdict_of(over.clear, fits, *clear), numbers, test, because)
 
 

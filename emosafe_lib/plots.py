@@ -435,7 +435,8 @@ def pooled_and_within(table: pd.DataFrame):
         for shift, (name, (colour, marker, _)) in zip((0.15, -0.15), look(table["metric"]).items(), strict=False):
             part = table[(table["task"] == task) & (table["metric"] == name)]
             place = [runs.index(run) + shift for run in part["run"]]
-            panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=name)
+            title = METRIC_TITLES.get(name, name)
+            panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=title)
         panel.set(title=task, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
     panels[0][-1].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -143,8 +143,9 @@ def page(notebook: dict, manifest: dict) -> str:
     """
     model = f" · {manifest['model']}" if manifest["model"] else ""
     back = "../../index.html" if manifest["model"] else "../index.html"
+    finished = manifest["finished"][:16].replace("T", " ")
     note = (
-        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {manifest['finished'][:19]} UTC · "
+        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {finished} UTC · "
         f"{manifest['seconds']} s · peak memory {manifest['peak_memory_mb']} MB. Message texts from real datasets are "
         "never shown here; the topics are distress, violence and abuse."
     )

@@ -128,7 +128,7 @@ def warning(stages: list[tuple]) -> str:
     if not open_:
         return ""
     return (
-        f'<p class="warning"><b>{len(open_)} of {len(stages)} stages are not done:</b> {html.escape(", ".join(open_))}. '
+        f'<p class="warning"><b>Not done, {len(open_)} of {len(stages)} stages:</b> {html.escape(", ".join(open_))}. '
         "What stands below may be older than the code and the parameters.</p>"
     )
 
@@ -165,15 +165,23 @@ def headline(numbers: pd.DataFrame, manifest: dict) -> str:
         lines = list(lines)
         first = f'<th scope="rowgroup" rowspan="{len(lines)}">{html.escape(model)}</th>'
         for number, line in enumerate(lines):
-            cells = "".join(f"<td>{html.escape(str(line[column]).lstrip(chr(39)))}</td>" for column in columns)
+            cells = "".join(f"<td>{score_html(str(line[column]))}</td>" for column in columns)
             body += f'<tr>{first if number == 0 else ""}<th scope="row">{html.escape(line["setting"])}</th>{cells}</tr>'
-    one = " One source, so the pooled score is the score within sources." if same else ""
+    one = " There is one source, so the pooled score is the score within sources." if same else ""
     level = manifest["parameters"]["analysis"]["confidence"]
-    caption = (
-        f"Macro-F1 with its {level:.0%} interval, bootstrapped over groups of related texts; paired difference to the "
-        f"baseline that knows only a text's source, with a star where Holm's correction leaves it clear.{one}"
+    note = (
+        f"<p>Each score stands above its {level:.0%} interval, bootstrapped over groups of related texts. The last column "
+        "of a task is the paired difference to a baseline that knows nothing but the text's source; a star marks what "
+        f"Holm's correction leaves clear.{one}</p>"
     )
-    return whole_table(head, body, caption, "headline")
+    return note + whole_table(head, body, "Macro-F1 by model and setting", "headline")
+
+
+def score_html(text: str) -> str:
+    """`value [low, high] *` with the interval in small type beneath the value; an apostrophe of `tables` falls away."""
+    value, bracket, rest = html.escape(text.removeprefix("'")).partition(" [")
+    interval, _, star = rest.partition("]")
+    return f"<b>{value}</b>{star}<small>[{interval}]</small>" if bracket else value
 
 
 def figure(path: Path, description: str) -> str:
@@ -254,11 +262,11 @@ def identity_section(base: Path, stages: list[tuple]) -> str:
     origins = ("human", "synthetic", "reinterpreted")
     counts = ", ".join(f"{card[f'rows_{name}']:,} {name}" for name in origins if card.get(f"rows_{name}"))
     finished = sorted(facts["finished"] for facts in manifests)
-    span = f"{finished[0][:16]} to {finished[-1][:16]} UTC".replace("T", " ") if finished else ""
+    span = " to ".join(moment[:16].replace("T", " ") for moment in finished[:: max(1, len(finished) - 1)])
     rows = [
         ["data", f"{card.get('rows', 0):,} rows ({counts}) of {len(card.get('sources', {}))} sources"],
         ["data SHA-256", Markup(f"<code>{html.escape(card.get('sha256', ''))}</code>")],
-        ["stages finished", span],
+        ["stages finished", f"{span} UTC"],
         ["computing time", f"{sum(facts['seconds'] for facts in manifests) / 60:,.1f} minutes, all stages added up"],
         ["machine", f"{machine}, {versions.pop('cpus', '?')} CPUs"],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],

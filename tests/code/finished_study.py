@@ -54,7 +54,7 @@ def finish(name: str, model: str | None = None, merged=None, rows=None, **runs) 
     run = stage.begin(name, "toy", model)
     if merged is not None:
         write_rows(merged, run.out("rows.parquet"))
-        card = {"rows": len(merged), "rows_human": len(merged), "sources": dict.fromkeys(set(merged["source"]), {})}
+        card = {"rows": len(merged), "rows_human": len(merged), "sources": {name: {} for name in set(merged["source"])}}
         card |= {
             "sha256": SHA,
             "safety": {"test": merged[merged["split"] == "test"]["safety"].value_counts().to_dict()},
