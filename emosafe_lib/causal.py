@@ -2,8 +2,8 @@
 
 The plain way sends the whole prompt again for every label of every row. Nearly all of it is the same: so the constant
 prefix goes through the model once and its keys and values are kept; each message is read once; the questions and the
-tokens of their answers hang on it as a tree, every token of which sees its own ancestors only. Only the hidden states
-from which an answer is read meet the output layer.
+tokens of their answers hang on it as a tree, every token of which sees its own ancestors only. The last layer works for
+the few places from which an answer is read (the others owe it their keys and values only), and so does the output layer.
 
 No copy of the prefix is made per row either. Attention over prefix and attention over the rest are two independent
 softmax sums, which their log-sum-exps merge exactly (Juravsky et al. 2024, arXiv 2402.05099).
@@ -11,6 +11,7 @@ softmax sums, which their log-sum-exps merge exactly (Juravsky et al. 2024, arXi
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,8 @@ from emosafe_lib.prompts import Prompt
 ATTENTION = "emosafe_shared_prefix"
 # Positions whose meaning changes with the length of a batch would make a score depend on its neighbours.
 UNSTABLE_ROPE = ("dynamic", "longrope")
+# On a CPU, batches of more tokens leave its cache and are a sixth slower.
+CPU_TOKENS = 2048
 RESCALED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -44,6 +47,11 @@ class Tree:
     sees: np.ndarray
     readers: np.ndarray
     reads: list[list[list[tuple[int, int]]]]
+
+    @property
+    def places(self) -> list[int]:
+        """The readers counted from the end of a row, below zero, since the tree stands there in every batch."""
+        return (self.readers - len(self.ids)).tolist()
 
 
 @dataclass(frozen=True)
@@ -105,21 +113,30 @@ def ancestry(parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return sees, sees.sum(axis=1) - 1
 
 
-def attend(module, query, key, value, attention_mask, scaling=None, shared_prefix: Prefix | None = None, **_):
+def attend(module, query, key, value, attention_mask, scaling=None, shared_prefix=None, read_at=None, **_):
     """Attention of a batch over its own tokens, masked, and over one prefix that all rows share, unmasked.
 
     The signature is transformers' attention interface. Shapes: query (batch, heads, q, size), key and value
-    (batch, kv heads, q, size), mask (batch, 1, q, q) as numbers to add; returns (batch, q, heads, size).
+    (batch, kv heads, q, size), mask (batch, 1, q, q) as numbers to add; returns (batch, q, heads, size). In the last
+    layer only the queries at `read_at` attend, the others get zeros: nobody reads what becomes of them.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-    if shared_prefix is None or not shared_prefix.length:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    elif query.device.type == "cpu":
-        out = attend_merged(query, key, value, attention_mask, scaling, *shared_prefix.layers[module.layer_idx])
+    if read_at is not None and module.layer_idx == module.config.num_hidden_layers - 1:
+        out = torch.zeros_like(query)
+        few = query[:, :, read_at], key, value, attention_mask[:, :, read_at], scaling
+        out[:, :, read_at] = attend_shared(module.layer_idx, *few, shared_prefix)
     else:
-        out = attend_joined(query, key, value, attention_mask, scaling, *shared_prefix.layers[module.layer_idx])
+        out = attend_shared(module.layer_idx, query, key, value, attention_mask, scaling, shared_prefix)
     return out.transpose(1, 2).contiguous(), None
+
+
+def attend_shared(layer: int, query, key, value, mask, scaling, prefix: Prefix | None):
+    """Attention over prefix and own tokens in the way that suits the device."""
+    if prefix is None or not prefix.length:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    way = attend_merged if query.device.type == "cpu" else attend_joined
+    return way(query, key, value, mask, scaling, *prefix.layers[layer])
 
 
 def attend_joined(query, key, value, mask, scaling, prefix_key, prefix_value):
@@ -166,13 +183,29 @@ def refuse_unsupported(network) -> None:
         raise ModelError(config.model_type, problem, "use LLaMA-, Qwen- or GPT-2-like models, or backend: openai")
 
 
+def device_of(network) -> torch.device:
+    """Where a network takes its tokens."""
+    return network.get_input_embeddings().weight.device
+
+
 @torch.inference_mode()
 def read_prefix(network, prefix) -> Prefix:
-    """Send the constant prefix through the model once and keep its keys and values."""
+    """Send the constant prefix through the model once and keep its keys and values.
+
+    Raises
+    ------
+    ModelError : memory does not hold it
+    """
     if not prefix:
         return Prefix([], 0)
-    device = network.get_input_embeddings().weight.device
-    cache = network.base_model(torch.tensor([prefix], device=device), use_cache=True).past_key_values
+    device = device_of(network)
+    try:
+        cache = network.base_model(torch.tensor([prefix], device=device), use_cache=True).past_key_values
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        problem = f"a prefix of {len(prefix)} tokens does not fit in memory"
+        raise ModelError("scoring", problem, "lower shots_per_class") from None
     return Prefix([(layer.keys, layer.values) for layer in cache.layers], len(prefix))
 
 
@@ -190,6 +223,31 @@ class own_attention:
 
     def __exit__(self, *_):
         self.network.set_attn_implementation(self.before)
+
+
+@contextmanager
+def last_mlp_at(network, places: list[int]):
+    """While the block runs, the last layer's feed-forward part works at these places alone and gives zeros elsewhere."""
+    layers = getattr(network.base_model, "layers", None) or getattr(network.base_model, "h", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers else None
+    if mlp is None:
+        yield
+        return
+    forward, own = mlp.forward, "forward" in vars(mlp)
+
+    def at_places(hidden):
+        out = torch.zeros_like(hidden)
+        out[:, places] = forward(hidden[:, places])
+        return out
+
+    mlp.forward = at_places
+    try:
+        yield
+    finally:
+        if own:
+            mlp.forward = forward
+        else:
+            del mlp.forward
 
 
 def lay_out(messages: list[list[int]], tree: Tree, start: int, dtype, device):
@@ -219,11 +277,10 @@ def score_batch(network, messages: list[list[int]], tree: Tree, prefix: Prefix) 
     """Log-probabilities (rows, questions, answers) of one batch; call it within `own_attention`."""
     weights = network.get_input_embeddings().weight
     ids, positions, mask = lay_out(messages, tree, prefix.length, weights.dtype, weights.device)
-    hidden = network.base_model(
-        ids, attention_mask=mask, position_ids=positions, use_cache=False, shared_prefix=prefix
-    ).last_hidden_state
-    readers = torch.from_numpy(tree.readers).to(hidden.device) + (ids.shape[1] - len(tree.ids))
-    logits = network.get_output_embeddings()(hidden[:, readers]).float()
+    options = {"use_cache": False, "shared_prefix": prefix, "read_at": tree.places}
+    with last_mlp_at(network, tree.places):
+        states = network.base_model(ids, attention_mask=mask, position_ids=positions, **options).last_hidden_state
+    logits = network.get_output_embeddings()(states[:, tree.places]).float()
     return read_answers(logits.log_softmax(dim=-1), tree)
 
 
@@ -271,6 +328,7 @@ def score_in_batches(
     tree, notes = plant(prompt.suffixes, prompt.answers), notes if notes is not None else []
     refuse_too_long(network, len(prompt.prefix) + max(map(len, messages), default=0) + int(tree.depths.max()) + 1)
     prefix = read_prefix(network, prompt.prefix)
+    budget = min(budget, CPU_TOKENS) if device_of(network).type == "cpu" else budget
     with torch.inference_mode(), own_attention(network):
         for batch in budget_batches([len(ids) + len(tree.ids) for ids in messages], budget):
             yield batch, halving(network, [messages[row] for row in batch], tree, prefix, notes)
@@ -316,7 +374,7 @@ def plain_log_probabilities(network, prompt: Prompt, message: list[int]) -> np.n
     -------
     array (questions, answers); the yardstick of tests and the by-hand example of notebook 03
     """
-    device = network.get_input_embeddings().weight.device
+    device = device_of(network)
     scores = np.zeros((len(prompt.suffixes), len(prompt.answers)))
     for number, suffix in enumerate(prompt.suffixes):
         context = [*prompt.prefix, *message, *suffix]
