@@ -204,6 +204,22 @@ def settle(safety: list[str], quality: list[str]) -> str:
     return max(counts, key=lambda level: (counts[level], SEVERITY[level]))
 
 
+def settle_category(group: list[dict], category: int) -> bool:
+    """Whether one text touches a category: the majority of the direct rows that were asked (of the weak ones where none
+    is direct); an even vote counts as touched.
+    """
+    asked = [row for row in group if row["category_known"][category]]
+    asked = [row for row in asked if row["quality"] == "direct"] or asked
+    touched = sum(row["categories"][category] for row in asked)
+    return bool(asked) and 2 * touched >= len(asked)
+
+
+def disputed(group: list[dict]) -> bool:
+    """Whether two rows of one text were asked about the same category and disagree."""
+    cells = ({row["categories"][c] for row in group if row["category_known"][c]} for c in range(len(CATEGORIES)))
+    return any(len(answers) > 1 for answers in cells)
+
+
 def credited(group: list[dict]) -> dict:
     """The row that stands for its duplicates: chosen by a hash of text and source, never by label, so that the credit
     cannot carry the label.
@@ -218,7 +234,7 @@ def join_group(group: list[dict]) -> dict:
     return kept | {
         "safety": settle([row["safety"] for row in group], [row["quality"] for row in group]),
         "quality": "direct" if any(row["quality"] == "direct" for row in group) else "weak",
-        "categories": tuple(map(any, zip(*(row["categories"] for row in group), strict=True))),
+        "categories": tuple(settle_category(group, c) for c in range(len(CATEGORIES))),
         "category_known": tuple(map(any, zip(*(row["category_known"] for row in group), strict=True))),
         "source_label": " | ".join(names) if len(names) > 1 else kept["source_label"],
         "link": tuple(sorted({link for row in group for link in row["link"]})),
@@ -234,7 +250,9 @@ def shared_by(groups: list[list[dict]]) -> dict[str, int]:
 
 
 def join_duplicates(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
-    """One row a key; counts of rows removed, of texts with a level in conflict, and of duplicates between sources."""
+    """One row a key; counts of rows removed, of texts with a level or a category in conflict, and of duplicates between
+    sources.
+    """
     links = np.empty(len(rows), dtype=object)
     links[:] = [(link,) if link else () for link in rows["link"]]
     rows = rows.assign(link=links)
@@ -248,6 +266,7 @@ def join_duplicates(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     counts = {
         "exact_duplicates": len(rows) - len(single) - len(joined),
         "conflicts": sum(len({row["safety"] for row in group}) > 1 for group in groups),
+        "category_conflicts": sum(map(disputed, groups)),
         "duplicates_between": shared_by(groups),
     }
     return pd.concat([single, joined], ignore_index=True).sort_values("id", ignore_index=True), counts
@@ -426,6 +445,7 @@ def data_card(rows: pd.DataFrame, chosen: list[sources.Source], steps: dict) -> 
         "exact_duplicates": steps["exact_duplicates"],
         "duplicates_between": steps["duplicates_between"],
         "conflicts": steps["conflicts"],
+        "category_conflicts": steps["category_conflicts"],
         "near_duplicate_pairs": steps["near_duplicate_pairs"],
         "small_talk": steps["small_talk"],
         "groups": int(rows["group"].nunique()),
@@ -438,6 +458,40 @@ def data_card(rows: pd.DataFrame, chosen: list[sources.Source], steps: dict) -> 
         "warnings": split_warnings(rows),
         "sha256": rows_sha256(rows),
     }
+
+
+# --- sets that are only scored ----------------------------------------------------------------------------------------
+
+
+def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """The study's own evaluation-only files, cleaned as the merge cleans, all of them test rows.
+
+    A text that the study has read from any of its sources, or a near-duplicate of one, would flatter the score; it goes.
+
+    Returns
+    -------
+    rows (columns of `taxonomy.row_schema`), and by source how many were `read`, how many of them are
+    `distinct`, how many of those were `seen` before, and how many were `kept`
+    """
+    known = sources.known_sources(data)
+    chosen = [known[mine.name] for mine in data.own_sources if mine.role == "external"]
+    tables, facts = [], {}
+    for source in sorted(chosen, key=lambda source: source.name):
+        raw = sources.read(source)
+        unique = join_duplicates(normalise(quarantine(raw, data.max_characters)[0])[0])[0]
+        seen = already_read(unique["key"], prepared.rows["key"], data.near_duplicate_jaccard)
+        kept = unique[~seen]
+        tables.append(kept.assign(group=kept["id"], split="test", parent_id=None)[list(ROW_COLUMNS)])
+        facts[source.name] = {"read": len(raw), "distinct": len(unique), "seen": int(seen.sum()), "kept": len(kept)}
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ROW_COLUMNS)), facts
+
+
+def already_read(keys: pd.Series, read: pd.Series, jaccard: float) -> np.ndarray:
+    """Which of some keys are exact or near duplicates of keys that were read, shape (n,)."""
+    pairs = dedup.near_duplicate_pairs([*keys, *read], jaccard)
+    found = keys.isin(set(read)).to_numpy(copy=True)
+    found[pairs[(pairs[:, 0] < len(keys)) & (pairs[:, 1] >= len(keys)), 0]] = True
+    return found
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

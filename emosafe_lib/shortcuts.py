@@ -25,9 +25,9 @@ def plain(value: float) -> float | None:
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
-def task_scores(name: str, rows: pd.DataFrame, task: str) -> tuple[dict, float]:
-    """Scores of a baseline on the test rows of one task, and its average macro-F1 within sources."""
-    train, test = take(rows, "train", TRAIN_ROWS), take(rows, "test")
+def task_scores(name: str, rows: pd.DataFrame, task: str, test: pd.DataFrame | None = None) -> tuple[dict, float]:
+    """Scores of a baseline on one task, on the test rows or on others, and its average macro-F1 within sources."""
+    train, test = take(rows, "train", TRAIN_ROWS), take(rows, "test") if test is None else test
     predictor = BASELINES[name][0](train, task)
     table = predictions.make(
         test["id"], task, "baseline", predictor(test), thresholds=tuned(name, predictor, rows, task)
@@ -81,6 +81,21 @@ def left_out_sources(rows: pd.DataFrame) -> dict[str, float | None]:
         guess = fit_tfidf(train, "safety")(test).argmax(axis=1)
         real = metrics.safety_levels(test)
         found[source] = plain(f1_score(real, guess, labels=sorted(set(real.tolist())), average="macro"))
+    return found
+
+
+def external_report(rows: pd.DataFrame, external: pd.DataFrame) -> dict[str, dict]:
+    """What the words, learnt from the merged training rows, score on each evaluation-only set; None where undefined."""
+    found = {}
+    for name, part in external.groupby("source"):
+        safety, _ = task_scores("tfidf", rows, "safety", part)
+        categories, _ = task_scores("tfidf", rows, "categories", part)
+        found[str(name)] = {
+            "rows": len(part),
+            "safety": {level: int((part["safety"] == level).sum()) for level in SAFETY_LEVELS},
+            "safety_macro_f1": plain(safety["macro_f1", ""]),
+            "category_auprc": {key: plain(categories["auprc", key]) for key in CATEGORIES},
+        }
     return found
 
 

@@ -6,7 +6,7 @@ indirect harms (rights, privacy, advice), which we call borderline; that step is
 """
 
 from emosafe_lib.sources.base import Record, direct, public, weak
-from emosafe_lib.sources.keywords import substances_or_weapons
+from emosafe_lib.sources.keywords import leave_open, split
 from emosafe_lib.sources.tables import read_table
 
 NEVER_READ = {"cse", "src"}
@@ -17,8 +17,8 @@ def records(files):
     """The prompts whose hazard may be read; words split substances and weapons off crimes."""
     table = read_table(files["airr_official_1.0_demo_en_us_prompt_set_release.csv"])
     for row in table[~table["hazard"].isin(NEVER_READ)].itertuples():
-        extra = substances_or_weapons(row.prompt_text) if row.hazard in ("ncr", "vcr") else ()
-        yield Record(row.release_prompt_id, row.prompt_text, row.hazard, extra=extra)
+        words = (split if row.hazard in ("ncr", "vcr") else leave_open)(row.prompt_text)
+        yield Record(row.release_prompt_id, row.prompt_text, row.hazard, **words)
 
 
 SOURCES = [

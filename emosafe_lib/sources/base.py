@@ -84,8 +84,10 @@ def weak(safety: str, *categories: str, **options) -> Label:
 class Record:
     """One upstream row as its reader hands it over.
 
-    `label` is a key of the source's `labels`; `extra` adds categories that a documented keyword rule found; `link` names
-    what must stay in one split (user, dialogue, question, template); `id` may be empty, then it is made from the content.
+    `label` is a key of the source's `labels`; `extra` adds categories that people marked beside it; `inferred` adds those
+    that a documented keyword rule found, which makes the row weak; `unsure` names categories that the label would deny
+    but the words leave open, so that they count as unknown. `link` names what must stay in one split (user, dialogue,
+    question, template); `id` may be empty, then it is made from the content.
     """
 
     id: str
@@ -94,6 +96,8 @@ class Record:
     link: str = ""
     emotion: str | None = None
     extra: tuple[str, ...] = ()
+    inferred: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,8 @@ def to_rows(source: Source, records: Iterable[Record]) -> tuple[pd.DataFrame, di
 def to_row(source: Source, record: Record) -> tuple:
     """One row in the order of `RAW_COLUMNS`."""
     label = source.labels[record.label]
-    on = {*label.categories, *record.extra}
-    known = on | set(source.known if label.known is None else label.known)
+    on = {*label.categories, *record.extra, *record.inferred}
+    known = on | (set(source.known if label.known is None else label.known) - set(record.unsure))
     return (
         record.id,
         record.text,
@@ -177,7 +181,7 @@ def to_row(source: Source, record: Record) -> tuple:
         tuple(name in known for name in CATEGORIES),
         f"{source.name}:{record.link}" if record.link else "",
         source.origin,
-        label.quality,
+        "weak" if record.inferred else label.quality,
         label.register or source.register,
     )
 

@@ -1,7 +1,7 @@
 """BeaverTails' evaluation prompts: fifty for each of fourteen harms; the fifty that name children are never read."""
 
 from emosafe_lib.sources.base import Record, direct, public, weak
-from emosafe_lib.sources.keywords import substances_or_weapons
+from emosafe_lib.sources.keywords import leave_open, split_in_two
 from emosafe_lib.sources.tables import read_json
 from emosafe_lib.taxonomy import CATEGORIES
 
@@ -13,8 +13,8 @@ def records(files):
     """The prompts; words split the category that joins drugs and weapons."""
     for item in read_json(files["BeaverTails-Evaluation.json"]):
         if item["category"] not in NEVER_READ:
-            extra = substances_or_weapons(item["prompt"]) if item["category"] == MIXED else ()
-            yield Record("", item["prompt"], item["category"], extra=extra)
+            words = (split_in_two if item["category"] == MIXED else leave_open)(item["prompt"])
+            yield Record("", item["prompt"], item["category"], **words)
 
 
 SOURCES = [

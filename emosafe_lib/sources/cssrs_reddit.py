@@ -1,7 +1,8 @@
 """C-SSRS Reddit: posts judged for suicide risk by psychiatrists, post by post and user by user.
 
 A post's own label is direct. A user's label says little about each of that user's posts, so it is weak, and the merge
-lets the direct one win where both exist. Labels are typed by hand (`supporitve`), and cells that were cut at a
+lets the direct one win where both exist. A supportive post answers somebody else, so it counts as a reply, not as a
+first-person account. Labels are typed by hand (`supporitve`), and cells that were cut at a
 spreadsheet's cell limit end in the middle of a list.
 """
 
@@ -90,9 +91,9 @@ SOURCES = [
         labels={
             "post: blank": None,
             "post: uninformative": direct("safe"),
-            "post: supportive": direct("safe"),
+            "post: supportive": direct("safe", register="reply"),
             "post: indicator": direct("borderline"),
-            "user: supportive": weak("safe", known=()),
+            "user: supportive": weak("safe", known=(), register="reply"),
             "user: indicator": weak("borderline", known=()),
             **{f"post: {risk}": direct("unsafe", "suicide_self_harm") for risk in RISK},
             **{f"user: {risk}": None for risk in RISK},

@@ -1,7 +1,7 @@
 """EDOS: comments judged for sexism in three steps of detail.
 
 Threats and derogation are unsafe, animosity and prejudiced discussion borderline. A comment that is not sexist may
-still hold other hate, so its safe label is weak.
+still hold other hate, so its safe label, and that it is free of hate, is weak.
 """
 
 from emosafe_lib.sources.base import Record, direct, public, weak

@@ -1,7 +1,10 @@
-"""HarmBench's behaviours: imperative requests, some with a context; those about copyright are left out."""
+"""HarmBench's behaviours: imperative requests, some with a context; those about copyright are left out.
+
+`illegal` holds requests about drugs and weapons among other crimes; words add those two.
+"""
 
 from emosafe_lib.sources.base import Record, direct, public, weak
-from emosafe_lib.sources.keywords import SUBSTANCES
+from emosafe_lib.sources.keywords import SUBSTANCES, leave_open, split
 from emosafe_lib.sources.tables import read_table
 from emosafe_lib.taxonomy import CATEGORIES
 
@@ -12,7 +15,8 @@ def records(files):
         label = row.SemanticCategory
         if label == "chemical_biological":
             label += ", drug" if SUBSTANCES.search(row.Behavior) else ", weapon"
-        yield Record(row.BehaviorID, row.Behavior, label)
+        words = (split if label == "illegal" else leave_open)(row.Behavior)
+        yield Record(row.BehaviorID, row.Behavior, label, **words)
 
 
 SOURCES = [

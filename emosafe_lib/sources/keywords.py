@@ -1,12 +1,11 @@
 """Keyword rules for prompts whose upstream category joins two of ours, such as drugs and weapons.
 
 The rules only ever split a category that people assigned; they never find a category by themselves. What they decide is
-weak, and a prompt that matches neither list keeps the upstream category without a split.
+weak, and where they decide nothing, both categories stay unknown. A prompt has one upstream category even if it touches
+two of ours: where its words name drugs or weapons and its category is another, those two are unknown as well, not absent.
 """
 
 import re
-
-from emosafe_lib.sources.base import Record
 
 SUBSTANCES = re.compile(
     r"\b(drugs?|cocaine|heroin|meth(amphetamines?)?|crystal meth|opioids?|fentanyl|marijuana|cannabis|weed|lsd|mdma|"
@@ -28,6 +27,17 @@ def substances_or_weapons(text: str) -> tuple[str, ...]:
     return tuple(name for name, words in found if words.search(text))
 
 
-def split(record: Record) -> Record:
-    """The record with the categories that its words name added."""
-    return Record(record.id, record.text, record.label, record.link, record.emotion, substances_or_weapons(record.text))
+def split(text: str) -> dict[str, tuple[str, ...]]:
+    """Fields of a `Record` whose upstream category holds drugs or weapons among other things."""
+    return {"inferred": substances_or_weapons(text)}
+
+
+def split_in_two(text: str) -> dict[str, tuple[str, ...]]:
+    """Fields of a `Record` whose upstream category holds drugs and weapons only; no word found leaves both open."""
+    named = substances_or_weapons(text)
+    return {"inferred": named} if named else {"unsure": ("guns_illegal_weapons", "regulated_substances")}
+
+
+def leave_open(text: str) -> dict[str, tuple[str, ...]]:
+    """Fields of a `Record` whose upstream category is another one: what the words name all the same is unknown."""
+    return {"unsure": substances_or_weapons(text)}

@@ -1,6 +1,7 @@
 """LLM Prompt Set: five adversarial prompts for each of 24 harms; the one that names children is never read."""
 
 from emosafe_lib.sources.base import Record, direct, public, weak
+from emosafe_lib.sources.keywords import leave_open
 from emosafe_lib.sources.tables import read_table
 from emosafe_lib.taxonomy import CATEGORIES
 
@@ -13,7 +14,7 @@ def records(files):
     """The prompts whose category may be read."""
     table = read_table(files["prompts.csv"])
     for row in table[~table["category"].isin(NEVER_READ)].itertuples():
-        yield Record("", row.prompt, row.category)
+        yield Record("", row.prompt, row.category, **leave_open(row.prompt))
 
 
 SOURCES = [

@@ -6,7 +6,7 @@ The format, CSV with a header or one JSON object a line:
 |---|---|
 | `text` | the message |
 | `safety` | safe, borderline or unsafe |
-| a category's key, such as `violence_hate` | 1 or true: touched; 0 or false: not touched; blank or no column: not asked |
+| a category's key, such as `violence_hate` | 1, yes, true: touched; 0, no, false: not touched; blank, no column: not asked |
 | `id` | optional, unique; made from the content where absent |
 | `group` | optional, what must stay in one split: a user, a dialogue, a template |
 | `emotion` | optional |
@@ -17,7 +17,9 @@ In `params/study/<name>.yaml`, under `data`:
     own_sources:
       - {name: my_notes, file: data/my_notes.csv, licence: CC BY 4.0}
 
-With `role: external` the file is registered for evaluation only, and the merge refuses to train on it.
+With `role: external` the file is registered for evaluation only: leave it out of `sources`, since the merge refuses to
+train on it. Notebook 01 cleans it, takes out what the study has read elsewhere, scores it with the words' baseline, and
+writes it to `external.parquet`.
 """
 
 from pathlib import Path
@@ -29,7 +31,9 @@ from emosafe_lib.sources.tables import label_of, read_jsonl, read_table
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 COLUMNS = ("text", "safety", "id", "group", "emotion", *CATEGORIES)
-FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
+FLAGS = (
+    dict.fromkeys(("1", "1.0", "yes", "true"), True) | dict.fromkeys(("0", "0.0", "no", "false"), False) | {"": None}
+)
 
 
 def source(params: OwnSourceParams) -> Source:
@@ -93,5 +97,5 @@ def flag(value: object, key: str, number: int, path: Path) -> bool | None:
     """True, False, or None for not asked."""
     plain = str(value if value is not None else "").strip().lower()
     if plain not in FLAGS:
-        raise SourceError(label_of(path), f"row {number}: {key} must be 1, 0 or blank", "correct the row")
+        raise SourceError(label_of(path), f"row {number}: {key} must be 1, 0, yes, no or blank", "correct the row")
     return FLAGS[plain]

@@ -1,7 +1,7 @@
 """StrongREJECT: forbidden prompts; those that came from model-written collections are left out by name."""
 
 from emosafe_lib.sources.base import Record, direct, public, weak
-from emosafe_lib.sources.keywords import substances_or_weapons
+from emosafe_lib.sources.keywords import leave_open, split_in_two
 from emosafe_lib.sources.tables import read_table
 from emosafe_lib.taxonomy import CATEGORIES
 
@@ -12,8 +12,8 @@ def records(files):
     """The prompts; words split the category that joins drugs and weapons."""
     for row in read_table(files["strongreject_dataset.csv"]).itertuples():
         label = row.category if row.source == "custom" else "not custom"
-        extra = substances_or_weapons(row.forbidden_prompt) if label == MIXED else ()
-        yield Record("", row.forbidden_prompt, label, extra=extra)
+        words = (split_in_two if label == MIXED else leave_open)(row.forbidden_prompt)
+        yield Record("", row.forbidden_prompt, label, **words)
 
 
 SOURCES = [

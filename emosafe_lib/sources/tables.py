@@ -123,8 +123,13 @@ def check_archive(archive: zipfile.ZipFile, where: str) -> None:
 
 
 def read_workbook(data: bytes) -> dict[str, list[tuple]]:
-    """All sheets of an .xlsx workbook as lists of rows of cell values."""
+    """All sheets of an .xlsx workbook as lists of rows of cell values; it is an archive, and checked as one."""
     import openpyxl
 
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_archive(archive, "workbook")
+    except zipfile.BadZipFile as error:
+        raise SourceError("workbook", str(error), "fetch the archive again") from None
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     return {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}

@@ -1,4 +1,7 @@
-"""Tweets marked as suicidal or not; nobody says how they were marked, so every label is weak."""
+"""Tweets marked as suicidal or not; nobody says how they were marked, so every label is weak.
+
+A tweet that is not marked may be about anything, so it counts as a comment and not as a first-person account.
+"""
 
 from emosafe_lib.sources.base import Record, public, weak
 from emosafe_lib.sources.tables import read_table
@@ -17,6 +20,6 @@ SOURCES = [
         register="first-person",
         mental_health=True,
         known=("suicide_self_harm",),
-        labels={"intention 0": weak("safe"), "intention 1": weak("unsafe", "suicide_self_harm")},
+        labels={"intention 0": weak("safe", register="comment"), "intention 1": weak("unsafe", "suicide_self_harm")},
     )
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emosafe_lib import merge, params, sources
+from emosafe_lib import merge, params, shortcuts, sources
 from emosafe_lib.errors import MergeError, SourceError
 from emosafe_lib.params import DataParams, OwnSourceParams
 from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
@@ -79,6 +79,41 @@ def test_a_parameter_file_alone_adds_a_source(tmp_path, monkeypatch, role):
     else:
         found = merge.merge(data)
         assert found.rows["text"].tolist() == ["mine alone"] and found.rows["categories"].iloc[0] == HATE
+
+
+def external_study(tmp_path, monkeypatch, text):
+    monkeypatch.setattr("emosafe_lib.sources.own.project_root", lambda: tmp_path)
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    return FREE.model_copy(update={"own_sources": [OwnSourceParams(name="mine", file="a.csv", role="external")]})
+
+
+def test_an_evaluation_only_set_is_cleaned_and_loses_what_the_study_has_read(tmp_path, monkeypatch):
+    long = "every evening since the move i walk along the river and wonder whether anybody at home still thinks of me"
+    text = f"text,safety\nread before!,safe\n{long.replace('home', 'work')},safe\nwrite to jo@mail.example.org,unsafe\n"
+    data = external_study(tmp_path, monkeypatch, text + "\u202e,safe\nWRITE to jo@mail.example.org,unsafe\n")
+    prepared = merge.prepare(table(row("Read before"), row(long)), data)
+    rows, facts = merge.external_rows(data, prepared)
+    assert rows["text"].str.lower().tolist() == ["write to [email]"] and set(rows["split"]) == {"test"}
+    assert list(rows.columns) == list(ROW_COLUMNS)
+    assert facts == {"mine": {"read": 5, "distinct": 3, "seen": 2, "kept": 1}}
+
+
+def test_an_evaluation_only_set_is_scored_but_changes_no_merged_row(tmp_path, monkeypatch):
+    data = external_study(
+        tmp_path, monkeypatch, "text,safety\nan own harmless line,safe\nan own alarming line,unsafe\n"
+    )
+    raw, _ = merge.read_sources(data)
+    prepared = merge.prepare(raw, data)
+    found = merge.complete(prepared, data)
+    assert found.card["sha256"] == merge.merge_rows(raw, FREE).card["sha256"]
+    report = shortcuts.external_report(found.rows, merge.external_rows(data, prepared)[0])
+    assert report["mine"]["rows"] == 2 and report["mine"]["safety"] == {"safe": 1, "borderline": 0, "unsafe": 1}
+    assert 0 <= report["mine"]["safety_macro_f1"] <= 1 and report["mine"]["category_auprc"]["violence_hate"] is None
+
+
+def test_a_study_without_evaluation_only_sets_has_none():
+    rows, facts = merge.external_rows(FREE, merge.prepare(table(row("one")), FREE))
+    assert facts == {} and len(rows) == 0 and list(rows.columns) == list(ROW_COLUMNS)
 
 
 def test_an_own_source_cannot_take_a_registered_name():
@@ -240,6 +275,31 @@ def test_the_credit_for_a_shared_text_does_not_depend_on_its_label():
     texts = [f"text {n}" for n in range(200)]
     credits = [merge.credited([row(t, source="a", key=t), row(t, source="b", key=t)])["source"] for t in texts]
     assert 60 < credits.count("a") < 140
+
+
+WEAK_HATE = {"categories": HATE, "category_known": HATE, "quality": "weak"}
+NO_HATE = {"categories": NONE, "category_known": HATE}
+
+
+@pytest.mark.parametrize(
+    ("cells", "touched"),
+    [
+        ([WEAK_HATE, NO_HATE | {"quality": "direct"}], False),
+        ([WEAK_HATE, NO_HATE | {"quality": "weak"}], True),
+        ([WEAK_HATE, {"categories": NONE, "category_known": NONE, "quality": "direct"}], True),
+        ([WEAK_HATE | {"quality": "direct"}, *[NO_HATE | {"quality": "direct"}] * 2], False),
+        ([{"categories": NONE, "category_known": NONE, "quality": "direct"}] * 2, False),
+    ],
+)
+def test_12_a_category_is_settled_by_those_who_were_asked_and_direct_labels_count_first(cells, touched):
+    assert merge.settle_category(cells, 0) is touched and merge.settle_category(cells[::-1], 0) is touched
+
+
+def test_12_category_conflicts_are_counted():
+    same = [row("one text", **WEAK_HATE), row("One text!", **NO_HATE, quality="weak"), row("other", **WEAK_HATE)]
+    found = merged(*same)
+    assert (found.card["category_conflicts"], found.card["conflicts"]) == (1, 0)
+    assert sorted(found.rows["categories"].map(any)) == [True, True]
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

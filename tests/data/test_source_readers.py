@@ -25,7 +25,7 @@ from emosafe_lib.sources import (
 )
 from emosafe_lib.sources.base import File, Record, Source, check_file, direct, to_rows, weak
 from emosafe_lib.sources.keywords import substances_or_weapons
-from emosafe_lib.sources.tables import read_json, read_jsonl, read_member, read_table
+from emosafe_lib.sources.tables import read_json, read_jsonl, read_member, read_table, read_workbook
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 LABELS = {"yes": direct("unsafe", "violence_hate"), "no": weak("safe"), "skipped": None}
@@ -102,6 +102,16 @@ def test_4_a_decompression_bomb_is_refused(tmp_path):
         archive.writestr("good.txt", "0" * 20_000_000)
     with pytest.raises(SourceError, match="unpacks to too much"):
         read_member(path, "good.txt")
+
+
+def test_4_a_bomb_inside_a_workbook_is_refused(tmp_path):
+    path = tmp_path / "book.xlsx"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", "0" * 20_000_000)
+    with pytest.raises(SourceError, match="unpacks to too much"):
+        read_workbook(path.read_bytes())
+    with pytest.raises(SourceError, match="workbook: "):
+        read_workbook(b"no archive at all")
 
 
 def test_5_and_6_texts_like_none_and_ids_like_007_stay_text(tmp_path):
@@ -270,6 +280,49 @@ def test_keywords_split_only_what_they_name():
     assert substances_or_weapons("something else") == ()
 
 
+def known_of(name, file):
+    """What a prompt source says of weapons and substances in each row: True, False, or None for not known."""
+    source = sources.registry()[name]
+    rows, _ = to_rows(source, source.records({source.files[0].name: file}))
+    columns = [CATEGORIES.index(key) for key in ("guns_illegal_weapons", "regulated_substances")]
+    pick = zip(rows["categories"], rows["category_known"], rows["quality"], strict=True)
+    return {(*(on[c] if known[c] else None for c in columns), mark) for on, known, mark in pick}
+
+
+@pytest.mark.parametrize(
+    ("category", "prompt", "cells"),
+    [
+        (beavertails_evaluation.MIXED, "where to get a pistol", (True, False, "weak")),
+        (beavertails_evaluation.MIXED, "how to get it cheaply", (None, None, "direct")),
+        ("self_harm", "an overdose of pills", (False, None, "direct")),
+        ("self_harm", "no more of this", (False, False, "direct")),
+    ],
+)
+def test_words_split_a_joint_category_and_leave_open_what_another_one_would_deny(tmp_path, category, prompt, cells):
+    path = write(tmp_path / "a.json", json.dumps([{"prompt": prompt, "category": category}]))
+    assert known_of("beavertails_evaluation", path) == {cells}
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "cells"),
+    [
+        ("illegal", "smuggle cocaine and a rifle", (True, True, "weak")),
+        ("illegal", "steal a bicycle", (False, False, "direct")),
+        ("harassment_bullying", "threaten him with a gun", (None, False, "direct")),
+    ],
+)
+def test_harmbench_crimes_about_drugs_and_weapons_are_marked_as_weak(tmp_path, kind, prompt, cells):
+    path = write(tmp_path / "a.csv", f"BehaviorID,Behavior,SemanticCategory\n1,{prompt},{kind}\n")
+    assert known_of("harmbench", path) == {cells}
+
+
+def test_a_supportive_post_and_an_unmarked_tweet_are_no_first_person_accounts():
+    registry = sources.registry()
+    supportive = [label for name, label in registry["cssrs_reddit"].labels.items() if name.endswith("supportive")]
+    assert len(supportive) == 2 and {label.register for label in supportive} == {"reply"}
+    assert registry["twitter_suicidal_intention"].labels["intention 0"].register == "comment"
+
+
 # --- own files --------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +339,7 @@ def test_own_csv_needs_nothing_but_text_and_safety(tmp_path, monkeypatch):
 
 
 def test_own_categories_may_be_yes_no_or_not_asked(tmp_path, monkeypatch):
-    text = "text,safety,violence_hate,sexual_content\na,unsafe,1,0\nb,safe,,false\n"
+    text = "text,safety,violence_hate,sexual_content\na,unsafe,yes,0\nb,safe,,No\n"
     rows = own_rows(tmp_path, monkeypatch, "a.csv", text)
     assert rows["categories"].map(lambda flags: flags[:2]).tolist() == [(True, False), (False, False)]
     assert rows["category_known"].map(lambda flags: flags[:2]).tolist() == [(True, True), (False, True)]
@@ -302,7 +355,7 @@ def test_own_jsonl_with_id_group_and_emotion(tmp_path, monkeypatch):
     ("text", "what"),
     [
         ("text,safety\na,fine\n", "row 1: needs text, and safety"),
-        ("text,safety,violence_hate\na,safe,2\n", "row 1: violence_hate must be 1, 0 or blank"),
+        ("text,safety,violence_hate\na,safe,2\n", "row 1: violence_hate must be 1, 0, yes, no or blank"),
         ("text,safety,violence\na,safe,1\n", "unknown column 'violence'"),
     ],
 )
