@@ -58,7 +58,8 @@ test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-
 	@$(BIN)/python -m pytest tests/cluster -rs
 
 bench: setup ## benchmarks against named peers; results go to benchmarks/results/
-	@$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \
+	  -r benchmarks/requirements.txt
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove outputs that can be made again (the reference run stays)

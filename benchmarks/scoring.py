@@ -1,0 +1,418 @@
+"""Exact label scores with every token touched once, against lm-evaluation-harness and a plain loop, in one run.
+
+The same network, the same token ids of prompt, texts and labels for all three: shapes of the ladder with random weights,
+a few-shot prefix of about 1,000 tokens, texts of about 110 tokens made of everyday words. The peers' work is
+proportional to the number of texts, so in each pair a peer scores its share of them and its time is scaled up, while
+ours always scores all of them, prefix included. Pairs alternate in order; what is given is their median, by the clock
+and by processor time: on a machine that others use too, only the second is a fair comparison.
+
+The forward-only limit is the same number of tokens, at the same place behind the same prefix, through the network in
+equal sequences: no padding, no tree, no output layer. Ours may pass it, since its last layer works at the read places
+alone. The stricter one lets the tokens look at no prefix at all, which no exact way can do: attention to 1,000 tokens
+costs a narrow network as much as all its weights.
+
+    python benchmarks/scoring.py                       # writes benchmarks/results/scoring.json, about twelve minutes
+    python benchmarks/scoring.py --quick --print       # a minute, tiny sizes, writes nothing
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emosafe_lib import causal, models, prompts
+from emosafe_lib.batching import budget_batches
+from emosafe_lib.params import ShapeParams, load_model
+
+RESULTS = Path(__file__).parent / "results" / "scoring.json"
+# Behind everything else, so that a peer moves none of our versions.
+PEERS = Path(__file__).parent / ".peers"
+CONTEXT = 8192
+HARNESS, LOOP = "lm-evaluation-harness, hf backend", "transformers, one sequence a label"
+WORDS = (
+    "table window river garden paper kettle morning station bicycle cousin letter kitchen market yellow winter engine "
+    "carpet museum orange ticket pencil basket forest button harbour lantern notebook teacher bridge pocket singer cloud"
+).split()
+# One layer as wide as the 1B's: what growth with the prefix looks like where weights outweigh attention.
+WIDE = ShapeParams(layers=1, hidden=2048, heads=32, kv_heads=8, intermediate=8192, vocabulary=4096)
+TRUE_SHAPES = ("llama-1b", "llama-8b")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: a shape, a task, a prefix of about so many tokens (0: the zero-shot one), and texts per peer."""
+
+    shape: str
+    task: str
+    prefix_tokens: int
+    harness_texts: int
+    loop_texts: int
+
+    @property
+    def name(self) -> str:
+        setting = f"few-shot {self.prefix_tokens}" if self.prefix_tokens else "zero-shot"
+        return f"{self.shape} {self.task} {setting}"
+
+
+CASES = (
+    Case("nano-3", "safety", 1000, 200, 20),
+    Case("nano-3", "categories", 1000, 100, 10),
+    Case("nano-3", "safety", 0, 200, 40),
+    Case("nano-4", "safety", 1000, 40, 10),
+    Case("nano-4", "categories", 1000, 20, 4),
+    Case("nano-4", "safety", 0, 100, 20),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network, a prompt and messages as token ids."""
+
+    network: object
+    prompt: prompts.Prompt
+    messages: list
+
+
+def network_of(shape: ShapeParams, seed: int = 0):
+    """A LLaMA of a shape; its random weights are large enough that labels differ clearly."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    changes = {"weights": "random", "shape": shape, "context_tokens": CONTEXT, "device": "cpu"}
+    model = load_model("nano-3").model_copy(update=changes)
+    return models.load_network(model, AutoModelForCausalLM, initializer_range=0.1)
+
+
+def tokenizer_of(shape: str):
+    """The ladder's tokenizer."""
+    return models.load_tokenizer(load_model(shape))
+
+
+def text_of(random, tokenizer, tokens: int) -> str:
+    """Everyday words in random order, about so many tokens."""
+    words = random.choice(WORDS, tokens)
+    sizes = [len(prompts.encode_plain(tokenizer, f" {word}")) for word in words]
+    return " ".join(words[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens)))])
+
+
+def messages_of(tokenizer, count: int) -> list[list[int]]:
+    """Token ids of texts of 80 to 140 tokens."""
+    random = np.random.default_rng(1)
+    return [prompts.encode_plain(tokenizer, text_of(random, tokenizer, n)) for n in random.integers(80, 141, count)]
+
+
+def prompt_of(tokenizer, task: str, prefix_tokens: int) -> prompts.Prompt:
+    """The study's prompt with as many made-up exemplars as bring its prefix nearest to so many tokens."""
+    random, turns = np.random.default_rng(2), []
+    found = [prompts.build(tokenizer, task, "guard")]
+    while len(found[-1].prefix) < prefix_tokens:
+        number, words = len(turns), prompts.VERBALIZERS[task]
+        question = prompts.QUESTIONS[task][number % len(prompts.QUESTIONS[task])]
+        text = text_of(random, tokenizer, 48)
+        turns.append(prompts.Turn(f"r{number}", f"g{number}", text, question, words[number % len(words)]))
+        found.append(prompts.build(tokenizer, task, "guard", turns))
+    return min(found, key=lambda prompt: abs(len(prompt.prefix) - prefix_tokens)) if prefix_tokens else found[0]
+
+
+def clocked(work) -> tuple[object, float, float]:
+    """What a function returns, its seconds by the clock and of processor time."""
+    started = time.perf_counter(), time.process_time()
+    found = work()
+    return found, time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def ours(setup: Setup, messages) -> np.ndarray:
+    """Scores (n, questions, answers) by the package."""
+    return causal.label_log_probabilities(setup.network, setup.prompt, messages)
+
+
+def loop(setup: Setup, messages) -> np.ndarray:
+    """The same the plain way."""
+    return np.stack([causal.plain_log_probabilities(setup.network, setup.prompt, ids) for ids in messages])
+
+
+def harness(model, setup: Setup, messages) -> np.ndarray:
+    """The same by the harness: its request engine, given token ids, so that tokenisation is in nobody's time."""
+    prompt = setup.prompt
+    requests = [
+        (("", ""), [*prompt.prefix, *ids, *suffix], list(answer))
+        for ids in messages
+        for suffix in prompt.suffixes
+        for answer in prompt.answers
+    ]
+    answered = model._loglikelihood_tokens(requests, disable_tqdm=True)
+    shape = (len(messages), len(prompt.suffixes), len(prompt.answers))
+    return np.array([value for value, _ in answered]).reshape(shape)
+
+
+def harness_of(network, tokenizer):
+    """The harness around a network that is loaded already."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=network, tokenizer=tokenizer, batch_size=1, max_length=CONTEXT)
+
+
+def best_batch(model, setup: Setup, sizes=(1, 4, 16)) -> int:
+    """The batch size with which the harness is fastest on a few texts, by processor time."""
+    texts, spent = 6 if len(setup.prompt.suffixes) == 1 else 3, {}
+    for size in sizes:
+        model.batch_size_per_gpu = size
+        *_, spent[size] = clocked(lambda: harness(model, setup, setup.messages[:texts]))
+    model.batch_size_per_gpu = min(spent, key=spent.get)
+    return model.batch_size_per_gpu
+
+
+@torch.inference_mode()
+def forward_only(setup: Setup, with_prefix: bool) -> None:
+    """As many tokens as ours feeds, in equal sequences, through the network and nothing else."""
+    tree = causal.plant(setup.prompt.suffixes, setup.prompt.answers)
+    count, ids = len(setup.messages), setup.messages
+    length = round(sum(map(len, ids)) / count) + len(tree.ids)
+    rows = len(budget_batches([length] * count, causal.CPU_TOKENS)[0])
+    prefix = causal.read_prefix(setup.network, setup.prompt.prefix)
+    tokens = torch.zeros((count, length), dtype=torch.int64) + torch.tensor(ids[0][0])
+    mask = torch.zeros(1, 1, length, length).masked_fill_(~torch.ones(length, length).tril().bool(), float("-inf"))
+    places = torch.arange(length).expand(rows, -1)
+    if not with_prefix:
+        for start in range(0, count, rows):
+            setup.network.base_model(tokens[start : start + rows], use_cache=False)
+        return
+    with causal.own_attention(setup.network):
+        for start in range(0, count, rows):
+            part = tokens[start : start + rows]
+            where = places[: len(part)] + prefix.length
+            shared = {"attention_mask": mask, "position_ids": where, "shared_prefix": prefix}
+            setup.network.base_model(part, use_cache=False, **shared)
+
+
+def pairs(setup: Setup, peer, peer_texts: int, count: int) -> tuple[list[dict], np.ndarray]:
+    """Interleaved pairs: ours on all texts, the peer on its share of them; its times scaled to all, and its scores."""
+    found, scored = [], []
+    for number, part in enumerate(np.array_split(np.arange(peer_texts), count)):
+        share = [setup.messages[row] for row in part]
+        jobs = {"ours": lambda: ours(setup, setup.messages), "peer": lambda share=share: peer(setup, share)}
+        done = {side: clocked(jobs[side]) for side in (("ours", "peer") if number % 2 == 0 else ("peer", "ours"))}
+        scale = len(setup.messages) / len(part)
+        scored.append(done["peer"][0])
+        times = {kind: (done["ours"][n], scale * done["peer"][n]) for n, kind in ((1, "clock"), (2, "processor"))}
+        found.append(times)
+    return found, np.concatenate(scored)
+
+
+def compare(case: Case, texts: int, count: int, networks: dict) -> list[dict]:
+    """One case against both peers, as rows of the results file."""
+    tokenizer = tokenizer_of(case.shape)
+    if case.shape not in networks:
+        networks[case.shape] = network_of(load_model(case.shape).shape)
+    network = networks[case.shape]
+    setup = Setup(network, prompt_of(tokenizer, case.task, case.prefix_tokens), messages_of(tokenizer, texts))
+    model = harness_of(network, tokenizer)
+    batch = best_batch(model, setup)
+    limits = [[clocked(lambda way=way: forward_only(setup, way))[1:] for _ in range(2)] for way in (True, False)]
+    exact = ours(setup, setup.messages)
+    rows = []
+    peers = {
+        f"{HARNESS}, batch {batch}": (lambda s, m: harness(model, s, m), case.harness_texts, count),
+        LOOP: (loop, case.loop_texts, min(2, count)),
+    }
+    for name, (peer, peer_texts, times_each) in peers.items():
+        peer_texts = min(peer_texts, texts)
+        found, scored = pairs(setup, peer, peer_texts, min(times_each, peer_texts))
+        same = exact[:peer_texts].argmax(axis=2) == scored.argmax(axis=2)
+        facts = {
+            "largest_difference": float(np.abs(exact[:peer_texts] - scored).max()),
+            "label_agreement": float(same.mean()),
+            "prefix_tokens": len(setup.prompt.prefix),
+            "texts": texts,
+            "peer_texts": peer_texts,
+            "pairs": len(found),
+        }
+        for place, kind in enumerate(("clock", "processor")):
+            mine, theirs = (statistics.median(times[kind][side] for times in found) for side in (0, 1))
+            limit, strict = (statistics.median(seconds[place] for seconds in way) for way in limits)
+            numbers = {"ours": round(mine, 2), "peer": round(theirs, 2), "unit": f"s per {texts} texts, {kind}"}
+            ratio = statistics.median(times[kind][1] / times[kind][0] for times in found)
+            shares = {"limit_share": round(limit / mine, 3), "limit_share_without_prefix": round(strict / mine, 3)}
+            rows.append({"case": case.name, **numbers, "peer_name": name, "ratio": round(ratio, 1), **shares, **facts})
+    return rows
+
+
+def timed(setup: Setup, repeats: int) -> tuple[float, float]:
+    """Median seconds of ours, by the clock and of processor time."""
+    spent = [clocked(lambda: ours(setup, setup.messages))[1:] for _ in range(repeats)]
+    return tuple(statistics.median(column) for column in zip(*spent, strict=True))
+
+
+def growth_row(case: str, setup: Setup, seconds: tuple[float, float], peer: float | None, name: str) -> dict:
+    """One point of a curve; the times are of scoring all its texts."""
+    clock, processor = seconds
+    return {
+        "case": case,
+        "ours": round(processor, 3),
+        "ours_clock": round(clock, 3),
+        "peer": None if peer is None else round(peer, 2),
+        "peer_name": name,
+        "unit": "processor s",
+        "ratio": None if peer is None else round(peer / processor, 1),
+        "limit_share": None,
+        "texts": len(setup.messages),
+        "prefix_tokens": len(setup.prompt.prefix),
+    }
+
+
+def growth_with_texts(network, tokenizer, sizes) -> list[dict]:
+    """Time against the number of texts; the peer column is the first point scaled up, which is what linear means."""
+    prompt, rows = prompt_of(tokenizer, "safety", 1000), []
+    messages = messages_of(tokenizer, max(sizes))
+    for size in sizes:
+        setup = Setup(network, prompt, messages[:size])
+        seconds = timed(setup, 3 if size < 1000 else 1)
+        even = rows[0]["ours"] * size / sizes[0] if rows else None
+        rows.append(growth_row(f"growth with texts {size}", setup, seconds, even, "proportional to the first point"))
+    return rows
+
+
+def growth_with_prefix(label: str, network, tokenizer, lengths, texts: int, peer_texts: int) -> list[dict]:
+    """Time against the prefix's length; the harness scores a few texts, scaled."""
+    prompt, messages = prompt_of(tokenizer, "safety", 1000), messages_of(tokenizer, texts)
+    model, rows = harness_of(network, tokenizer), []
+    model.batch_size_per_gpu = 4
+    for length in lengths:
+        prefix = (prompt.prefix * (length // len(prompt.prefix) + 1))[:length]
+        setup = Setup(network, replace(prompt, prefix=prefix), messages)
+        peer = None
+        if peer_texts:
+            *_, peer = clocked(lambda setup=setup: harness(model, setup, messages[:peer_texts]))
+            peer *= texts / peer_texts
+        rows.append(growth_row(f"growth with prefix {label} {length}", setup, timed(setup, 2), peer, HARNESS))
+    return rows
+
+
+def gemm_peak(device: str, dtype, size: int) -> float:
+    """Floating-point operations per second of a large square matrix product."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(10):
+        *_, seconds = timed_on(device, lambda: torch.mm(left, right))
+        best = max(best, 2 * size**3 / seconds)
+    return best
+
+
+def timed_on(device: str, work) -> tuple[object, float]:
+    """What a function returns and its seconds by the clock, the device's queue drained before and after."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    found = work()
+    wait()
+    return found, time.perf_counter() - started
+
+
+def true_shape(name: str, shape: ShapeParams, device: str, dtype, texts: int, gemm_size: int = 8192) -> dict:
+    """Texts per second of a true shape with random weights, and the share of the measured peak of matrix products."""
+    from transformers import AutoModelForCausalLM
+
+    model = load_model("llama-1b").model_copy(update={"weights": "random", "shape": shape, "context_tokens": CONTEXT})
+    with torch.device(device):
+        network = AutoModelForCausalLM.from_config(models.shape_config(model), dtype=dtype).eval()
+    random = np.random.default_rng(3)
+    ids = [random.integers(0, shape.vocabulary, length).tolist() for length in [1000, 25, *[110] * texts]]
+    prompt = prompts.Prompt("safety", "made", tuple(ids[0]), (tuple(ids[1]),), ((1,), (2, 3), (4, 5)))
+    setup = Setup(network, prompt, ids[2:])
+    nodes, weights = len(causal.plant(prompt.suffixes, prompt.answers).ids), body_weights(network)
+    causal.label_log_probabilities(network, prompt, setup.messages[:8])
+    _, seconds = timed_on(device, lambda: causal.label_log_probabilities(network, prompt, setup.messages))
+    fed = texts * (110 + nodes)
+    attention = 4 * shape.layers * shape.hidden * (fed * (1000 + 60) + 1000 * 500)
+    peak = gemm_peak(device, dtype, gemm_size)
+    return {
+        "case": f"{name} true shape {device}",
+        "ours": round(texts / seconds, 1),
+        "peer": round(peak / 1e12, 2),
+        "peer_name": "measured matrix product, TFLOP/s",
+        "unit": "texts/s",
+        "ratio": None,
+        "limit_share": round((2 * weights * (fed + 1000) + attention) / seconds / peak, 3),
+        "texts": texts,
+        "prefix_tokens": 1000,
+    }
+
+
+def body_weights(network) -> int:
+    """Weights that every token meets: all but the embeddings and the output layer."""
+    return sum(p.numel() for p in network.base_model.parameters()) - network.get_input_embeddings().weight.numel()
+
+
+def machine() -> dict:
+    """What it ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def write(rows: list[dict]) -> None:
+    """Write the results by rename."""
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "lm_eval")}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    partial = RESULTS.with_suffix(".partial")
+    report = {"machine": machine(), "versions": versions, "rows": rows}
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, RESULTS)
+
+
+def shown(row: dict) -> str:
+    """A row of the results as one line."""
+    extras = ("largest_difference", "label_agreement", "limit_share", "limit_share_without_prefix", "pairs")
+    more = ", ".join(f"{key} {row[key]:.3g}" for key in extras if row.get(key) is not None)
+    return f"{row['case']}: ours {row['ours']}, {row['peer_name']} {row['peer']} {row['unit']}, x{row['ratio']}; {more}"
+
+
+def main() -> None:
+    """Run the comparisons; results are written unless they shall only be printed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose name contains this, no curves")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--print", action="store_true", help="write no file")
+    options = parser.parse_args()
+    sys.path.append(str(PEERS))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    rows, networks = [], {}
+
+    def keep(found: list[dict]) -> None:
+        rows.extend(found)
+        print(*map(shown, found), sep="\n", flush=True)
+
+    for case in CASES:
+        if options.only in case.name:
+            case = replace(case, harness_texts=4, loop_texts=2) if options.quick else case
+            keep(compare(case, 20 if options.quick else options.texts, 2 if options.quick else options.pairs, networks))
+    if not options.only:
+        tokenizer = tokenizer_of("nano-3")
+        keep(growth_with_texts(networks["nano-3"], tokenizer, (100, 200) if options.quick else (100, 1000, 10_000)))
+        lengths, texts = ((0, 1000), 20) if options.quick else ((0, 500, 1000, 2000, 4000), options.texts)
+        for shape, step in (("nano-3", 1), ("nano-4", 2)):
+            keep(growth_with_prefix(shape, networks[shape], tokenizer, lengths[::step], texts, 2))
+        networks.clear()
+        wide = network_of(WIDE)
+        keep(growth_with_prefix("1B-wide layer", wide, tokenizer, lengths[::2], texts // 2, 0))
+        if torch.cuda.is_available():
+            for name in TRUE_SHAPES:
+                keep([true_shape(name, load_model(name).shape, "cuda", torch.bfloat16, 2000)])
+    if not options.print and not options.quick:
+        write(rows)
+
+
+if __name__ == "__main__":
+    main()
