@@ -263,7 +263,8 @@ def data_lengths(table: pd.DataFrame):
     from matplotlib import ticker
 
     figure, panel = plt.subplots(figsize=(WIDTH, 2.8))
-    sns.boxplot(table, x="words", y="safety", hue="safety", legend=False, fliersize=1, linewidth=0.8, ax=panel)
+    style = {"dodge": False, "legend": False, "fliersize": 1, "linewidth": 0.8}
+    sns.boxplot(table, x="words", y="safety", hue="safety", ax=panel, **style)
     panel.set(title="Length by level", xscale="log", xlabel="words", ylabel="")
     panel.xaxis.set_major_locator(ticker.FixedLocator([1, 3, 10, 30, 100, 300, 1000, 3000]))
     panel.xaxis.set_minor_locator(ticker.NullLocator())
@@ -292,7 +293,7 @@ def data_splits(table: pd.DataFrame):
     order = ["train", "validation", "test"]
     sns.barplot(table, y="label", x="share", hue="split", hue_order=order, errorbar=None, ax=panel)
     panel.set(title="Where the rows of each label lie", xlabel="share of the label's rows", ylabel="", xlim=(0, 1))
-    panel.legend(title="", loc="lower right")
+    panel.legend(title="", loc="lower right", bbox_to_anchor=(1, 1), ncols=len(order))
     return figure
 
 
