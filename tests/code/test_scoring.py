@@ -67,6 +67,18 @@ def test_pad_token_and_padding_side_do_not_matter(assets, side, pad):
         assert np.abs(by_hand["plain"] - got[row, 0]).max() < 1e-4
 
 
+@pytest.mark.parametrize("task, number", [("safety", 0), ("categories", 4)])
+def test_the_steps_by_hand_sum_to_the_scores(backend, task, number):
+    """Token by token, at the places where the answer stands; the sum is what the fast way says."""
+    asked = scoring.pose(backend, settings(), ROWS, task, "zero-shot", "plain")
+    steps = backend.steps(asked.question, "a quiet note", number)
+    table = backend.explain(asked.question, "a quiet note")
+    table = table[table["question"] == number].set_index("answer")
+    assert steps.groupby("answer")["log_probability"].sum().sub(table["shared"]).abs().max() < 1e-4
+    assert steps.groupby("answer")["place"].max().add(1).eq(table["sequence_tokens"]).all()
+    assert steps["rank"].between(1, len(backend.tokenizer)).all()
+
+
 def test_a_killed_run_goes_on(backend, tmp_path, monkeypatch):
     """Finished shards are read back, the rest is scored; nothing is scored twice."""
     monkeypatch.setattr(scoring, "SHARD_ROWS", 8)

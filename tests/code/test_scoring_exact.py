@@ -105,6 +105,48 @@ def test_each_token_is_touched_once():
     assert sum(seen) == len(PROMPT.prefix) + 4 * (3 + len(tree.ids))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_layer_works_for_what_is_read(kind):
+    """Its feed-forward part sees the read places of each row and nothing else, and is itself again afterwards."""
+    net, seen = network(kind), []
+    last = (getattr(net.base_model, "layers", None) or net.base_model.h)[-1].mlp
+    first = next(module for module in last.modules() if not list(module.children()))
+    first.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:-1].numel()))
+    causal.label_log_probabilities(net, dataclasses.replace(PROMPT, prefix=()), [[1, 2, 3]] * 4)
+    places = causal.plant(PROMPT.suffixes, PROMPT.answers).places
+    assert seen == [4 * len(places)] and all(place < 0 for place in places)
+    assert "forward" not in vars(last)
+
+
+def test_a_feed_forward_part_that_was_wrapped_stays_wrapped():
+    """Libraries that spread a model over devices replace `forward`; theirs comes back, even after an error."""
+    net = network("llama")
+    last = net.base_model.layers[-1].mlp
+    last.forward = wrapped = last.forward
+    with pytest.raises(ZeroDivisionError), causal.last_mlp_at(net, [-1]):
+        assert last.forward is not wrapped
+        raise ZeroDivisionError
+    assert last.forward is wrapped
+
+
+def test_a_processor_gets_small_batches(monkeypatch):
+    """A budget made for a GPU does not push a CPU's batches out of its cache."""
+    monkeypatch.setattr(causal, "CPU_TOKENS", 64)
+    batches = [batch for batch, _ in causal.score_in_batches(NETWORKS["llama"], PROMPT, MESSAGES, 10_000)]
+    assert len(batches) > 1 and sorted(row for batch in batches for row in batch) == list(range(len(MESSAGES)))
+
+
+def test_a_prefix_that_memory_cannot_hold_is_one_clear_line(monkeypatch):
+    net = network("llama")
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(net.base_model, "forward", full)
+    with pytest.raises(ModelError, match="a prefix of 4 tokens .*lower shots_per_class"):
+        causal.label_log_probabilities(net, PROMPT, MESSAGES)
+
+
 def test_the_networks_own_attention_is_restored():
     net = network("llama")
     before = net.config._attn_implementation
