@@ -177,7 +177,7 @@ def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: 
     cells = np.hstack([real & chosen & known, ~real & chosen & known, real & ~chosen & known]).astype(float)
     sums = by_group(np.hstack([cells, row_columns(truth, answers, chosen, ranks)]), codes, groups)
     inside = source_parts(truth, answers, codes, cells)
-    rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]]) for c in range(6)]
+    rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]], groups) for c in range(6)]
     names = [("macro_f1", ""), *(("f1", name) for name in CATEGORIES), ("micro_f1", "")]
     names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), *within_names(inside)]
     names += [("macro_auprc", ""), *(("auprc", name) for name in CATEGORIES)]
@@ -212,30 +212,34 @@ def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.nd
 class Ranking:
     """One category's scores in falling order, so that the average precision is cumulated for many weightings at once.
 
+    Precision is needed only where a positive stands. So rows are summed between one such place and the next, which is a
+    sparse matrix product, and only these few sums are cumulated.
+
     Parameters
     ----------
     real, scores, codes : (m,) truth, score and group of the rows that know the category
+    groups : G, how many groups there are in all
     """
 
-    def __init__(self, real: np.ndarray, scores: np.ndarray, codes: np.ndarray):
+    def __init__(self, real: np.ndarray, scores: np.ndarray, codes: np.ndarray, groups: int):
+        from scipy.sparse import csr_array
+
         order = np.argsort(-scores, kind="stable")
-        self.codes, real, scores = codes[order], real[order], scores[order]
-        self.positives = np.flatnonzero(real)
+        real, scores, codes = real[order], scores[order], codes[order]
         # Rows with equal scores stand or fall together: look at each tie's last row.
         last = np.searchsorted(-scores, -scores, side="right") - 1
-        self.ends = last[self.positives]
-        self.hits = np.searchsorted(self.positives, self.ends, side="right") - 1
+        ends = np.unique(last[real])
+        segment = np.searchsorted(ends, np.arange(len(real)))
+        shape, ones = (len(ends) + 1, groups), np.ones(len(real), np.float32)
+        self.asked = csr_array((ones, (segment, codes)), shape=shape)
+        self.positives = csr_array((ones[real], (segment[real], codes[real])), shape=shape)
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """(r,) for weights (G, r); NaN where a resample has no positive or no negative."""
-        if not len(self.positives):
-            return np.full(weights.shape[1], UNDEFINED)
-        rows = weights[self.codes]
-        positive = rows[self.positives]
-        asked = np.cumsum(rows, axis=0, out=rows)
-        precision = np.cumsum(positive, axis=0)[self.hits] / np.maximum(asked[self.ends], 1)
-        total = positive.sum(axis=0)
-        return ratio((positive * precision).sum(axis=0), np.where(total < asked[-1], total, 0))
+        found = self.positives @ weights
+        hits, asked = np.cumsum(found, axis=0), np.cumsum(self.asked @ weights, axis=0)
+        total = hits[-1]
+        return ratio((found * hits / np.maximum(asked, 1)).sum(axis=0), np.where(total < asked[-1], total, 0))
 
 
 def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -180,7 +180,7 @@ def test_average_precision_with_weights_is_scikit_learns(cells):
     from sklearn.metrics import average_precision_score
 
     scores, real, weights = (np.array(column) for column in zip(*cells, strict=True))
-    found = uncertainty.Ranking(real, scores, np.arange(len(cells))).average_precision(
+    found = uncertainty.Ranking(real, scores, np.arange(len(cells)), len(cells)).average_precision(
         weights[:, None].astype(np.float32)
     )[0]
     if weights[real].sum() and weights[~real].sum():
