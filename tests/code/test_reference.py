@@ -14,6 +14,7 @@ import pytest
 
 from emosafe_lib import readings, reference, site, tables
 from emosafe_lib.errors import StageError
+from emosafe_lib.execute import main
 from emosafe_lib.params import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,14 @@ def test_what_may_not_be_published_stops_the_copy_and_the_earlier_one_stays(stud
         (study / name).write_text(kept)
     assert planted not in str(refusal.value) or plant.startswith("a dead")
     assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+
+def test_the_command_brings_a_study_up_to_date_copies_it_and_writes_readme(study, capfd):
+    checkout = reference.project_root()
+    (checkout / "README.md").write_text(f"# Toy\n{reference.BEGIN}\n{reference.END}\n")
+    assert main(["reference", "--study", "toy", "--cores", "1"]) == 0
+    assert capfd.readouterr().out.strip().endswith("outputs/reference/toy")
+    assert "| nano-4 |" in (checkout / "README.md").read_text()
 
 
 def test_together_the_copies_may_not_be_too_heavy(copied, monkeypatch):
@@ -223,9 +232,9 @@ def test_65_the_headline_is_what_results_say(made):
 
 def test_65_a_changed_number_is_noticed(copied):
     results = copied / "results.csv"
-    table = pd.read_csv(results)
+    table = pd.read_csv(results, dtype=str, keep_default_na=False)
     place = (table["metric"] == "macro_f1") & (table["model"] == "nano-4") & (table["setting"] == "fine-tuned")
-    table.loc[place & (table["variant"].isna()), "value"] = "0.111"
+    table.loc[place & (table["variant"] == ""), "value"] = "0.111"
     before = reference.readme_block()
     table.to_csv(results, index=False)
     assert reference.readme_block() != before

@@ -1,0 +1,123 @@
+"""How long do ten thousand resamples of a whole study take? All runs of five models, against scikit-learn in a loop.
+
+The study has as many test rows as the real one scores and every setting of it; labels and predictions are made up. The
+peer is the plain way: write out the rows of a resample, let scikit-learn score them, take the next resample. It computes
+fewer scores (none within sources). It is timed on a few resamples of every run and multiplied. Times are processor
+seconds, since wall time on a shared machine measures its neighbours; both are kept.
+
+    python benchmarks/analysis.py                          # writes benchmarks/results/analysis.json
+    python benchmarks/analysis.py --resamples 500 --print
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results" / "analysis.json"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "code")]
+
+import analysis_world  # noqa: E402
+
+from emosafe_lib import metrics, results  # noqa: E402
+from emosafe_lib.metrics import Answers  # noqa: E402
+from emosafe_lib.params import AnalysisParams, load_model  # noqa: E402
+from emosafe_lib.results import Evidence  # noqa: E402
+from emosafe_lib.uncertainty import Bootstrap  # noqa: E402
+
+ROWS, SOURCES = 3000, 20  # half of the rows are test
+SKILLS = {"nano-1": 0.3, "nano-2": 0.8, "nano-3": 1.1, "nano-4": 1.3, "minilm": 1.8}
+PEER_RESAMPLES = 3
+LIMIT_SECONDS = 60
+
+
+def whole_study(resamples: int) -> Evidence:
+    """A made-up study's runs, aligned with its test rows."""
+    rows = analysis_world.made_up_rows(ROWS, sources=SOURCES)
+    parts = [analysis_world.model_table(rows, name, skill, 100 * i) for i, (name, skill) in enumerate(SKILLS.items())]
+    study = analysis_world.study(SKILLS).model_copy(update={"analysis": AnalysisParams(resamples=resamples)})
+    models = {name: load_model(name) for name in SKILLS}
+    return results.gather(study, models, analysis_world.SIZES, rows, pd.concat(parts))
+
+
+def ours(evidence: Evidence) -> int:
+    """Every score of every run on every resample; how many numbers that makes."""
+    study, truth = evidence.study.analysis, evidence.truth
+    bootstrap = Bootstrap(truth.group, study.resamples, study.seed)
+    return sum(bootstrap.draws(bootstrap.measure(truth, answers)).size for answers in evidence.answers.values())
+
+
+def peer(evidence: Evidence, resamples: int) -> None:
+    """The same by rows written out and scikit-learn, on a few resamples."""
+    bootstrap = Bootstrap(evidence.truth.group, resamples, evidence.study.analysis.seed)
+    for answers in evidence.answers.values():
+        for counts in bootstrap.counts:
+            drawn = np.repeat(np.arange(len(answers.rows)), counts[bootstrap.codes[answers.rows]])
+            written = Answers(answers.task, np.arange(len(drawn)), *(part[drawn] for part in columns(answers)))
+            metrics.scores(evidence.truth.at(answers.rows[drawn]), written)
+
+
+def columns(answers: Answers) -> tuple[np.ndarray, ...]:
+    """What an answer consists of, beside its row."""
+    return answers.chosen, answers.probabilities, answers.usable
+
+
+def timed(work, *arguments) -> tuple[float, float, object]:
+    """Processor seconds, wall seconds and result of a call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    found = work(*arguments)
+    return time.process_time() - processor, time.perf_counter() - wall, found
+
+
+def benchmark(resamples: int) -> dict:
+    """Both sides on one study."""
+    evidence = whole_study(resamples)
+    peer(evidence, 1)  # imports and first calls belong to neither side
+    mine, wall, numbers = timed(ours, evidence)
+    theirs, _, _ = timed(peer, evidence, PEER_RESAMPLES)
+    theirs *= resamples / PEER_RESAMPLES
+    row = {
+        "case": f"{resamples} resamples of {len(evidence.answers)} runs on {len(evidence.truth)} test rows",
+        "ours": round(mine, 2),
+        "peer": round(theirs, 1),
+        "peer_name": f"scikit-learn in a loop, {PEER_RESAMPLES} resamples timed and multiplied",
+        "unit": "processor s",
+        "ratio": round(theirs / mine, 1),
+        "limit_share": round(mine / LIMIT_SECONDS, 3),
+        "wall_seconds": round(wall, 1),
+        "numbers": numbers,
+    }
+    machine = {
+        "machine": platform.machine(),
+        "system": sys.platform,
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+    names = ("numpy", "scipy", "scikit-learn", "pandas")
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    return {"machine": machine, "versions": versions, "rows": [row]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--resamples", type=int, default=10_000)
+    parser.add_argument("--print", action="store_true", help="print instead of writing the result file")
+    options = parser.parse_args()
+    text = json.dumps(benchmark(options.resamples), indent=1, allow_nan=False) + "\n"
+    if options.print:
+        print(text)
+    else:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
