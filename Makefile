@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STUDY  ?= sample
 MODELS ?=
+HARDWARE ?=
+KILLS ?= 50
 CORES  ?= 2
 PROFILE ?=
 STUDIES ?=
@@ -16,7 +18,7 @@ export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study stage test test-cluster lab data reference compare bench clean
+.PHONY: help setup plan study stage test test-cluster chaos lab data reference compare bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +32,9 @@ setup: ## create .venv from requirements.lock; does nothing while the lock is un
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
 	  cp requirements.lock $(VENV)/installed.lock; }
+
+plan: setup ## what a study will ask for, computed before it runs: make plan STUDY=real MODELS="llama-1b llama-70b"
+	@$(BIN)/python -m emosafe_lib.plan --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
 
 study: setup ## run the whole study: every notebook, every model, then outputs/$(STUDY)/index.html
 	@$(RUN) study --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)"
@@ -55,7 +60,10 @@ compare: setup ## paired comparison of two finished studies: make compare A=samp
 	@$(BIN)/python -m emosafe_lib.compare $(A) $(B)
 
 test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-wlm, munge and root)
-	@$(BIN)/python -m pytest tests/cluster -rs
+	@$(BIN)/python -m pytest tests/cluster -rs -s
+
+chaos: setup ## kill a reduced study at random moments and count what is lost: make chaos KILLS=50
+	@$(BIN)/python tests/code/chaos.py --kills $(KILLS)
 
 bench: setup ## benchmarks against named peers; results go to benchmarks/results/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \

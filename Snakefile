@@ -2,7 +2,8 @@
 #
 # A rule's output is the stage's receipt alone: Snakemake removes declared outputs before a job and after a failure, and a
 # reader's last good notebook and page must survive both. What a stage depends on of ours (parameters, notebook, library
-# modules) enters as one digest, so that a changed parameter reruns exactly the stages that read it.
+# modules) enters as one digest, so that a changed parameter reruns exactly the stages that read it. What a job asks of a
+# scheduler is what its parameter file declares, corrected by what an earlier run with the same parameters measured.
 
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir)))
 from emosafe_lib.execute import stage_digest
 from emosafe_lib.params import load_model, load_study
+from emosafe_lib.plan import resources
 from emosafe_lib.stage import outputs_root
 
 STUDY = config.get("study", "sample")
@@ -20,22 +22,32 @@ NAMES = ",".join(MODELS)
 LAST = config.get("until") or "index"
 BASE = f"{outputs_root()}/{PARAMS.name}"
 RUN = f"{sys.executable} -m emosafe_lib.execute"
+# `exec` makes the stage Snakemake's own child, so that it notices when Snakemake dies.
+STAGE = f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage --study {STUDY}"
+THIS_MODEL, ALL_MODELS, AFTER = "--model {wildcards.model}", f"--models {NAMES}", "--after {input}"
 
 
-def resource(name):
-    return lambda wildcards: getattr(load_model(wildcards.model).resources, name)
+def model(wildcards):
+    return load_model(wildcards.model) if wildcards.get("model") else None
 
 
 def digest(stage):
-    model = lambda wildcards: load_model(wildcards.model) if wildcards.get("model") else None
     return lambda wildcards: stage_digest(stage, PARAMS, model(wildcards), MODELS)
 
 
-PER_MODEL = {stage: expand(f"{BASE}/{{model}}/{stage}/receipt.json", model=MODELS) for stage in ("03_prompting_baselines", "04_lora_finetuning")}
+def ask(stage, name):
+    return lambda wildcards: getattr(resources(stage, PARAMS, model(wildcards), MODELS), name)
+
+
+def per_model(stage):
+    return expand(f"{BASE}/{{model}}/{stage}/receipt.json", model=MODELS)
+
+
 TARGETS = {
     "01_data_merge": f"{BASE}/01_data_merge/receipt.json",
     "02_chatgpt_augmentation": f"{BASE}/02_chatgpt_augmentation/receipt.json",
-    **PER_MODEL,
+    "03_prompting_baselines": per_model("03_prompting_baselines"),
+    "04_lora_finetuning": per_model("04_lora_finetuning"),
     "05_scaling_analysis": f"{BASE}/05_scaling_analysis/receipt.json",
     "06_on_device": f"{BASE}/06_on_device/receipt.json",
     "index": f"{BASE}/index.html",
@@ -50,61 +62,67 @@ rule all:
 
 
 rule data_merge:
-    output: f"{BASE}/01_data_merge/receipt.json"
+    output: TARGETS["01_data_merge"]
     params: digest=digest("01_data_merge")
     threads: workflow.cores
-    resources: mem_mb=4000, runtime=60
-    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 01_data_merge --study {STUDY} --after {{input}}"
+    resources: mem_mb=ask("01_data_merge", "memory_mb"), runtime=ask("01_data_merge", "minutes")
+    shell: f"{STAGE} 01_data_merge {AFTER}"
 
 
 rule chatgpt_augmentation:
     input: TARGETS["01_data_merge"]
-    output: f"{BASE}/02_chatgpt_augmentation/receipt.json"
+    output: TARGETS["02_chatgpt_augmentation"]
     params: digest=digest("02_chatgpt_augmentation")
     threads: workflow.cores
-    resources: mem_mb=4000, runtime=240
-    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 02_chatgpt_augmentation --study {STUDY} --after {{input}}"
+    resources: mem_mb=ask("02_chatgpt_augmentation", "memory_mb"), runtime=ask("02_chatgpt_augmentation", "minutes")
+    shell: f"{STAGE} 02_chatgpt_augmentation {AFTER}"
 
 
 rule prompting_baselines:
     input: TARGETS["02_chatgpt_augmentation"]
     output: f"{BASE}/{{model}}/03_prompting_baselines/receipt.json"
     params: digest=digest("03_prompting_baselines")
-    threads: resource("threads")
-    resources: mem_mb=resource("memory_mb"), runtime=resource("minutes"), gpu=resource("gpus")
-    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 03_prompting_baselines --study {STUDY} --model {{wildcards.model}} --after {{input}}"
+    threads: ask("03_prompting_baselines", "threads")
+    resources:
+        mem_mb=ask("03_prompting_baselines", "memory_mb"),
+        runtime=ask("03_prompting_baselines", "minutes"),
+        gpu=ask("03_prompting_baselines", "gpus")
+    shell: f"{STAGE} 03_prompting_baselines {THIS_MODEL} {AFTER}"
 
 
 rule lora_finetuning:
     input: TARGETS["02_chatgpt_augmentation"]
     output: f"{BASE}/{{model}}/04_lora_finetuning/receipt.json"
     params: digest=digest("04_lora_finetuning")
-    threads: resource("threads")
+    threads: ask("04_lora_finetuning", "threads")
     priority: 1
-    resources: mem_mb=resource("memory_mb"), runtime=resource("minutes"), gpu=resource("gpus")
-    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 04_lora_finetuning --study {STUDY} --model {{wildcards.model}} --after {{input}}"
+    resources:
+        mem_mb=ask("04_lora_finetuning", "memory_mb"),
+        runtime=ask("04_lora_finetuning", "minutes"),
+        gpu=ask("04_lora_finetuning", "gpus")
+    shell: f"{STAGE} 04_lora_finetuning {THIS_MODEL} {AFTER}"
 
 
 rule scaling_analysis:
-    input: PER_MODEL["03_prompting_baselines"], PER_MODEL["04_lora_finetuning"]
-    output: f"{BASE}/05_scaling_analysis/receipt.json"
+    input: TARGETS["03_prompting_baselines"], TARGETS["04_lora_finetuning"]
+    output: TARGETS["05_scaling_analysis"]
     params: digest=digest("05_scaling_analysis")
     threads: workflow.cores
-    resources: mem_mb=4000, runtime=60
-    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 05_scaling_analysis --study {STUDY} --models {NAMES} --after {{input}}"
+    resources: mem_mb=ask("05_scaling_analysis", "memory_mb"), runtime=ask("05_scaling_analysis", "minutes")
+    shell: f"{STAGE} 05_scaling_analysis {ALL_MODELS} {AFTER}"
 
 
 rule on_device:
     input: TARGETS["05_scaling_analysis"]
-    output: f"{BASE}/06_on_device/receipt.json"
+    output: TARGETS["06_on_device"]
     params: digest=digest("06_on_device")
     threads: workflow.cores
-    resources: mem_mb=4000, runtime=60
-    shell: f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage 06_on_device --study {STUDY} --models {NAMES} --after {{input}}"
+    resources: mem_mb=ask("06_on_device", "memory_mb"), runtime=ask("06_on_device", "minutes")
+    shell: f"{STAGE} 06_on_device {ALL_MODELS} {AFTER}"
 
 
 rule index:
     input: TARGETS["05_scaling_analysis"], TARGETS["06_on_device"]
     output: TARGETS["index"]
     params: digest=digest("05_scaling_analysis")
-    shell: f"{RUN} index --study {STUDY} --models {NAMES}"
+    shell: f"{RUN} index --study {STUDY} {ALL_MODELS}"

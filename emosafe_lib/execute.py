@@ -197,7 +197,8 @@ def intact(folder: Path, receipt: dict) -> bool:
     if any(not (folder / name).is_file() or stages.file_sha256(folder / name) != named[name] for name in named):
         return False
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    outputs = {stages.outputs_root() / manifest["study"] / name: digest for name, digest in manifest["outputs"].items()}
+    base = folder.parents[1] if manifest["model"] else folder.parent
+    outputs = {base / name: digest for name, digest in manifest["outputs"].items()}
     return all(path.is_file() and stages.file_sha256(path) == digest for path, digest in outputs.items())
 
 
@@ -340,7 +341,8 @@ def run_engine(command: list[str]) -> int:
         for line in process.stdout:
             if not CHATTER.match(line):
                 print(line, end="", flush=True)
-        return (process.wait() or 128 + stopped[0]) if stopped else process.wait()
+        code = process.wait()
+        return 128 - code if code < 0 else code or (128 + stopped[0] if stopped else 0)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

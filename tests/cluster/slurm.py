@@ -33,12 +33,17 @@ JobAcctGatherParams=OverMemoryKill
 MpiDefault=none
 ReturnToService=2
 SlurmctldTimeout=30
-MinJobAge=600
+SlurmdTimeout=600
+MessageTimeout=60
+JobRequeue=0
+MinJobAge=3600
 KillWait=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
+
+CLIENT_SECONDS = 90
 
 # Jobs lose SLURM_CONF on their way (the Snakemake plugin clears SLURM_*), so their srun looks here.
 SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
@@ -99,7 +104,7 @@ class Cluster:
         return self
 
     def __exit__(self, *failure):
-        self.client("scancel", "--state=RUNNING")
+        self.client("scancel", "--user=root")
         for name in ("slurmd", "slurmctld", "munged"):
             self.stop(name)
         SYSTEM_CONFIGURATION.unlink(missing_ok=True)
@@ -123,15 +128,30 @@ class Cluster:
                 daemon.wait()
 
     def client(self, *command: str) -> str:
-        """Run a client command and return what it printed."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
+        """Run a client command and return what it printed; nothing where SLURM does not answer in time."""
+        try:
+            done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=CLIENT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return ""
         return done.stdout + done.stderr
 
-    def wait(self, condition, seconds: float = 60) -> None:
+    def jobs(self) -> list[dict]:
+        """Every job that the controller knows: number, state, rule and memory in MB as asked for."""
+        lines = self.client("squeue", "-h", "--states=all", "-o", "%i|%T|%k|%m").splitlines()
+        rows = [line.split("|") for line in lines if line.count("|") == 3]
+        return [{"number": a, "state": b, "rule": c, "memory": d} for a, b, c, d in rows]
+
+    def said(self) -> str:
+        """The ends of the daemons' logs and the queue, for the message of a test that failed."""
+        logs = sorted([*self.folder.glob("slurm*.log"), *self.folder.glob("*.out")])
+        ends = [f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in logs]
+        return "\n".join([str(self.jobs()), self.client("sinfo", "-N", "-l"), *ends])
+
+    def wait(self, condition, seconds: float = 120) -> None:
         """Poll until the condition holds; RuntimeError otherwise."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if condition():
                 return
             time.sleep(0.3)
-        raise RuntimeError("SLURM did not come up; see the .out and .log files in its folder")
+        raise RuntimeError(f"SLURM did not come up within {seconds} s: {self.said()}")

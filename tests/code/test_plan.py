@@ -1,0 +1,121 @@
+"""The plan: a graph from Snakemake, sizes by hand-checked arithmetic, and measurements beside (computed, marked so)."""
+
+import json
+import math
+
+import pytest
+import toy
+
+from emosafe_lib import plan, stage
+from emosafe_lib.params import load_model, load_study
+
+DOT = """
+\t0[label = "all", color = "0.0 0.6 0.85", style="rounded"];
+\t1[label = "scaling_analysis", color = "0.5 0.6 0.85", style="rounded"];
+\t2[label = "lora_finetuning\\nmodel: nano-1", color = "0.3 0.6 0.85", style="rounded"];
+\t3[label = "lora_finetuning\\nmodel: nano-2", color = "0.3 0.6 0.85", style="rounded"];
+\t4[label = "data_merge", color = "0.1 0.6 0.85", style="rounded,dashed"];
+\t1 -> 0
+\t2 -> 1
+\t3 -> 1
+\t4 -> 2
+\t4 -> 3
+"""
+
+
+def test_the_graph_says_what_waits_for_what_and_what_runs_now():
+    graph = plan.read_dot(DOT)
+    assert [job.label for job in graph.jobs.values()] == [
+        "05_scaling_analysis",
+        "04_lora_finetuning nano-1",
+        "04_lora_finetuning nano-2",
+        "01_data_merge",
+    ]
+    assert [job.runs_now for job in graph.jobs.values()] == [True, True, True, False]
+    assert plan.drawing(graph) == [
+        "  1. 01_data_merge",
+        "  2. 04_lora_finetuning × 2: nano-1, nano-2",
+        "  3. 05_scaling_analysis",
+    ]
+
+
+def test_the_critical_path_is_the_longest_chain_and_not_the_sum():
+    graph = plan.read_dot(DOT)
+    merge, small, large, analysis = (graph.jobs[number] for number in (4, 2, 3, 1))
+    path, hours = plan.critical_path(graph, {merge: 1.0, small: 2.0, large: 5.0, analysis: 0.5})
+    assert path == [merge, large, analysis] and hours == 6.5
+
+
+def test_sizes_and_operations_of_the_four_llamas_without_their_weights():
+    study = load_study("real")
+    models = {name: load_model(name) for name in ("llama-1b", "llama-8b", "llama-70b")}
+    table = plan.costs(study, models, "A100 80GB").set_index("model")
+    assert set(table["basis"]) == {"computed"}
+    assert table.at["llama-8b", "parameters_m"] == pytest.approx(8030, rel=0.001)
+    assert table.at["llama-70b", "parameters_m"] == pytest.approx(70554, rel=0.001)
+    assert 15.5 < table.at["llama-8b", "scoring_gb"] < 22 and table.at["llama-70b", "devices"] >= 1
+    ratio = table.at["llama-8b", "prompting_pflop"] / table.at["llama-1b", "prompting_pflop"]
+    assert ratio == pytest.approx(6.98e9 / 0.973e9, rel=0.02)
+    hours = table.at["llama-8b", "prompting_pflop"] * 1e15 / (312e12 * 0.3) / 3600
+    assert table.at["llama-8b", "prompting_hours"] == pytest.approx(hours)
+
+
+def test_lora_trains_the_two_factors_of_every_linear_layer():
+    from emosafe_lib.capacity import count_parameters
+
+    model = load_model("nano-1")
+    hidden, inner, rank = 64, 176, model.training.lora.rank
+    expected = 4 * rank * (4 * (hidden + hidden) + 3 * (hidden + inner))
+    assert plan.trainable_parameters(model, count_parameters(model)) == expected
+
+
+def test_tokens_follow_rows_caps_and_runs():
+    study = load_study("real").model_copy(
+        update={
+            "finetuning": load_study("real").finetuning.model_copy(
+                update={"seeds": [0, 1], "epochs": 2.0, "train_rows": 100, "ablation": False, "min_steps": 0}
+            )
+        }
+    )
+    rows = plan.Rows(train=50, validation=10, test=20, text_tokens=12.0)
+    trained, read = plan.finetuning_tokens(study, load_model("nano-1"), rows)
+    assert trained == 2 * 2 * 2 * 50 * 12  # tasks, seeds, epochs
+    assert read == 12 * (50 + 10 + 20) + 2 * 2 * 12 * (2 * 10 + 20)
+    assert math.isnan(plan.capped(None, "test", None)) and plan.capped(None, "test", 7) == 7
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, outputs):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(tmp_path / "toy")))
+    return tmp_path / "toy"
+
+
+def test_a_measured_run_corrects_what_a_scheduler_is_asked_for_until_a_parameter_changes(checkout, outputs):
+    study, model = load_study("toy"), load_model("nano-1")
+    assert plan.resources("04_lora_finetuning", study, model) == model.resources
+    stage.begin("04_lora_finetuning", "toy", "nano-1").finish()
+    path = outputs / "toy" / "nano-1" / "04_lora_finetuning" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"peak_memory_mb": 1600, "seconds": 600.0}))
+    corrected = plan.resources("04_lora_finetuning", study, model)
+    assert (corrected.memory_mb, corrected.minutes, corrected.threads) == (3000, 30, model.resources.threads)
+    changed = study.model_copy(update={"finetuning": study.finetuning.model_copy(update={"epochs": 9.0})})
+    assert plan.resources("04_lora_finetuning", changed, model) == model.resources
+
+
+def test_what_manifests_measured_stands_beside_what_was_computed(checkout, outputs):
+    study, models = load_study("toy"), {"nano-1": load_model("nano-1")}
+    stage.begin("04_lora_finetuning", "toy", "nano-1").finish()
+    table = plan.costs(study, models, "2 CPU cores")
+    beside = plan.comparison(study, models, table, "2 CPU cores")
+    assert beside[["stage", "model"]].values.tolist() == [["04_lora_finetuning", "nano-1"]]
+    assert beside.at[0, "computed_gb"] == table.at[0, "training_gb"] and beside.at[0, "measured_gb"] > 0
+
+
+@pytest.mark.slow
+def test_make_plan_of_the_real_study_with_the_four_llamas(outputs, capsys):
+    assert plan.main(["--study", "real", "--models", "llama-1b llama-3b llama-8b llama-70b"]) == 0
+    said = capsys.readouterr().out
+    assert "13 jobs, 13 of them to run now" in said and "Critical path" in said and said.count("computed") > 4
+    assert "→ 04_lora_finetuning llama-70b →" in said
+    assert plan.main(["--study", "real", "--models", "llama-2t"]) == 1
+    assert "llama-2t.yaml: no such file" in capsys.readouterr().err
