@@ -239,6 +239,7 @@ def data_sources(table: pd.DataFrame):
     figure, panel = plt.subplots(figsize=(WIDTH + 2, 2.4 + 0.32 * len(table)))
     sns.heatmap(shares, annot=counts, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, annot_kws={"size": 7}, ax=panel)
     panel.set(title="Rows of every source under every label (colour: share of the source)", xlabel="", ylabel="")
+    panel.grid(False)  # a line through a white cell would look like a value
     panel.set_yticklabels(panel.get_yticklabels(), rotation=0)
     slant(panel)
     return figure
@@ -293,7 +294,7 @@ def data_splits(table: pd.DataFrame):
     order = ["train", "validation", "test"]
     sns.barplot(table, y="label", x="share", hue="split", hue_order=order, errorbar=None, ax=panel)
     panel.set(title="Where the rows of each label lie", xlabel="share of the label's rows", ylabel="", xlim=(0, 1))
-    panel.legend(title="", loc="lower right", bbox_to_anchor=(1, 1), ncols=len(order))
+    panel.legend(title="", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
