@@ -24,12 +24,15 @@ SILENCE_SECONDS, UNKNOWN_SECONDS = 1800, 60
 FAILED = "BOOT_FAIL CANCELLED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY TIMEOUT ERROR REVOKED".split()
 
 
-def watch_parent(stop: Callable[[], None]) -> None:
-    """Call `stop` in a thread once the process that started this one is gone."""
-    parent = os.getppid()
+def watch_parent(stop: Callable[[], None], parent: int | None = None) -> None:
+    """Call `stop` in a thread once the process that started this one is gone.
+
+    `parent` is its number. Where it is not given, process 1 counts as no parent: the real one was gone before we looked.
+    """
+    expected = parent or os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == expected and (parent or expected != 1):
             time.sleep(POLL_SECONDS)
         stop()
 
@@ -93,7 +96,8 @@ def mend_slurm() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m emosafe_lib.engine FOLDER ...`: Snakemake with the further arguments, for a study's output folder.
+    """`python -m emosafe_lib.engine FOLDER RUNNER ...`: Snakemake with the further arguments, for a study's output folder
+    and the process that runs it.
 
     Returns
     -------
@@ -101,10 +105,11 @@ def main(arguments: list[str]) -> int:
     """
     from filelock import FileLock, Timeout
 
-    folder, given = Path(arguments[0]), arguments[1:]
+    folder, runner, given = Path(arguments[0]), int(arguments[1]), arguments[2:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs would ignore
+    watch_parent(stop_alone, runner)
     try:
         with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            watch_parent(stop_alone)
             if "--profile" in given:
                 mend_slurm()
             from snakemake import cli

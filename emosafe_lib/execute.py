@@ -143,9 +143,13 @@ def heartbeats(label: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that papermill's clean-up ends the kernel before this process goes."""
+    """Turn SIGTERM into SystemExit, so that papermill's clean-up ends the kernel before this process goes.
+
+    A second one, such as a group and its runner both send, must not disturb the clean-up.
+    """
 
     def stop(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     old = signal.signal(signal.SIGTERM, stop)
@@ -314,7 +318,7 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
             raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
     root, base = project_root(), stages.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "emosafe_lib.engine", str(base)]
+    command = [sys.executable, "-m", "emosafe_lib.engine", str(base), str(os.getpid())]
     command += ["--snakefile", str(root / "Snakefile"), "--directory", str(root)]
     command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going", "--show-failed-logs"]
     command += ["--rerun-triggers", "mtime", "input", "params", "--quiet", "host", "reason", "rules"]
