@@ -139,15 +139,12 @@ def start(world: World, log: Path) -> subprocess.Popen:
     """Begin or go on with the study in a process group of its own."""
     command = [sys.executable, "-m", "emosafe_lib.execute", "study", "--study", world.study, "--models", "nano-1"]
     command += ["--until", world.until] if world.until else []
+    options = {"stdin": subprocess.DEVNULL, "env": world.environment, "start_new_session": True}
+    options["preexec_fn"] = lambda: signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # ignored where we run in the background
     with open(log, "w") as stream:
-        return subprocess.Popen(
-            command,
-            stdout=stream,
-            stderr=stream,
-            stdin=subprocess.DEVNULL,
-            env=world.environment,
-            start_new_session=True,
-        )
+        return subprocess.Popen(command, stdout=stream, stderr=stream, **options)
 
 
 def processes(world: World) -> list[psutil.Process]:
