@@ -219,6 +219,13 @@ def finished_before(folder: Path, digest: str, after: Sequence[str]) -> bool:
     return receipt["digest"] == digest and intact(folder, receipt)
 
 
+def spare_url_grammar() -> None:
+    """Keep jsonschema, which nbformat imports, from compiling a grammar for a kind of URL that no notebook's schema asks
+    for: a second for every stage.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
 def run_stage(
     stage: str,
     study: str,
@@ -236,6 +243,7 @@ def run_stage(
     ParameterError : a parameter file breaks the schema; nothing was started
     StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
     """
+    spare_url_grammar()
     import nbformat
 
     study_params, model_params = load_study(study), load_model(model) if model else None
