@@ -141,8 +141,10 @@ def base_digest(model: ModelParams) -> str:
     return text_digest(model.path, commit)
 
 
-def save_classifier(network, tokenizer, folder: Path, **facts) -> Path:
+def save_classifier(network, tokenizer, folder: Path, state: dict | None = None, **facts) -> Path:
     """Save an adapter with its head, or a whole encoder, and seal it; an older folder stays until the new one is whole.
+
+    `state` holds the weights where the network itself does not, because FSDP spreads them over processes.
 
     Raises
     ------
@@ -152,7 +154,7 @@ def save_classifier(network, tokenizer, folder: Path, **facts) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_weights(network, partial)
+        write_weights(network, partial, state)
         tokenizer.save_pretrained(partial)
         seal(partial, tokenizer=tokenizer_digest(tokenizer), **facts)
     except OSError as error:
@@ -163,12 +165,12 @@ def save_classifier(network, tokenizer, folder: Path, **facts) -> Path:
     return folder
 
 
-def write_weights(network, folder: Path) -> None:
+def write_weights(network, folder: Path, state: dict | None = None) -> None:
     """Write a network's own weights; an adapter's configuration names its base by the seal, not by a local folder."""
     if not hasattr(network, "peft_config"):
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, state_dict=state)
         return
-    network.save_pretrained(folder, save_embedding_layers=False)
+    network.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": None})

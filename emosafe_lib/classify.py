@@ -1,7 +1,6 @@
-"""Use a trained pair of classifiers: export it to one folder, load it anywhere, classify messages as they stream in.
+"""Use an exported pair of classifiers: load it anywhere, classify messages as they stream in.
 
-An exported folder holds, per task, merged safetensors, the tokenizer and what was fitted on validation rows
-(temperature or thresholds), so that a user sees the probabilities that the study evaluated. A row that cannot be read
+A user sees the probabilities that the study evaluated, with its temperature and thresholds. A row that cannot be read
 gets an outcome that says why, and the rest goes on. Texts are read and forgotten: no output, log or error holds one.
 """
 
@@ -14,76 +13,53 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from emosafe_lib import checkpoints, metrics
+from emosafe_lib.batching import Encoded, encode
 from emosafe_lib.errors import EmosafeError, ModelError
-from emosafe_lib.finetune import Finetuned, calibrate, encode, logits_of
-from emosafe_lib.models import classifier_class, quiet
-from emosafe_lib.params import ModelParams
-from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASK_LABELS, TASKS
+from emosafe_lib.export import ONNX_FILES, OnnxNetwork, load_exported, load_tokenizer
+from emosafe_lib.finetune import Collator, logits_of, score_batches
+from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
 WARNING = (
     "This is a research classifier, not a clinical tool: it misses people in danger and alarms about people who are "
     "not. Never decide about a person by its output."
 )
+RUNTIMES = ("torch", *ONNX_FILES)
 CHUNK_ROWS = 256
 MOST_CHARACTERS = 100_000
 
 
-def export(
-    model: ModelParams, results: dict[str, Finetuned], rows: pd.DataFrame, max_length: int, folder: Path
-) -> Path:
-    """Write one folder from a finished run of each task, adapters folded into their base.
-
-    Parameters
-    ----------
-    results : by task, from `finetune.finetune`; rows : what they were trained on, for calibration on validation
+class TaskClassifier:
+    """One task's network, in one of `RUNTIMES`, with what was fitted on validation.
 
     Raises
     ------
-    ModelError : a saved classifier is damaged or does not fit this model
+    ModelError : the folder is not an export of this runtime, or its files are damaged
     """
-    for task, result in results.items():
-        network, tokenizer = checkpoints.restore_classifier(
-            model, result.folder / "model", TASK_LABELS[task], merge=True
-        )
-        weights = result.facts["label_weights"] if task == "categories" else [1.0] * len(TASK_LABELS[task])
-        fitted = calibrate(result, rows) | {"log_weights": np.log(weights).tolist(), "max_length": max_length}
-        facts = {
-            "labels": TASK_LABELS[task],
-            "task": task,
-            "fitted": fitted,
-            "model": model.name,
-            "pooling": model.training.pooling,
-        }
-        checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)
-    return Path(folder)
 
+    def __init__(self, folder: Path, runtime: str = "torch"):
+        folder = Path(folder)
+        self.path = folder / ONNX_FILES.get(runtime, "model.safetensors")
+        if runtime == "torch":
+            self.network, self.tokenizer, facts = load_exported(folder)
+        else:
+            facts = checkpoints.read_seal(folder)
+            if ONNX_FILES[runtime] not in facts["files"]:
+                raise ModelError(self.path, "is not exported", "make it with `emosafe onnx`")
+            self.tokenizer, self.network = load_tokenizer(folder, facts), OnnxNetwork(self.path)
+        self.task, self.fitted, self.name, self.runtime = facts["task"], facts["fitted"], facts["model"], runtime
 
-class TaskClassifier:
-    """One task's network with what was fitted on validation."""
-
-    def __init__(self, folder: Path):
-        from transformers import AutoTokenizer
-
-        checkpoints.check_tensors(folder / "model.safetensors")
-        facts = checkpoints.read_seal(folder)
-        options = {"trust_remote_code": False, "local_files_only": True}
-        with quiet():
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            self.network = classifier_class(facts["pooling"]).from_pretrained(folder, use_safetensors=True, **options)
-        checkpoints.refuse_foreign(
-            checkpoints.tokenizer_digest(self.tokenizer), facts["tokenizer"], folder, "tokenizer"
-        )
-        self.task, self.fitted, self.name = facts["task"], facts["fitted"], facts["model"]
+    def logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        """Logits as the network gives them, (n, 3) or (n, 6)."""
+        if self.runtime == "torch":
+            return logits_of(self.network, self.tokenizer, encoded, tokens_per_batch)
+        return score_batches(self.network, Collator(self.tokenizer), encoded, tokens_per_batch)
 
     def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,)."""
         encoded = encode(self.tokenizer, texts, self.fitted["max_length"])
-        logits = logits_of(self.network, self.tokenizer, encoded, tokens_per_batch) - np.array(
-            self.fitted["log_weights"]
-        )
+        logits = self.logits(encoded, tokens_per_batch) - np.array(self.fitted["log_weights"])
         if self.task == "safety":
             return metrics.apply_temperature(logits, self.fitted["temperature"]), encoded.truncated
         return 1 / (1 + np.exp(-logits)), encoded.truncated
@@ -99,11 +75,11 @@ class Classifier:
     ModelError : the folder is not an export, or its files are damaged
     """
 
-    def __init__(self, folder: Path, tokens_per_batch: int = 4096):
+    def __init__(self, folder: Path, tokens_per_batch: int = 2048, runtime: str = "torch"):
         absent = [task for task in TASKS if not (Path(folder) / task / checkpoints.SEAL).is_file()]
         if absent:
-            raise ModelError(folder, f"holds no exported {absent[0]} classifier", "make one with classify.export")
-        self.parts = {task: TaskClassifier(Path(folder) / task) for task in TASKS}
+            raise ModelError(folder, f"holds no exported {absent[0]} classifier", "make one with export.export")
+        self.parts = {task: TaskClassifier(Path(folder) / task, runtime) for task in TASKS}
         self.tokens_per_batch = tokens_per_batch
 
     def classify(self, texts: Iterable) -> Iterator[dict]:
@@ -200,7 +176,8 @@ def jsonl_texts(stream, path: str, column: str) -> Iterator:
 def main(arguments: list[str] | None = None) -> int:
     """`emosafe classify --model FOLDER [TEXT ...] [--file FILE]`: JSON lines on standard output, no text in them."""
     parser = argparse.ArgumentParser(prog="emosafe classify", description="Classify messages. " + WARNING)
-    parser.add_argument("--model", required=True, help="folder written by classify.export")
+    parser.add_argument("--model", required=True, help="folder written by export.export")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="torch", help="onnx ones need export.add_onnx first")
     parser.add_argument("--file", help=".jsonl or .csv file, or - for standard input, one message a line")
     parser.add_argument("--column", default="text", help="CSV column or JSON key of the message")
     parser.add_argument("texts", nargs="*", help="messages")
@@ -208,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(WARNING, file=sys.stderr)
     try:
         given = texts_of(options.file, options.column) if options.file else options.texts
-        for result in Classifier(Path(options.model)).classify(given):
+        for result in Classifier(Path(options.model), runtime=options.runtime).classify(given):
             print(json.dumps(result), flush=True)
     except EmosafeError as error:
         print(error, file=sys.stderr)

@@ -23,7 +23,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from emosafe_lib import checkpoints, metrics, predictions
 from emosafe_lib.batching import BudgetSampler, Encoded, budget_batches, encode, padding_share
 from emosafe_lib.errors import ModelError, TrainingError
-from emosafe_lib.models import hardware, load_classifier, pick_quantization, quiet, use_threads
+from emosafe_lib.models import hardware, is_sharded, load_classifier, pick_quantization, quiet, use_threads
 from emosafe_lib.params import FinetuningParams, ModelParams, StudyParams
 from emosafe_lib.progress import heartbeat
 from emosafe_lib.rows import category_matrix, known_matrix, take
@@ -178,7 +178,7 @@ def add_lora(network, model: ModelParams):
     lost = [part for part in wanted if part != "all-linear" and not any(n.split(".")[-1] == part for n in names)]
     if lost:
         raise ModelError(model.name, f"lora.target_modules {lost[0]!r} matches no layer", "use all-linear, or q_proj")
-    if pick_quantization(model) != "none":
+    if pick_quantization(model) != "none" and not is_sharded():
         network = prepare_model_for_kbit_training(network)
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -236,11 +236,18 @@ def logits_of(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
     """Logits of the rows in their own order, shape (n, labels), float64; batched by length to a token budget."""
     network.eval()
     device = next(network.parameters()).device
-    collate, found = Collator(tokenizer), {}
+
+    def score(inputs: dict) -> np.ndarray:
+        return network(**{key: value.to(device) for key, value in inputs.items()}).logits.double().cpu().numpy()
+
+    return score_batches(score, Collator(tokenizer), encoded, budget)
+
+
+def score_batches(score, collate: Collator, encoded: Encoded, budget: int) -> np.ndarray:
+    """What `score` makes of padded batches, put back in the rows' own order; `score` takes what `collate` returns."""
+    found = {}
     for batch in budget_batches(encoded.lengths, budget):
-        inputs = collate([{"input_ids": encoded.ids[row]} for row in batch])
-        logits = network(**{key: value.to(device) for key, value in inputs.items()}).logits
-        found.update(zip(batch, logits.double().cpu().numpy(), strict=True))
+        found.update(zip(batch, score(collate([{"input_ids": encoded.ids[row]} for row in batch])), strict=True))
     return np.stack([found[row] for row in range(len(encoded.ids))])
 
 
@@ -380,6 +387,10 @@ def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], fo
         callbacks=[patience, SealCheckpoints(plan, plan.identity)],
     )
     trainer.remove_callback(PrinterCallback)
+    if trainer.is_fsdp_enabled and plan.model.training.method == "lora":
+        from peft.utils.other import fsdp_auto_wrap_policy
+
+        trainer.accelerator.state.fsdp_plugin.auto_wrap_policy = fsdp_auto_wrap_policy(network)
     return trainer
 
 
@@ -487,12 +498,21 @@ def finetune(
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     facts = facts_of(plan, network, encoded, notes)
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
+    trained, state = trained_state(trainer, network)
+    scores = scores_of(plan, trained, tokenizer, encoded)
     if trainer.is_world_process_zero():
-        save_final(plan, network, tokenizer, home)
-        write_finished(plan, home, network, tokenizer, encoded, history_of(trainer), facts)
+        save_final(plan, network, tokenizer, home, state)
+        write_finished(plan, home, scores, encoded, history_of(trainer), facts)
         shutil.rmtree(home / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return read_finished(plan, home)
+
+
+def trained_state(trainer: Trainer, network) -> tuple:
+    """The network to score with, and its gathered weights to save where FSDP spreads them over processes, else None."""
+    if not trainer.is_fsdp_enabled:
+        return network, None
+    return trainer.model_wrapped, trainer.accelerator.get_state_dict(trainer.model_wrapped)
 
 
 def runs_of(settings: FinetuningParams) -> list[dict]:
@@ -514,17 +534,21 @@ def home_of(plan: Plan, folder: Path) -> Path:
 
 
 @quiet()
-def save_final(plan: Plan, network, tokenizer, home: Path) -> None:
+def save_final(plan: Plan, network, tokenizer, home: Path, state: dict | None = None) -> None:
     """Keep the trained weights: always an adapter, a whole encoder only for the main variant, since it is large."""
     if plan.model.training.method == "lora" or not plan.variant:
         facts = {"base": checkpoints.base_digest(plan.model), "task": plan.task, "labels": TASK_LABELS[plan.task]}
-        checkpoints.save_classifier(network, tokenizer, home / "model", **facts)
+        checkpoints.save_classifier(network, tokenizer, home / "model", state, **facts)
 
 
-def write_finished(plan: Plan, home: Path, network, tokenizer, encoded, history: list[dict], facts: dict) -> None:
-    """Score validation and test, and write the result; `done.json` comes last."""
+def scores_of(plan: Plan, network, tokenizer, encoded: dict[str, Encoded]) -> dict[str, np.ndarray]:
+    """Logits of validation and test rows; under FSDP every process has to take part in it."""
     budget = 4 * plan.model.training.tokens_per_batch
-    scores = {name: logits_of(network, tokenizer, encoded[name], budget) for name in ("validation", "test")}
+    return {name: logits_of(network, tokenizer, encoded[name], budget) for name in ("validation", "test")}
+
+
+def write_finished(plan: Plan, home: Path, scores: dict, encoded, history: list[dict], facts: dict) -> None:
+    """Write the result; `done.json` comes last."""
     partial = home / ".scores.partial.npz"
     np.savez(partial, truncated=encoded["test"].truncated, **scores)
     os.replace(partial, home / "scores.npz")

@@ -165,6 +165,21 @@ def use_threads(model: ModelParams) -> int:
     return torch.get_num_threads()
 
 
+def is_sharded() -> bool:
+    """Whether `accelerate launch` runs this process under FSDP, which then decides where weights lie."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def placement() -> dict:
+    """The `device_map` of quantized weights: none under FSDP, this process's own GPU among several processes, else all
+    GPUs there are.
+    """
+    if is_sharded():
+        return {}
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return {"device_map": "auto" if alone else {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
 def quantization_options(model: ModelParams) -> dict:
     """The `from_pretrained` arguments of 8- and 4-bit loading (NF4, arXiv 2305.14314); none for full precision."""
     kind = pick_quantization(model)
@@ -173,14 +188,15 @@ def quantization_options(model: ModelParams) -> dict:
     from transformers import BitsAndBytesConfig
 
     if kind == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": "auto"}
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} | placement()
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=pick_dtype(model),
+        bnb_4bit_quant_storage=pick_dtype(model),  # FSDP flattens weights of one dtype only
     )
-    return {"quantization_config": nf4, "device_map": "auto"}
+    return {"quantization_config": nf4} | placement()
 
 
 def shape_config(model: ModelParams):
@@ -227,7 +243,8 @@ def load_network(model: ModelParams, auto_class, **options):
         network = auto_class.from_pretrained(
             weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **options
         )
-    return network.eval() if "device_map" in options else network.to(pick_device(model)).eval()
+    placed = "quantization_config" in options or is_sharded()
+    return network.eval() if placed else network.to(pick_device(model)).eval()
 
 
 def load_causal(model: ModelParams):

@@ -5,6 +5,7 @@ the whole process at its peak, and the time until one message is classified. The
 fresh head (training moves no byte and no millisecond), on random tokens, with the machine named beside them.
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -21,11 +22,13 @@ import pandas as pd
 from emosafe_lib.errors import ModelError
 from emosafe_lib.models import load_network, pick_device, quiet, use_threads
 from emosafe_lib.params import ModelParams, load_model
+from emosafe_lib.taxonomy import TASKS
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
 COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loaded_mb peak_mb basis".split()
 SHARE_OF_MEMORY = 0.7
-MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 2.0, 3, 40
+BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 1.0, 3, 40
 
 
 def machine() -> dict:
@@ -46,8 +49,21 @@ def cpu_lines() -> list[str]:
 
 
 def dtypes_here(model: ModelParams) -> list[str]:
-    """What this machine can run at a sensible speed: on a CPU fp32 and dynamic int8; on a GPU the parameter file's."""
-    return ["float32", "int8"] if pick_device(model).type == "cpu" else ["bfloat16", "int8", "int4"]
+    """What this machine can run at a sensible speed."""
+    return [dtype for dtype, hindrance in hindrances(model).items() if not hindrance]
+
+
+def hindrances(model: ModelParams) -> dict[str, str]:
+    """What keeps this machine from running a dtype, an empty text where nothing does."""
+    import torch
+
+    if pick_device(model).type == "cpu":
+        able = {name for name, found in torch.cpu.get_capabilities().items() if found is True}
+        slow = "" if able & BF16_INSTRUCTIONS else "this CPU has no bf16 instructions: it would be far slower than fp32"
+        return {"float32": "", "bfloat16": slow, "int8": "", "int4": "needs bitsandbytes and a GPU"}
+    packed = "" if importlib.util.find_spec("bitsandbytes") else "bitsandbytes is not installed"
+    old = "" if torch.cuda.is_bf16_supported() else "this GPU has no bf16 instructions"
+    return {"float32": "", "bfloat16": old, "int8": packed, "int4": packed}
 
 
 def cases(models: dict[str, ModelParams]) -> list[tuple[str, str]]:
@@ -86,25 +102,25 @@ def network_for(model: ModelParams, dtype: str):
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    cpu = pick_device(model).type == "cpu"
+    cpu, packed = pick_device(model).type == "cpu", dtype.startswith("int")
     if not cpu:
-        kind = {"quantization": dtype if dtype.startswith("int") else "none"}
+        kind = {"quantization": dtype if packed else "none", "dtype": "bfloat16" if packed else dtype}
         model = model.model_copy(update=kind)
     network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
-    if cpu and dtype == "int8":
+    if cpu and packed:
         return torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
-    return network
+    return network.to(getattr(torch, dtype)) if cpu else network
 
 
 def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
-    """Seconds of repeated forward passes over random tokens, after one to warm up; shape (runs,)."""
+    """Seconds of repeated forward passes over random tokens, after one row to warm up; shape (runs,)."""
     import torch
 
     device = getattr(network, "device", "cpu")
     ids = torch.randint(5, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
     mask, spent = torch.ones_like(ids), []
     with torch.inference_mode():
-        network(input_ids=ids, attention_mask=mask)
+        network(input_ids=ids[:1], attention_mask=mask[:1])
         while len(spent) < FEWEST_RUNS or (sum(spent) < MOST_SECONDS and len(spent) < MOST_RUNS):
             started = time.perf_counter()
             network(input_ids=ids, attention_mask=mask).logits.cpu()
@@ -169,6 +185,43 @@ def measure_all(chosen: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """`measure_apart` for (model, dtype) pairs, one below the other; no rows, but the columns, where there is no pair."""
     parts = [measure_apart(name, dtype) for name, dtype in chosen]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 2048) -> pd.DataFrame:
+    """An export's runtimes on the same rows: size, speed, and whether they still say what PyTorch says.
+
+    Parameters
+    ----------
+    folder : an export with its ONNX files
+    rows : labelled rows, such as the test split
+
+    Returns
+    -------
+    one row a task and runtime: task, runtime, file_mb, rows_per_second (one pass, tokenizing included), agreement
+    (share of rows with the label, or the whole set of labels, that PyTorch gives), largest_difference (between
+    probabilities), macro_f1, rows
+    """
+    from emosafe_lib import classify, metrics, predictions
+
+    truth, found = metrics.truth_of(rows), []
+    for task in TASKS:
+        plain = None
+        for runtime in classify.RUNTIMES:
+            part = classify.TaskClassifier(Path(folder) / task, runtime)
+            part.probabilities(rows["text"].tolist()[:8], tokens_per_batch)
+            started = time.perf_counter()
+            chances, _ = part.probabilities(rows["text"].tolist(), tokens_per_batch)
+            seconds, limits = time.perf_counter() - started, part.fitted.get("thresholds")
+            table = predictions.make(rows["id"], task, "fine-tuned", chances, thresholds=limits)
+            plain = (chances, table["label"]) if plain is None else plain
+            same = [set(a) == set(b) for a, b in zip(plain[1], table["label"], strict=True)]
+            found.append(
+                {"task": task, "runtime": runtime, "file_mb": round(part.path.stat().st_size / 2**20, 2)}
+                | {"rows_per_second": round(len(rows) / seconds, 1), "agreement": round(float(np.mean(same)), 4)}
+                | {"largest_difference": round(float(np.abs(chances - plain[0]).max()), 6)}
+                | {"macro_f1": metrics.scores(truth, metrics.align(table, truth))["macro_f1", ""], "rows": len(rows)}
+            )
+    return pd.DataFrame(found)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from emosafe_lib.finetune import Collator, make_plan, targets
 from emosafe_lib.models import load_encoder, use_threads
 from emosafe_lib.params import ModelParams, StudyParams
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 POOLINGS = ("mean", "last")
 
 
@@ -45,6 +45,7 @@ class Probed:
     test_probabilities: np.ndarray
     test_outcomes: list[str]
     choice: dict
+    variant: str = ""
 
 
 def candidate_layers(layers: int) -> list[int]:
@@ -120,15 +121,24 @@ def validation_loss(probabilities: np.ndarray, labels: np.ndarray, known: np.nda
     return float((losses * known).sum() / known.sum())
 
 
-def probe(features: Features, model: ModelParams, study: StudyParams, rows: pd.DataFrame, task: str) -> Probed:
+def probe(
+    features: Features,
+    model: ModelParams,
+    study: StudyParams,
+    rows: pd.DataFrame,
+    task: str,
+    *,
+    budget: int | None = None,
+) -> Probed:
     """Choose layer, pooling and strength on validation, then score the test rows.
 
     Parameters
     ----------
     features : from `extract`, which serves both tasks
     task : "safety" or "categories"
+    budget : learn from that many training rows only, the same ones as a fine-tuned model with that budget
     """
-    plan = make_plan(model, study, rows, task, 0)
+    plan = make_plan(model, study, rows, task, 0, budget=budget)
     labels, known = targets(plan.train, task)
     truth = targets(plan.validation, task)
 
@@ -150,4 +160,5 @@ def probe(features: Features, model: ModelParams, study: StudyParams, rows: pd.D
         test_probabilities=predict(models, features.of(plan.test, (layer, pooling)), labels, known, task),
         test_outcomes=["truncated" if one else "ok" for one in cut],
         choice={"layer": layer, "pooling": pooling, "strength": strength, "validation_loss": round(loss, 4)},
+        variant=plan.variant,
     )

@@ -98,8 +98,14 @@ def readable(study: StudyParams) -> list[str]:
             )
         place = f"{model}/{name}" if model else name
         names += [f"{place}/{file}" for file in (f"{name}.ipynb", f"{name}.html", "manifest.json")]
-        names += [file for file in facts["outputs"] if Path(file).suffix in KEPT or file.startswith(FIGURES)]
+        names += [file for file in facts["outputs"] if is_readable(file)]
     return [name for name in dict.fromkeys(names) if (base / name).is_file()]
+
+
+def is_readable(file: str) -> bool:
+    """Whether a stage's output belongs to the copy; the configuration files of an exported model do not."""
+    path = Path(file)
+    return (path.suffix in KEPT and "classifier" not in path.parts) or file.startswith(FIGURES)
 
 
 def texts_of(place: Path) -> Iterable[tuple[Path, str]]:

@@ -1,12 +1,12 @@
-"""One training run from the command line, for several processes: what `accelerate launch` starts.
+"""Training from the command line, for models that need several processes: what `accelerate launch` starts.
 
-    accelerate launch --multi_gpu --num_processes 2 -m emosafe_lib.train_cli --study real --model nano-4 \\
-        --task safety --seed 0 --rows ROWS.parquet --folder RUNS
+    accelerate launch --config_file profiles/accelerate/llama-70b.yaml -m emosafe_lib.train_cli \\
+        --study real --model llama-70b
 
-accelerate's `--multi_gpu` is also what starts several processes on CPUs; its `--cpu` starts one, whatever their number.
-Each process takes its share of the batches and gradients are averaged, so N processes with one batch each take the
-steps of one process that accumulates N batches. Given notebook 04's folder, the finished run is found there and not
-trained again.
+This trains all runs that notebook 04 would train, from the study's own rows into the notebook's own folder, so that the
+notebook finds them finished. Each process takes its share of the batches and gradients are averaged: N processes with
+one batch each take the steps of one process that accumulates N batches. On CPUs, accelerate's `--multi_gpu` starts
+several processes; its `--cpu` starts one, whatever their number.
 """
 
 import argparse
@@ -14,33 +14,62 @@ import json
 import sys
 from pathlib import Path
 
-from emosafe_lib.errors import EmosafeError
-from emosafe_lib.params import load_model, load_study
+from emosafe_lib.errors import EmosafeError, StageError
+from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study
+from emosafe_lib.stage import outputs_root
 from emosafe_lib.taxonomy import TASKS
+
+ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
+
+
+def places(options: argparse.Namespace, study: StudyParams, model: ModelParams) -> tuple[list[Path], Path]:
+    """The row files and the folder of runs: as given, else those of the study's notebooks.
+
+    Raises
+    ------
+    StageError : a row file is not there
+    """
+    base = outputs_root() / study.name
+    rows = [Path(path) for path in options.rows] if options.rows else [base / name for name in ROWS]
+    for path in rows:
+        if not path.is_file():
+            raise StageError(path, "is not there", "run notebooks 01 and 02 first, or name files with --rows")
+    folder = base / ".work" / f"04_lora_finetuning-{model.name}" / "runs"
+    return rows, Path(options.folder) if options.folder else folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; without --task, all of the study's runs."""
+    top = argparse.ArgumentParser(prog="emosafe train", description=__doc__.splitlines()[0])
+    top.add_argument("--study", required=True)
+    top.add_argument("--model", required=True)
+    top.add_argument("--rows", nargs="+", help="row files; the study's own where omitted")
+    top.add_argument("--folder", help="where runs are kept; notebook 04's own where omitted")
+    top.add_argument("--task", choices=TASKS, help="one run of this task; all of the study's runs where omitted")
+    top.add_argument("--seed", type=int, default=0, help="of the one run")
+    return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and print the losses per epoch from the main process; 1 and one line on standard error on failure."""
-    parser = argparse.ArgumentParser(prog="emosafe train", description=__doc__.splitlines()[0])
-    for name in ("study", "model", "rows", "folder"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         from accelerate import PartialState
 
-        from emosafe_lib.finetune import finetune
+        from emosafe_lib.finetune import finetune, runs_of
         from emosafe_lib.rows import read_rows
 
         model, study = load_model(options.model), load_study(options.study)
-        rows = read_rows(Path(options.rows))
-        result = finetune(model, study, rows, options.task, options.seed, Path(options.folder))
+        paths, folder = places(options, study, model)
+        rows = read_rows(*paths)
+        asked = [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning)
+        for one in asked:
+            result = finetune(model, study, rows, folder=folder, **one)
+            if PartialState().is_main_process:
+                print(json.dumps(result.history), flush=True)
     except EmosafeError as error:
         print(error, file=sys.stderr)
         return 1
-    if PartialState().is_main_process:
-        print(json.dumps(result.history))
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Two processes on one machine learn what one process learns that accumulates two batches a step."""
+"""Several processes on one machine learn what one process learns that accumulates as many batches a step; a process
+that dies fails the run, and the next run goes on. The shipped configurations fit the models that they are named after.
+"""
 
 import json
 import os
@@ -11,61 +13,103 @@ import pytest
 import tiny_models
 import yaml
 
-from emosafe_lib import batching, models
+from emosafe_lib import batching, models, train_cli
+from emosafe_lib.params import load_model
 from emosafe_lib.rows import write_rows
 
+CONFIGS = sorted((Path(models.__file__).parents[1] / "profiles" / "accelerate").glob("*.yaml"))
 SCRIPT = """
-import sys
+import os, signal, sys
 from pathlib import Path
-from emosafe_lib import models, train_cli
+from emosafe_lib import finetune, models, train_cli
 models.ASSETS = Path(sys.argv.pop(1))
+
+class Dies(finetune.SealCheckpoints):
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if state.epoch >= 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ.get("WORKER_DIES"):
+    finetune.SealCheckpoints = Dies
 sys.exit(train_cli.main(sys.argv[1:]))
 """
 
 
-def prepare(folder: Path) -> None:
+@pytest.fixture
+def made(tmp_path):
     """A tiny model, rows and parameter files; dropout is off, since processes draw it apart."""
-    tiny_models.make_llama(folder / "llama")
-    write_rows(tiny_models.make_rows(), folder / "rows.parquet")
-    (folder / "run.py").write_text(SCRIPT)
-    (folder / "made.yaml").write_text(
-        yaml.safe_dump(json.loads(tiny_models.study_params(epochs=3.0).model_dump_json(exclude_none=True)))
-    )
+    tiny_models.make_llama(tmp_path / "llama")
+    write_rows(tiny_models.make_rows(), tmp_path / "rows.parquet")
+    (tmp_path / "run.py").write_text(SCRIPT)
+    study = tiny_models.study_params(epochs=3.0, seeds=[0], budgets=[12])
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump(json.loads(study.model_dump_json(exclude_none=True))))
     for name, accumulation in (("one", 2), ("two", 1)):
         training = {"accumulation": accumulation, "lora": {"dropout": 0.0}}
         model = tiny_models.model_params("llama", training=training).model_copy(update={"name": name})
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(json.loads(model.model_dump_json(exclude_none=True))))
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(json.loads(model.model_dump_json(exclude_none=True))))
+    return tmp_path
 
 
-def losses(folder: Path, name: str, processes: int) -> list[dict]:
-    """The history of a run with so many processes."""
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        str(processes),
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    launch = launch if processes > 1 else []
+def launch(folder: Path, name: str, processes: int, **environment) -> subprocess.CompletedProcess:
+    """One run with so many processes."""
+    start = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    start += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     given = ["--study", folder / "made.yaml", "--model", folder / f"{name}.yaml", "--task", "safety"]
     given += ["--rows", folder / "rows.parquet", "--folder", folder / f"runs-{name}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(models.__file__).parents[1])}
-    command = [sys.executable, *launch, folder / "run.py", folder, *given]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240)
+    library = str(Path(models.__file__).parents[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": library} | environment
+    command = [sys.executable, *(start if processes > 1 else []), folder / "run.py", folder, *given]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240)
+
+
+def losses(done: subprocess.CompletedProcess) -> dict[str, list[float]]:
+    """Training and validation loss per epoch of a run that succeeded."""
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads([line for line in done.stdout.splitlines() if line.startswith("[{")][-1])
+    history = json.loads([line for line in done.stdout.splitlines() if line.startswith("[{")][-1])
+    return {key: [epoch[key] for epoch in history] for key in ("train_loss", "validation_loss")}
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_that_accumulates(tmp_path):
-    prepare(tmp_path)
+def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_failed_run(made):
     rows = tiny_models.make_rows()
-    tokenizer = tiny_models.make_tokenizer(tmp_path / "again")
+    tokenizer = tiny_models.make_tokenizer(made / "again")
     lengths = batching.encode(tokenizer, rows.loc[rows["split"] == "train", "text"], 32).lengths
     assert len(batching.budget_batches(lengths, 64)) % 2 == 0, "an odd batch would be dealt twice"
-    one, two = losses(tmp_path, "one", 1), losses(tmp_path, "two", 2)
-    for key in ("train_loss", "validation_loss"):
-        assert np.allclose([epoch[key] for epoch in one], [epoch[key] for epoch in two], rtol=1e-4), (one, two)
+    killed = launch(made, "two", 2, WORKER_DIES="1")
+    assert killed.returncode != 0 and not list((made / "runs-two").rglob("done.json"))
+    assert list((made / "runs-two").rglob("checkpoint-*")), "what the killed run had finished is kept"
+    one, two = losses(launch(made, "one", 1)), losses(launch(made, "two", 2))
+    for key, values in one.items():
+        assert np.allclose(values, two[key], rtol=1e-4), (one, two)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_is_one_that_accelerate_reads_and_fits_its_model(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from transformers.models.llama import modeling_llama
+
+    config, model = load_config_from_file(str(path)), load_model(path.stem)
+    assert config.num_processes == model.resources.gpus and config.mixed_precision == "bf16"
+    assert f"--model {model.name}" in path.read_text()
+    if config.num_processes > 1:
+        assert hasattr(modeling_llama, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
+        assert model.quantization == "int4" and config.fsdp_config["fsdp_use_orig_params"] is False
+
+
+def test_large_sizes_have_a_configuration():
+    assert {path.stem for path in CONFIGS} == {"llama-8b", "llama-70b"}
+
+
+def test_without_a_task_all_runs_of_the_study_are_trained_where_notebook_04_looks_for_them(made, monkeypatch, capsys):
+    monkeypatch.setattr(models, "ASSETS", made)
+    monkeypatch.setenv("EMOSAFE_OUTPUTS", str(made / "outputs"))
+    study = ["--study", str(made / "made.yaml"), "--model", str(made / "one.yaml")]
+    assert train_cli.main(study) == 1 and "run notebooks 01 and 02 first" in capsys.readouterr().err
+    base, rows = made / "outputs" / "made", tiny_models.make_rows()
+    told_again = rows["origin"] == "reinterpretation"
+    for name, part in zip(train_cli.ROWS, (rows[~told_again], rows[told_again]), strict=True):
+        write_rows(part, base / name)
+    assert train_cli.main(study) == 0 and capsys.readouterr().out.count("validation_loss") >= 5
+    done = (base / ".work" / "04_lora_finetuning-one" / "runs").glob("*/done.json")
+    variants = sorted(json.loads(path.read_text())["identity"]["variant"] for path in done)
+    assert variants == ["", "", "budget-12", "budget-12", "no-augmentation"]

@@ -2,12 +2,18 @@
 
 import io
 import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tiny_models
 
-from emosafe_lib import classify, finetune, models
+from emosafe_lib import checkpoints, classify, cli, export, finetune, models
 from emosafe_lib.errors import ModelError
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -24,7 +30,7 @@ def exported(tmp_path_factory):
         patch.setattr(models, "ASSETS", home)
         model, study = tiny_models.model_params(), tiny_models.study_params(epochs=4.0)
         results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
-        folder = classify.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
+        folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
     return folder, {task: finetune.predictions_of(result, ROWS, "fine-tuned") for task, result in results.items()}
 
 
@@ -41,6 +47,84 @@ def test_the_export_gives_the_studys_predictions(exported, classifier):
         assert [row["level"]] == level.label and row["categories"] == risks.label
         assert np.allclose([row["level_probabilities"][name] for name in SAFETY_LEVELS], level.probabilities, atol=1e-3)
         assert np.allclose([row["category_probabilities"][name] for name in CATEGORIES], risks.probabilities, atol=1e-3)
+
+
+@pytest.fixture(scope="module", params=["llama", "encoder"])
+def with_onnx(request, exported, tmp_path_factory):
+    """Exports of both families with their ONNX forms: a LLaMA with its adapter merged, and a mean-pooled encoder."""
+    if request.param == "llama":
+        folder = shutil.copytree(exported[0], tmp_path_factory.mktemp("onnx") / "llama")
+    else:
+        home = tmp_path_factory.mktemp("onnx")
+        tiny_models.make_encoder(home / "encoder")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(models, "ASSETS", home)
+            model = tiny_models.model_params("encoder", training={"pooling": "mean"})
+            study = tiny_models.study_params(epochs=4.0)
+            results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
+            folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
+    assert set(export.add_onnx(folder)) == {"model.safetensors", "model.onnx", "model.int8.onnx"}
+    return folder
+
+
+def test_the_best_model_is_chosen_by_its_validation_score(exported, tmp_path):
+    weaker = tmp_path / "weaker"
+    shutil.copytree(exported[0], weaker)
+    facts = checkpoints.read_seal(weaker / "safety")
+    checkpoints.seal(weaker / "safety", **(facts | {"validation_macro_f1": facts["validation_macro_f1"] - 0.1}))
+    assert export.best_of([weaker, exported[0]]) == exported[0] and export.best_of([weaker]) == weaker
+
+
+def test_the_small_graph_keeps_its_matrices_and_embeddings_in_eight_bits(with_onnx):
+    stored = {
+        name: [tensor for tensor in onnx.load(with_onnx / "safety" / file).graph.initializer if len(tensor.dims) == 2]
+        for name, file in export.ONNX_FILES.items()
+    }
+    assert {tensor.data_type for tensor in stored["onnx"]} == {onnx.TensorProto.FLOAT}
+    eight = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    assert stored["onnx-int8"] and {tensor.data_type for tensor in stored["onnx-int8"]} <= eight
+
+
+def test_onnx_answers_as_pytorch_does(with_onnx):
+    texts = ROWS["text"].tolist()
+    found = {name: list(classify.Classifier(with_onnx, 128, name).classify(texts)) for name in classify.RUNTIMES}
+    for plain, other in zip(found["torch"], found["onnx"], strict=True):
+        assert (plain["level"], plain["categories"]) == (other["level"], other["categories"])
+        for key in ("level_probabilities", "category_probabilities"):
+            assert other[key] == pytest.approx(plain[key], abs=2e-4)
+    same = [a["level"] == b["level"] for a, b in zip(found["torch"], found["onnx-int8"], strict=True)]
+    assert np.mean(same) > 0.9
+
+
+def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(export.OnnxNetwork, "__call__", lambda self, inputs: np.full((1, 3), np.nan))
+    with pytest.raises(ModelError, match="answers otherwise"):
+        export.add_onnx(folder)
+    assert sorted(folder.rglob("*")) == before
+    with pytest.raises(ModelError, match="is not exported"):
+        classify.Classifier(folder, runtime="onnx")
+
+
+def test_a_changed_onnx_file_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    export.add_onnx(folder)
+    with open(folder / "safety" / "model.int8.onnx", "r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(ModelError, match=r"model.int8.onnx: is truncated or changed"):
+        classify.Classifier(folder, runtime="onnx-int8")
+
+
+def test_the_command_is_one_word_and_imports_nothing_heavy(exported, capsys):
+    assert cli.main(["classify", "--model", str(exported[0]), "calm"]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "ok"
+    assert cli.main(["onnx", str(exported[0] / "safety")]) == 1 and "holds no exported" in capsys.readouterr().err
+    assert cli.main(["clasify"]) == 2 and "classify" in capsys.readouterr().err
+    code = "import sys; from emosafe_lib import cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    scripts = tomllib.loads((Path(cli.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"emosafe": "emosafe_lib.cli:main"}
 
 
 def test_one_bad_row_does_not_stop_the_rest(classifier):

@@ -1,0 +1,32 @@
+"""The `emosafe` command: one word chooses a module, which alone is then imported.
+
+Someone who asks for help must not wait for PyTorch, and someone who classifies needs no training code.
+"""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "classify": ("emosafe_lib.classify", "classify messages with an exported model"),
+    "onnx": ("emosafe_lib.export", "add ONNX files, in fp32 and int8, to an exported model"),
+    "train": ("emosafe_lib.train_cli", "one training run, for accelerate launch"),
+    "run": ("emosafe_lib.execute", "studies and single stages, as `make study` runs them"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `emosafe COMMAND ...`; exit status 2 and one line where the command is unknown."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(
+            "\n".join(["usage: emosafe COMMAND ...", *(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())])
+        )
+        return 0
+    if given[0] not in COMMANDS:
+        print(f"emosafe: no command {given[0][:40]!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(COMMANDS[given[0]][0]).main(given[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
