@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +30,8 @@ from emosafe_lib.execute import PROOF, RECEIPT, intact
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
 TARGETS = ["kernel", "runner", "group"]
-CLEAN_UP_SECONDS = 30
+CLEAN_UP_SECONDS, RUN_SECONDS = 60, 3600
+SPAN_SHARE = 0.5
 
 # Reduced against the sample study: 1 model of 5, 1 wording of 3, 40 rows to train on, 1 epoch, 20 test rows, texts of 32
 # tokens, no ablation, 100 resamples. The notebooks, the runner, Snakemake and the library are the real ones.
@@ -64,14 +65,14 @@ TOY_BODY = {
 
 @dataclass
 class World:
-    """A checkout, where its outputs go, what is run, and how long a run may be waited for before it is killed."""
+    """A checkout, where its outputs go, what is run, which files are compared, and the longest wait before a kill (s)."""
 
     root: Path
     outputs: Path
     study: str
     until: str
-    span: float
     compared: tuple[str, ...]
+    span: float = 0.0
 
     @property
     def environment(self) -> dict:
@@ -80,7 +81,7 @@ class World:
 
     def fresh(self, name: str) -> "World":
         """The same world with empty outputs."""
-        return World(self.root, self.outputs.with_name(name), self.study, self.until, self.span, self.compared)
+        return replace(self, outputs=self.outputs.with_name(name))
 
 
 @dataclass
@@ -113,7 +114,7 @@ def toy_world(folder: Path) -> World:
     root = toy.checkout(folder / "toy")
     for stage, body in TOY_BODY.items():
         toy.write(root, stage, body)
-    return World(root, folder / "undisturbed", "toy", "03_prompting_baselines", 9.0, ("*.txt",))
+    return World(root, folder / "undisturbed", "toy", "03_prompting_baselines", ("*.txt",))
 
 
 def real_world(folder: Path) -> World:
@@ -132,7 +133,7 @@ def real_world(folder: Path) -> World:
         "ranks.csv",
         "comparisons.csv",
     )
-    return World(root, folder / "undisturbed", "reduced", "", 60.0, compared)
+    return World(root, folder / "undisturbed", "reduced", "", compared)
 
 
 def start(world: World, log: Path) -> subprocess.Popen:
@@ -258,7 +259,7 @@ def results(world: World) -> dict[str, str]:
 def run_to_end(world: World, log: Path, count: Count) -> list[str]:
     """Let the study finish; its exit status must be 0. Returns the lines that it said."""
     run = start(world, log)
-    code = run.wait(timeout=1800)
+    code = run.wait(timeout=RUN_SECONDS)
     settle(world, count)
     said = log.read_text().splitlines()
     if code != 0:
@@ -282,7 +283,9 @@ def torment(world: World, kills: int, seed: int, say=print) -> Count:
     seed : of moments, targets and signals
     """
     draw, count, log = random.Random(seed), Count(), world.root / "run.log"
+    began = time.monotonic()
     run_to_end(world, log, count)
+    world.span = world.span or SPAN_SHARE * (time.monotonic() - began)
     expected, wanted = results(world), set(finished(world))
     rounds, before = 1, {}
     current = world.fresh("round-1")
@@ -294,7 +297,7 @@ def torment(world: World, kills: int, seed: int, say=print) -> Count:
         if run.poll() is None:
             target, pids = victims(current, run, target, draw)
             struck = strike(pids, number)
-        code = run.wait(timeout=300)
+        code = run.wait(timeout=RUN_SECONDS)
         settle(current, count)
         when = f"kill {sum(count.kills.values()) + 1}, {target} {number.name}"
         count.lost += [f"{when}: {label}" for label in repeated(before, log.read_text().splitlines())]
@@ -340,12 +343,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", choices=["real", "toy"], default="real")
-    parser.add_argument("--span", type=float, default=None, help="longest wait before a kill, in seconds")
+    parser.add_argument("--span", type=float, default=0.0, help="longest wait before a kill in seconds; 0: half a run")
     chosen = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="emosafe-chaos-") as folder:
         world = (real_world if chosen.world == "real" else toy_world)(Path(folder))
-        world.span = chosen.span or world.span
+        world.span = chosen.span
         count = torment(world, chosen.kills, chosen.seed, say=lambda line: print(line, flush=True))
     facts = {"world": chosen.world, "seed": chosen.seed, "seconds": round(time.monotonic() - began)}
     print(json.dumps(facts | count.as_json(), indent=1))
