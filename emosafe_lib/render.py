@@ -7,11 +7,12 @@ sanitiser drops what could run, and a page of our own holds them: no script, no 
 import html
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from emosafe_lib.errors import StageError
 from emosafe_lib.params import SECRET_VALUE, project_root
-from emosafe_lib.pictures import shrink_base64
+from emosafe_lib.pictures import data_address, shrink_base64
 from emosafe_lib.stage import outputs_root
 
 STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
@@ -33,6 +34,9 @@ REMOTE = re.compile(
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
 SECTION = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
+FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$")
+FORMULA_DPI, FORMULA_POINTS = 200, 10  # resolution, and matplotlib's letter size
 TAG = re.compile(r"<[^>]*>")
 KERNEL_FILE = re.compile(r"/[\w/.-]*/ipykernel_\d+/\d+\.py")
 # The browser itself refuses whatever a page would load or run beyond its own style and figures.
@@ -119,7 +123,29 @@ def body(notebook: dict) -> str:
     exporter.exclude_input_prompt = True
     exporter.exclude_output_prompt = True
     converted, _ = exporter.from_notebook_node(notebook)
+    converted = "".join(formulas(part) if not part.startswith("<") else part for part in MARKUP.split(converted))
     return TABLE.sub(lambda found: scrollable(found.group(), "Table"), converted)
+
+
+def formulas(text: str) -> str:
+    """Text in which LaTeX between dollar signs has become a picture of the formula, since a page runs no script."""
+    return FORMULA.sub(lambda found: formula(html.unescape(found.group(1) or found.group(2))), text)
+
+
+def formula(latex: str) -> str:
+    """A formula drawn by matplotlib, its LaTeX as alternative text; as code where matplotlib cannot read it."""
+    from matplotlib import rc_context
+    from matplotlib.mathtext import math_to_image
+
+    drawn = BytesIO()
+    try:
+        with rc_context({"font.size": FORMULA_POINTS}):
+            depth = math_to_image(f"${latex}$", drawn, dpi=FORMULA_DPI, format="png", color="#1b2430")
+    except ValueError:
+        return f"<code>{html.escape(latex)}</code>"
+    points = int.from_bytes(drawn.getvalue()[20:24], "big") * 72 / FORMULA_DPI  # a PNG keeps its height there
+    size = f"height:{points / FORMULA_POINTS:.2f}em;vertical-align:{-depth / FORMULA_POINTS:.2f}em"
+    return f'<img class="formula" alt="{html.escape(latex)}" src="{data_address(drawn.getvalue())}" style="{size}">'
 
 
 def scrollable(table: str, label: str) -> str:

@@ -170,7 +170,8 @@ def headline(numbers: pd.DataFrame, manifest: dict) -> str:
     one = " There is one source, so the pooled score is the score within sources." if same else ""
     level = manifest["parameters"]["analysis"]["confidence"]
     note = (
-        f"<p>Each score stands above its {level:.0%} interval, bootstrapped over groups of related texts. The last column "
+        "<p>Only messages as their authors wrote them are scored; re-interpretations may train a model and never test it. "
+        f"Each score stands above its {level:.0%} interval, bootstrapped over groups of related texts. The last column "
         "of a task is the paired difference to a baseline that knows nothing but the text's source; a star marks what "
         f"Holm's correction leaves clear.{one}</p>"
     )

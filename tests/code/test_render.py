@@ -151,3 +151,21 @@ def test_figures_get_an_alternative_text():
     made = notebook(display(image_png=PIXEL), prose="## How long are the texts?")
     render.clean(made)
     assert sinks(render.page(made, MANIFEST)).images[0]["alt"] == "Figure: How long are the texts?"
+
+
+def test_83_a_formula_is_a_picture_with_its_latex_as_text_and_code_keeps_its_dollars():
+    made = notebook(
+        prose="# Title\n\nA law $c - a\\,N^{-b}$ and `cost = $5 + $6`.\n\n$$\\frac{x}{y}$$", source="x = '$a$'"
+    )
+    render.clean(made)
+    page = render.page(made, MANIFEST)
+    images = sinks(page).images
+    assert [image["alt"] for image in images] == ["c - a\\,N^{-b}", "\\frac{x}{y}"]
+    assert all(image["src"].startswith("data:image/png") for image in images)
+    assert "$5 + $6" in page and "$a$" in page and "$c" not in page
+
+
+def test_83_a_formula_that_cannot_be_drawn_stands_as_code():
+    made = notebook(prose="# Title\n\n$\\nosuchcommand{x}$")
+    render.clean(made)
+    assert "<code>\\nosuchcommand{x}</code>" in render.page(made, MANIFEST)
