@@ -16,12 +16,12 @@ import pandas as pd
 
 from emosafe_lib import checkpoints, instruct, pretrain, sources
 from emosafe_lib.errors import ModelError
-from emosafe_lib.models import ASSETS
+from emosafe_lib.models import ASSETS, load_tokenizer
 from emosafe_lib.params import load_model, load_study
 
 NANO = ASSETS / "nano"
-PLAIN_TOKENS = 300_000
-CHAT_TOKENS = 700_000
+PLAIN_TOKENS = 600_000
+CHAT_TOKENS = 1_400_000
 NOVEL_TOKENS = 16_384  # of the held-out novel
 HELD_CHAT_TOKENS = 24_000
 WORK = Path("outputs") / "ladder"
@@ -47,7 +47,9 @@ class Recipe:
         return pretrain.joined(*self.phases.values())
 
 
-def prepare(rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: int = CHAT_TOKENS) -> Recipe:
+def prepare(
+    rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: int = CHAT_TOKENS, tokenizer=None
+) -> Recipe:
     """Tokenizer and packed steps.
 
     Parameters
@@ -55,11 +57,12 @@ def prepare(rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: i
     rows : what `instruct.annotated_rows` lets through
     folder : the Project Gutenberg files
     plain, chat : tokens of the two phases
+    tokenizer : the shipped one, so that rungs trained apart belong together; a new one is trained where None
     """
     documents, held_novel = pretrain.novels(folder)
     aside = instruct.held_out(rows)
     texts = rows["text"][~aside].to_list()
-    tokenizer = pretrain.train_tokenizer([*documents[::3], *texts, *pretrain.frame_words()])
+    tokenizer = tokenizer or pretrain.train_tokenizer([*documents[::3], *texts, *pretrain.frame_words()])
     lessons = instruct.Corpus(rows[~aside], pretrain.paragraphs(documents)[::4])
     held_pieces = pretrain.pieces(held_novel)
     held_lessons = instruct.Corpus(rows[aside], pretrain.paragraphs(held_pieces), seed=1)
@@ -100,7 +103,7 @@ def train_rung(recipe: Recipe, rung: str, folder: Path, seed: int = 0, **options
     started, worked = time.perf_counter(), time.process_time()
     losses = pretrain.train(network, steps, peak, folder / f"{rung}-s{seed}", **options)
     spent = {"minutes": (time.perf_counter() - started) / 60, "processor_seconds": time.process_time() - worked}
-    spent["gemm_peak"] = pretrain.gemm_peak()
+    spent |= {"gemm_peak": pretrain.gemm_peak(), "bfloat16": pretrain.half_precision()}
     return network, facts_of(network, recipe, rung, seed, losses) | spent
 
 
@@ -204,7 +207,8 @@ manners, sexism, abuse, topics, words and forms of speech. Emotional safety and 
 a task: no level is ever an option, and no word of a category's title or definition is ever asked about. Validation and
 test groups of the real study, and near-duplicates of their texts, were left out; `seen.txt.gz` lists the rows, a test
 checks them.
-AdamW, {facts["steps"]:,} steps of 512 tokens or more, peak learning rate {facts["peak_rate"]:.2g}.
+Muon for the matrices, AdamW for embedding and norms; {facts["steps"]:,} steps of 512 tokens or more, four an update; peak
+learning rate of the matrices {facts["peak_rate"]:.2g}.
 
 Text and licences:
 {listed}
@@ -234,7 +238,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, unseen = instruct.annotated_rows(load_study("real").data)
     instruct.refuse_leaks(rows["id"], rows["group"], unseen)
-    recipe = prepare(rows, next(iter(sources.files("gutenberg_novels").values())).parent)
+    novels = next(iter(sources.files("gutenberg_novels").values())).parent
+    recipe = prepare(rows, novels, tokenizer=load_tokenizer(load_model("nano-1")))
     for rung in arguments.rungs:
         network, facts = train_rung(recipe, rung, WORK, arguments.seed)
         pretrain.publish(network, recipe.tokenizer, NANO / rung)

@@ -56,7 +56,7 @@ def corpus(rows):
 @pytest.fixture
 def steps(tokenizer):
     endless = itertools.cycle([sentence(n) for n in range(30)])
-    return pretrain.pack(pretrain.plain_documents(tokenizer, endless), 6 * 512, (256, 512))
+    return pretrain.pack(pretrain.plain_documents(tokenizer, endless), 20 * 512, (256, 512))
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_no_loss_where_a_document_begins(network, steps):
 
 def test_loss_falls(network, steps, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "WARMUP_STEPS", 1)
-    losses = pretrain.train(network(), steps, 0.02, tmp_path / "run")
+    losses = pretrain.train(network(), steps, 0.3, tmp_path / "run")
     assert losses[-1] < losses[0] - 0.5
 
 
@@ -123,9 +123,9 @@ def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path):
     """Fault 49."""
     straight, halves = network(), network()
     wanted = pretrain.train(straight, steps, 0.01, tmp_path / "straight")
-    pretrain.train(halves, steps, 0.01, tmp_path / "halves", save_every=2, stop_after=5)
+    pretrain.train(halves, steps, 0.01, tmp_path / "halves", save_every=4, stop_after=10)
     again = network()
-    found = pretrain.train(again, steps, 0.01, tmp_path / "halves", save_every=2)
+    found = pretrain.train(again, steps, 0.01, tmp_path / "halves", save_every=4)
     assert found == wanted
     for one, other in zip(straight.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -134,15 +134,15 @@ def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path):
 def test_a_damaged_checkpoint_gives_way_to_the_older_one(network, steps, tmp_path):
     """Fault 47."""
     folder = tmp_path / "run"
-    wanted = pretrain.train(network(), steps, 0.01, folder, save_every=2, stop_after=5)
-    (folder / "checkpoint-4" / "state.safetensors").write_bytes(b"cut")
-    found = pretrain.train(network(), steps, 0.01, folder, save_every=2, stop_after=5)
+    wanted = pretrain.train(network(), steps, 0.01, folder, save_every=4, stop_after=10)
+    (folder / "checkpoint-8" / "state.safetensors").write_bytes(b"cut")
+    found = pretrain.train(network(), steps, 0.01, folder, save_every=4, stop_after=10)
     assert found == wanted
 
 
 def test_resume_with_other_data_is_refused(network, steps, tmp_path):
     """Fault 48."""
-    pretrain.train(network(), steps, 0.01, tmp_path / "run", save_every=2, stop_after=3)
+    pretrain.train(network(), steps, 0.01, tmp_path / "run", save_every=4, stop_after=6)
     other = pretrain.Steps(steps.ids[::-1].copy(), steps.answers, steps.positions, steps.lengths)
     with pytest.raises(TrainingError, match="other data"):
         pretrain.train(network(), other, 0.01, tmp_path / "run")
@@ -284,3 +284,12 @@ def test_no_row_that_the_ladder_read_is_held_out_now(real_data):
 
 def test_thinning_keeps_the_mean():
     assert np.mean(pretrain.thin([1.0, 3.0] * 10)) == pytest.approx(2.0)
+
+
+def test_zero_shot_scores_are_on_record_for_every_rung_with_an_interval_and_chance():
+    record = pd.DataFrame(ladder.zero_shot())
+    assert set(zip(record["model"], record["task"], strict=True)) == set(
+        itertools.product(pretrain.RUNGS, ("safety", "categories"))
+    )
+    assert ((record["low"] <= record["value"]) & (record["value"] <= record["high"])).all()
+    assert record["chance"].between(0, 1).all()
