@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib import checkpoints, metrics, predictions
+from emosafe_lib.capacity import count_parameters, weight_bytes
 from emosafe_lib.checkpoints import read_seal
 from emosafe_lib.errors import EmosafeError, ModelError
 from emosafe_lib.finetune import Finetuned, calibrate
@@ -29,6 +30,11 @@ OPSET = 17
 # A protobuf message, which an ONNX file is, ends at two gibibytes.
 MOST_ONNX_BYTES = 2**31 - 2**20
 LARGEST_DIFFERENCE = 1e-3
+
+
+def fits(model: ModelParams) -> bool:
+    """Whether a model's fp32 weights go into one ONNX file, so that it is worth exporting for small devices."""
+    return weight_bytes(count_parameters(model), "float32") <= MOST_ONNX_BYTES
 
 
 def export(

@@ -204,7 +204,7 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 2
     from emosafe_lib import classify, metrics, predictions
 
     truth, found = metrics.truth_of(rows), []
-    for task in TASKS:
+    for task in (task for task in TASKS if (Path(folder) / task).is_dir()):
         plain = None
         for runtime in classify.RUNTIMES:
             part = classify.TaskClassifier(Path(folder) / task, runtime)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import tiny_models
 
-from emosafe_lib import checkpoints, classify, cli, export, finetune, models
+from emosafe_lib import checkpoints, classify, cli, export, finetune, models, ondevice
 from emosafe_lib.errors import ModelError
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -94,6 +94,14 @@ def test_onnx_answers_as_pytorch_does(with_onnx):
             assert other[key] == pytest.approx(plain[key], abs=2e-4)
     same = [a["level"] == b["level"] for a, b in zip(found["torch"], found["onnx-int8"], strict=True)]
     assert np.mean(same) > 0.9
+
+
+def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx):
+    found = ondevice.compare_runtimes(with_onnx, ROWS[ROWS["split"] == "test"].reset_index(drop=True), 128)
+    assert list(found["task"].unique()) == list(TASKS) and list(found["runtime"].unique()) == list(classify.RUNTIMES)
+    plain = found[found["runtime"] != "onnx-int8"]
+    assert (plain["agreement"] == 1).all() and (plain["largest_difference"] < 2e-4).all()
+    assert plain.groupby("task")["macro_f1"].nunique().eq(1).all() and (found["rows_per_second"] > 0).all()
 
 
 def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Loading: nothing but safetensors of known architectures, declared fallbacks, errors that name the remedy."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -121,3 +122,44 @@ def test_threads_follow_the_environment_before_the_file(monkeypatch):
         assert models.use_threads(tiny_models.model_params(resources={"threads": 2})) == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {"device_map": "auto"}),
+        ({"WORLD_SIZE": "4", "LOCAL_RANK": "2"}, {"device_map": {"": 2}}),
+        ({"WORLD_SIZE": "4", "LOCAL_RANK": "2", "ACCELERATE_USE_FSDP": "true"}, {}),
+    ],
+)
+def test_quantized_weights_lie_where_the_launcher_wants_them(monkeypatch, environment, expected):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_USE_FSDP"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert models.placement() == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_4_bit_weights_stay_frozen_while_adapters_learn(tmp_path, assets, monkeypatch):
+    import torch
+
+    from emosafe_lib import finetune
+
+    for module in (models, finetune):
+        monkeypatch.setattr(module, "pick_quantization", lambda model: "int4")
+    model = tiny_models.model_params()
+    network = finetune.add_lora(models.load_classifier(model, ("a", "b", "c"))[0], model)
+    frozen = {name: weight.detach().clone() for name, weight in network.named_parameters() if not weight.requires_grad}
+    assert any(weight.dtype == torch.uint8 or "4bit" in type(weight).__name__ for weight in network.parameters())
+    optimizer = torch.optim.AdamW([weight for weight in network.parameters() if weight.requires_grad], lr=0.02)
+    ids, labels, losses = torch.arange(48).reshape(6, 8) + 3, torch.eye(3).repeat(2, 1), []
+    for _ in range(8):
+        logits = network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        loss = finetune.loss_per_row(logits, labels, torch.ones_like(labels), torch.ones(3), "safety").mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(weight, dict(network.named_parameters())[name]) for name, weight in frozen.items())

@@ -1,0 +1,187 @@
+"""Rows per second of classifying, against the transformers pipeline at its best batch size, in one run.
+
+Both read the same texts with the same trained weights, each side in a process of its own. The peer is
+`pipeline("text-classification")` as it comes, at the batch size at which it is fastest here. The model is trained for a
+moment on the embedded sample, so that labels mean something; texts are sample texts joined until their lengths follow
+the real sources' (log-normal, median about 35 tokens, cut at 256). Rates are given by the clock and by processor time:
+on a machine that others use too, only the second is a fair comparison. `same_labels` is the share of texts to which both
+sides give the same label, and the int8 case says what it costs in macro-F1 on the sample's test rows.
+
+    python benchmarks/classify.py            # writes benchmarks/results/classify.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "classify.json"
+CASES = ("minilm", "nano-4")
+PIPELINE_BATCHES = (1, 8, 32, 128)
+RUNTIMES = ("torch", "onnx", "onnx-int8")
+LONGEST, TOKENS_PER_WORD = 256, 1.3
+TRAINED_ON = 600
+
+
+def sample():
+    """The embedded sample's merged rows."""
+    from emosafe_lib import merge
+    from emosafe_lib.params import load_study
+
+    return merge.merge(load_study("sample").data).rows
+
+
+def texts(rows: int) -> list[str]:
+    """Sample texts, joined and cut to log-normal lengths; the same ones each time."""
+    words = " ".join(sample()["text"]).split()
+    random = np.random.default_rng(0)
+    counts = np.clip(random.lognormal(np.log(35), 0.9, rows) / TOKENS_PER_WORD, 3, LONGEST).astype(int)
+    starts = random.integers(0, len(words) - LONGEST, rows)
+    return [" ".join(words[start : start + count]) for start, count in zip(starts, counts, strict=True)]
+
+
+def make_export(case: str, folder: Path) -> None:
+    """Train the trinary classifier for one epoch, export it with its ONNX files, and note int8's cost in macro-F1."""
+    from emosafe_lib import export, finetune, ondevice
+    from emosafe_lib.params import load_model, load_study
+    from emosafe_lib.rows import take
+
+    model, study, rows = load_model(case), load_study("sample"), sample()
+    settings = {"train_rows": TRAINED_ON, "epochs": 1.0, "max_length": LONGEST}
+    study = study.model_copy(update={"finetuning": study.finetuning.model_copy(update=settings)})
+    result = finetune.finetune(model, study, rows, "safety", 0, folder / "runs")
+    export.export(model, {"safety": result}, rows, LONGEST, folder / case)
+    export.add_onnx(folder / case)
+    compared = ondevice.compare_runtimes(folder / case, take(rows, "test", human_only=True))
+    compared.to_json(folder / f"{case}.json", orient="records")
+
+
+def read_with_pipeline(folder: Path, batch: int, messages: list[str]):
+    """A function that labels all messages with the transformers pipeline."""
+    from transformers import pipeline
+
+    from emosafe_lib.export import load_exported
+
+    network, tokenizer, _ = load_exported(folder)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    read = pipeline("text-classification", model=network, tokenizer=tokenizer, device="cpu")
+    options = {"batch_size": batch, "truncation": True, "max_length": LONGEST}
+    return lambda: [answer["label"] for answer in read(messages, **options)]
+
+
+def read_with_ours(folder: Path, runtime: str, messages: list[str]):
+    """A function that labels all messages with one of our runtimes."""
+    from emosafe_lib.classify import TaskClassifier
+    from emosafe_lib.taxonomy import SAFETY_LEVELS
+
+    part = TaskClassifier(folder, runtime)
+    return lambda: [SAFETY_LEVELS[best] for best in part.probabilities(messages, 2048)[0].argmax(axis=1)]
+
+
+def measure(folder: Path, side: str, rows: int) -> dict:
+    """Rows per second of one side in this process, after a short pass to warm up, and its labels."""
+    from emosafe_lib.models import quiet, use_threads
+    from emosafe_lib.params import load_model
+
+    use_threads(load_model(folder.parent.name))
+    messages = texts(rows)
+    make = read_with_ours if side in RUNTIMES else read_with_pipeline
+    kind = side if side in RUNTIMES else int(side)
+    with quiet():
+        make(folder, kind, messages[:16])()
+        read = make(folder, kind, messages)
+        started = time.perf_counter(), time.process_time()
+        labels = read()
+        clock, processor = time.perf_counter() - started[0], time.process_time() - started[1]
+    return {"clock": rows / clock, "processor": rows / processor, "labels": labels}
+
+
+def in_own_process(folder: Path, side: str, rows: int) -> dict:
+    """`measure` in a fresh process."""
+    command = [sys.executable, __file__, "--one", str(folder), side, "--rows", str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
+    """Medians of interleaved runs, as rows of the results file."""
+    make_export(case, folder)
+    at, sides = folder / case / "safety", [*map(str, PIPELINE_BATCHES), *RUNTIMES]
+    runs = {side: [] for side in sides}
+    for number in range(repeats):
+        for side in sides if number % 2 == 0 else sides[::-1]:
+            runs[side].append(in_own_process(at, side, rows))
+    middle = {
+        side: {key: statistics.median(run[key] for run in found) for key in ("clock", "processor")}
+        for side, found in runs.items()
+    }
+    labels = {side: found[0]["labels"] for side, found in runs.items()}
+    best = max(map(str, PIPELINE_BATCHES), key=lambda side: middle[side]["processor"])
+    peer_name = f"transformers pipeline('text-classification'), batch {best}, its best of {list(PIPELINE_BATCHES)}"
+    pairs = [(runtime, best, peer_name) for runtime in RUNTIMES]
+    pairs += [("onnx-int8", "torch", "fp32 PyTorch in the same batches")]
+    found = []
+    for ours, peer, name in pairs:
+        same = float(np.mean([a == b for a, b in zip(labels[ours], labels[peer], strict=True)]))
+        for key, unit in (("processor", "rows per processor second"), ("clock", "rows/s")):
+            mine, theirs = middle[ours][key], middle[peer][key]
+            found.append(
+                {"case": f"{case} {ours}, {key}", "ours": round(mine, 1), "peer": round(theirs, 1), "unit": unit}
+                | {"peer_name": name, "ratio": round(mine / theirs, 2), "limit_share": None}
+                | {"same_labels": round(same, 4), "rows": rows, "repeats": repeats}
+            )
+    return found + costs(case, json.loads((folder / f"{case}.json").read_text()))
+
+
+def costs(case: str, compared: list[dict]) -> list[dict]:
+    """Size and macro-F1 of int8 beside fp32 PyTorch, on the sample's test rows."""
+    by_runtime = {row["runtime"]: row for row in compared}
+    small, plain = by_runtime["onnx-int8"], by_runtime["torch"]
+    kinds = {"file_mb": "MiB of the file", "macro_f1": "macro-F1 on the sample's test rows"}
+    return [
+        {"case": f"{case} onnx-int8, {key}", "ours": round(small[key], 4), "peer": round(plain[key], 4), "unit": unit}
+        | {"peer_name": "fp32 PyTorch", "ratio": round(small[key] / plain[key], 3), "limit_share": None}
+        | {"same_labels": small["agreement"], "rows": small["rows"]}
+        for key, unit in kinds.items()
+    ]
+
+
+def main() -> None:
+    """Run the comparison and write the results by rename."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=800)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", default=list(CASES))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--one", nargs=2, metavar=("FOLDER", "SIDE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(Path(options.one[0]), options.one[1], options.rows)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for case in options.cases for row in compare(case, Path(folder), options.rows, options.repeats)]
+    packages = ("torch", "transformers", "onnxruntime", "tokenizers")
+    threads = os.environ.get("OMP_NUM_THREADS", "default")
+    report = {
+        "machine": {"cpu": platform.machine(), "cpus": os.cpu_count(), "threads": threads},
+        "versions": {name: metadata.version(name) for name in packages},
+        "rows": rows,
+    }
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    partial = options.results.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, options.results)
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
