@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emosafe_lib import merge, params, shortcuts
+from emosafe_lib import merge, params, shortcuts, sources
 from emosafe_lib.metrics import truth_of
 from emosafe_lib.rows import category_matrix, known_matrix, stable_unit, take
+from emosafe_lib.sources.keywords import SUBSTANCES, WEAPONS
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
+
+PROMPT_SOURCES = ("ailuminate", "beavertails_evaluation", "harmbench", "llm_prompt_set", "multijail", "strongreject")
 
 
 @cache
@@ -155,3 +158,31 @@ def test_no_identifier_survives(merged):
     found = [sum(bool(pattern.search(text)) for text in merged.rows["text"]) for pattern in patterns]
     guarded = sum(map(merge.minors_in_sexual_context, merged.rows["text"]))
     assert (found, guarded) == ([0, 0, 0], 0)  # counts only: a failing test must not print a text
+
+
+def test_harmless_requests_have_the_form_of_the_red_team_prompts_and_copy_none(merged):
+    """Most of their first two words open a red-team prompt too, and no text comes near to one."""
+    prompts = merged.rows[merged.rows["source"].isin(PROMPT_SOURCES)]
+    contrast = merged.rows[merged.rows["source"] == "emosafe_contrast"]
+    openings = [rows["text"].str.lower().str.split().str[:2].map(tuple) for rows in (contrast, prompts)]
+    assert len(contrast) >= 300 and openings[0].isin(set(openings[1])).mean() > 0.6
+    words = [[set(key.split()) for key in rows["text"].map(merge.comparison_key)] for rows in (contrast, prompts)]
+    assert max(len(a & b) / len(a | b) for a in words[0] for b in words[1]) < 0.7
+
+
+def test_keyword_rules_mark_their_rows_as_weak_and_deny_nothing_that_the_words_name(real_data):
+    _, _, raw = prepared_from(real_data)
+    single = raw[raw["source"].isin(set(PROMPT_SOURCES) - {"multijail"})]
+    on, known = category_matrix(single), known_matrix(single)
+    for column, words in ((2, WEAPONS), (3, SUBSTANCES)):
+        named = single["text"].map(lambda text, words=words: bool(words.search(text))).to_numpy()
+        assert named.sum() > 50 and not (named & known[:, column] & ~on[:, column]).any()
+
+
+def test_every_row_is_traced_to_labels_of_the_mapping(merged):
+    """Each source label, alone or joined, is a key of its source's table, and one of them is the row's level."""
+    known = sources.registry()
+    for row in merged.rows.itertuples():
+        names = row.source_label.split(" | ") if " | " in row.source_label else [f"{row.source}={row.source_label}"]
+        labels = [known[source].labels[name] for source, name in (each.split("=", 1) for each in names)]
+        assert row.safety in {label.safety for label in labels}, row.id
