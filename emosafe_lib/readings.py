@@ -91,8 +91,9 @@ def family_of_tests(comparisons: pd.DataFrame, family: str, confidence: float, m
     sides = {}
     for side in ("first", "second"):
         names = part[[side, f"{side}_setting", f"{side}_variant"]].astype(str)
-        sides[side] = names.apply(lambda row: " ".join(value for value in row if value), axis=1)
-    label = part["task"] + ": " + sides["first"].astype(str) + " − " + sides["second"].astype(str)
+        sides[side] = [" ".join(value for value in row if value) for row in names.itertuples(index=False)]
+    pairs = zip(part["task"], sides["first"], sides["second"], strict=True)
+    label = [f"{task}: {first} − {second}" for task, first, second in pairs]
     clear = part["p_holm"] < 1 - confidence
     return part.assign(label=label, clear=clear).reset_index(drop=True)
 
