@@ -201,6 +201,12 @@ def test_comparisons_are_corrected_within_their_family(known):
     assert (table.loc[table["clear"]] if "clear" in table else table)["value"].notna().all()
 
 
+def test_one_model_alone_has_no_pair_of_sizes():
+    found = scaling.comparisons(evidence(ROWS, {"nano-1": 1.5}, model_table(ROWS, "nano-1", 1.5)))
+    sizes = readings.family_of_tests(found, "size", 0.95)
+    assert sizes.empty and {"label", "clear"} <= set(sizes)
+
+
 def test_the_ablation_is_paired_with_the_main_run():
     extra = model_table(ROWS, "nano-1", 0.2)
     extra = extra[(extra["setting"] == "fine-tuned")].assign(variant="no-augmentation")
