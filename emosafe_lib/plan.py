@@ -30,6 +30,8 @@ TRAINED_BYTES = 16  # weight, gradient and Adam's two moments in fp32
 STUDY_RESOURCES = ResourceParams(memory_mb=4000, minutes=240)
 GB, USABLE_MEMORY = 1e9, 0.9
 MEMORY_SLACK, SPARE_MB, TIME_SLACK, SPARE_MINUTES = 1.25, 1000, 2.0, 10
+# The stages of a model: the column of their memory, and how the columns of their work begin.
+COSTED = {"03_prompting_baselines": ("scoring_gb", "prompting"), "04_lora_finetuning": ("training_gb", "finetuning")}
 RULES = {name.partition("_")[2]: name for name in stages.STAGES}
 DOT_NODE = re.compile(r'^\s*(\d+)\[label = "(.*?)".*style="([^"]*)"', re.MULTILINE)
 DOT_EDGE = re.compile(r"^\s*(\d+) -> (\d+)", re.MULTILINE)
@@ -287,6 +289,7 @@ def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: H
     trained, read = finetuning_tokens(study, model, rows)
     row = {"model": model.name, "parameters_m": math.nan, "scoring_gb": math.nan, "training_gb": math.nan}
     row |= {"devices": math.nan, "prompting_tokens_m": asked / 1e6, "finetuning_tokens_m": (trained + read) / 1e6}
+    row |= {f"{kind}_{unit}": math.nan for unit in ("pflop", "hours") for kind in ("prompting", "finetuning")}
     try:
         counts = count_parameters(model)
     except EmosafeError:
@@ -348,28 +351,26 @@ def resources(stage: str, study: StudyParams, model: ModelParams | None, models:
     return declared.model_copy(update={"memory_mb": memory, "minutes": minutes})
 
 
-def comparison(study: StudyParams, models: dict[str, ModelParams], table, hardware: str):
+def comparison(study: StudyParams, models: dict[str, ModelParams], table):
     """Computed beside measured, one row a stage and model that has run with these parameters.
 
     Returns
     -------
     columns stage, model, computed_gb, measured_gb (the process, with Python and its libraries), computed_minutes (on
-    `hardware`), measured_minutes, overhead_s (the runner's, where its receipt is at hand), machine
+    the hardware of `table`, from `costs`), measured_minutes, overhead_s (the runner's, where its receipt is at hand),
+    machine
     """
     import pandas as pd
 
-    found, computed = [], table.set_index("model")
-    pairs = [
-        (stage, model) for stage in stages.STAGES for model in (models if stages.STAGES[stage]["model"] else [None])
-    ]
-    kinds = {"03_prompting_baselines": ("scoring_gb", "prompting"), "04_lora_finetuning": ("training_gb", "finetuning")}
+    found, computed, all_models = [], table.set_index("model"), list(models)
+    pairs = [(stage, name) for stage in stages.STAGES for name in (all_models if stage in COSTED else [None])]
     for stage, name in pairs:
-        manifest = measured(stage, study, models[name] if name else None, list(models))
+        manifest = measured(stage, study, models[name] if name else None, all_models)
         if manifest is None:
             continue
         row = {"stage": stage, "model": name or "", "computed_gb": math.nan, "computed_minutes": math.nan}
         if name:
-            memory, kind = kinds[stage]
+            memory, kind = COSTED[stage]
             row["computed_gb"] = computed.at[name, memory]
             row["computed_minutes"] = 60 * computed.at[name, f"{kind}_hours"]
         row |= {"measured_gb": manifest["peak_memory_mb"] / 1000, "measured_minutes": manifest["seconds"] / 60}
@@ -387,10 +388,9 @@ def overhead_seconds(study: StudyParams, stage: str, model: str | None) -> float
 def job_hours(study: StudyParams, models: dict[str, ModelParams], table, graph: Graph) -> dict[Job, float]:
     """Hours of every job: computed for a model's stages; for the others as measured, where they have been."""
     computed, hours = table.set_index("model"), {}
-    kinds = {"03_prompting_baselines": "prompting_hours", "04_lora_finetuning": "finetuning_hours"}
     for job in graph.jobs.values():
-        if job.stage in kinds:
-            value = computed.at[job.model, kinds[job.stage]] if kinds[job.stage] in computed else math.nan
+        if job.stage in COSTED:
+            value = computed.at[job.model, f"{COSTED[job.stage][1]}_hours"]
         else:
             manifest = measured(job.stage, study, None, list(models)) if job.stage in stages.STAGES else None
             value = manifest["seconds"] / 3600 if manifest else math.nan
@@ -420,7 +420,7 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
     parts += [printed(table), *notes(study, rows_of(study), table), ""]
     parts += ["The same on other hardware, computed: hours of one device (devices that the memory fills)"]
     parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]))), ""]
-    beside = comparison(study, loaded, table, hardware)
+    beside = comparison(study, loaded, table)
     if len(beside):
         parts += ["Computed beside measured, where a manifest with these parameters exists", printed(beside)]
     else:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "code"))
 import slurm  # noqa: E402
 import toy  # noqa: E402
 
-RUN_SECONDS, JOB_SECONDS = 400, 200
+RUN_SECONDS, JOB_SECONDS = 600, 300
 DECLARED_MB = 900
 
 pytestmark = [

@@ -73,7 +73,14 @@ def test_tokens_follow_rows_caps_and_runs():
     study = load_study("real").model_copy(
         update={
             "finetuning": load_study("real").finetuning.model_copy(
-                update={"seeds": [0, 1], "epochs": 2.0, "train_rows": 100, "ablation": False, "min_steps": 0}
+                update={
+                    "seeds": [0, 1],
+                    "epochs": 2.0,
+                    "train_rows": 100,
+                    "ablation": False,
+                    "min_steps": 0,
+                    "budgets": [],
+                }
             )
         }
     )
@@ -106,7 +113,7 @@ def test_what_manifests_measured_stands_beside_what_was_computed(checkout, outpu
     study, models = load_study("toy"), {"nano-1": load_model("nano-1")}
     stage.begin("04_lora_finetuning", "toy", "nano-1").finish()
     table = plan.costs(study, models, "2 CPU cores")
-    beside = plan.comparison(study, models, table, "2 CPU cores")
+    beside = plan.comparison(study, models, table)
     assert beside[["stage", "model"]].values.tolist() == [["04_lora_finetuning", "nano-1"]]
     assert beside.at[0, "computed_gb"] == table.at[0, "training_gb"] and beside.at[0, "measured_gb"] > 0
 
