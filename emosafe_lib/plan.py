@@ -38,18 +38,21 @@ DOT_EDGE = re.compile(r"^\s*(\d+) -> (\d+)", re.MULTILINE)
 
 
 class Hardware(NamedTuple):
-    """A device: operations a second at its peak for the dtype that we use, the share of it that we count on, memory."""
+    """A device: operations a second at its peak for the dtype that we use, the share of it that we count on, memory, and
+    whether everything runs there in fp32, unquantized.
+    """
 
     peak: float
     share: float
     memory_gb: float
     source: str
+    fp32: bool = False
 
 
 # GPUs: dense bf16 without sparsity and memory as in NVIDIA's data sheets; the share is what well-batched transformers
 # reach in practice without tuning. CPU: fp32 matrix products measured on two cores, and the share that training reached.
 HARDWARE = {
-    "2 CPU cores": Hardware(120e9, 0.4, 24, "measured fp32"),
+    "2 CPU cores": Hardware(120e9, 0.4, 24, "measured fp32", fp32=True),
     "RTX 4090": Hardware(165e12, 0.3, 24, "data sheet"),
     "A100 80GB": Hardware(312e12, 0.3, 80, "data sheet"),
     "H100 SXM": Hardware(989e12, 0.3, 80, "data sheet"),
@@ -246,8 +249,8 @@ def trainable_parameters(model: ModelParams, counts: dict[str, int]) -> int:
     return model.training.lora.rank * sum(sides)
 
 
-def memory_gb(model: ModelParams, counts: dict[str, int], trained: int) -> tuple[float, float]:
-    """Computed GB for scoring and for fine-tuning, both at the parameter file's dtype and token budgets.
+def memory_gb(model: ModelParams, counts: dict[str, int], trained: int, fp32: bool) -> tuple[float, float]:
+    """Computed GB for scoring and for fine-tuning, at the parameter file's token budgets and its dtype, or in fp32.
 
     Scoring holds weights, keys and values and one layer's activations; training holds weights, what is trained, and the
     activations of all layers, since nothing is recomputed.
@@ -256,7 +259,7 @@ def memory_gb(model: ModelParams, counts: dict[str, int], trained: int) -> tuple
 
     config = capacity.configuration(model)
     stored = "bfloat16" if model.dtype == "float16" else model.dtype
-    dtype = model.quantization if model.quantization != "none" else stored
+    dtype = "float32" if fp32 else model.quantization if model.quantization != "none" else stored
     weights = capacity.weight_bytes(counts, dtype)
     scoring = weights + capacity.cache_bytes(config, dtype, 1, model.tokens_per_batch)
     scoring += capacity.activation_bytes(config, dtype, 1, model.tokens_per_batch)
@@ -271,8 +274,9 @@ def costs(study: StudyParams, models: dict[str, ModelParams], hardware: str):
     Returns
     -------
     columns model, parameters_m, scoring_gb, training_gb, devices (by memory alone), prompting_tokens_m,
-    finetuning_tokens_m (trained and read), prompting_pflop, finetuning_pflop, prompting_hours, finetuning_hours (of one
-    device), basis ("computed"); NaN where rows or sizes are unknown
+    finetuning_tokens_m (trained and read), gb and fp32_gb (the larger of both notebooks), prompting_pflop,
+    finetuning_pflop, prompting_hours, finetuning_hours (of one device), basis ("computed"); NaN where rows or sizes are
+    unknown
     """
     import pandas as pd
 
@@ -289,13 +293,15 @@ def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: H
     trained, read = finetuning_tokens(study, model, rows)
     row = {"model": model.name, "parameters_m": math.nan, "scoring_gb": math.nan, "training_gb": math.nan}
     row |= {"devices": math.nan, "prompting_tokens_m": asked / 1e6, "finetuning_tokens_m": (trained + read) / 1e6}
+    row |= {"gb": math.nan, "fp32_gb": math.nan}
     row |= {f"{kind}_{unit}": math.nan for unit in ("pflop", "hours") for kind in ("prompting", "finetuning")}
     try:
         counts = count_parameters(model)
     except EmosafeError:
         return row
     inner, changed = counts["non_embedding"], trainable_parameters(model, counts)
-    scoring, training = memory_gb(model, counts, changed)
+    scoring, training = memory_gb(model, counts, changed, device.fp32)
+    row |= {name: max(memory_gb(model, counts, changed, fp32)) for name, fp32 in (("gb", False), ("fp32_gb", True))}
     per_token = 6 if model.training.method == "full" else 4
     flop = {"prompting": 2 * inner * asked, "finetuning": inner * (per_token * trained + 2 * read)}
     row |= {"parameters_m": counts["total"] / 1e6, "scoring_gb": scoring, "training_gb": training}
@@ -313,15 +319,12 @@ def by_hardware(table):
     """
     import pandas as pd
 
-    work, memory = (
-        table[["prompting_pflop", "finetuning_pflop"]].sum(axis=1),
-        table[["scoring_gb", "training_gb"]].max(axis=1),
-    )
+    work = table[["prompting_pflop", "finetuning_pflop"]].sum(axis=1, min_count=2)
     columns = {"model": table["model"]}
     for name, device in HARDWARE.items():
         hours = work * 1e15 / (device.peak * device.share) / 3600
-        devices = (memory / (USABLE_MEMORY * device.memory_gb)).apply(math.ceil)
-        columns[name] = [f"{h:,.3g} h ({n})" for h, n in zip(hours, devices, strict=True)]
+        devices = (table["fp32_gb" if device.fp32 else "gb"] / (USABLE_MEMORY * device.memory_gb)).apply(math.ceil)
+        columns[name] = [f"{'–' if h != h else f'{h:,.3g}'} h ({n})" for h, n in zip(hours, devices, strict=True)]
     return pd.DataFrame(columns)
 
 
@@ -417,7 +420,7 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
         f"Per model, computed for {hardware}: {device.peak / 1e12:g} TFLOP/s at peak ({device.source}), {device.share:.0%} "
         f"of it counted on, {device.memory_gb:g} GB; hours are those of one device"
     ]
-    parts += [printed(table), *notes(study, rows_of(study), table), ""]
+    parts += [printed(table.drop(columns=["gb", "fp32_gb"])), *notes(study, rows_of(study), table), ""]
     parts += ["The same on other hardware, computed: hours of one device (devices that the memory fills)"]
     parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]))), ""]
     beside = comparison(study, loaded, table)
