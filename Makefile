@@ -30,8 +30,10 @@ setup: ## create .venv from requirements.lock; does nothing while the lock is un
 	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
 	  cp requirements.lock $(VENV)/installed.lock; }
+	@cmp -s pyproject.toml $(VENV)/installed.toml || { \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
+	  cp pyproject.toml $(VENV)/installed.toml; }
 
 plan: setup ## what a study will ask for, computed before it runs: make plan STUDY=real MODELS="llama-1b llama-70b"
 	@$(BIN)/python -m emosafe_lib.plan --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
