@@ -7,23 +7,28 @@ that were read in `seen.txt.gz`, so that anybody can check at any time that none
 
 import argparse
 import gzip
+import itertools
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from emosafe_lib import checkpoints, instruct, pretrain, sources
+from emosafe_lib import checkpoints, instruct, metrics, pretrain, scoring, sources, uncertainty
 from emosafe_lib.errors import ModelError
 from emosafe_lib.models import ASSETS, load_tokenizer
-from emosafe_lib.params import load_model, load_study
+from emosafe_lib.params import ModelParams, PromptingParams, load_model, load_study
+from emosafe_lib.rows import category_matrix, known_matrix, read_rows, take
+from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
 NANO = ASSETS / "nano"
 PLAIN_TOKENS = 600_000
 CHAT_TOKENS = 1_400_000
 NOVEL_TOKENS = 16_384  # of the held-out novel
 HELD_CHAT_TOKENS = 24_000
+LOOKED_AT = 400  # conversations at the head of the stream that were drawn to see their form, and are not trained on
 WORK = Path("outputs") / "ladder"
 
 
@@ -67,9 +72,10 @@ def prepare(
     held_pieces = pretrain.pieces(held_novel)
     held_lessons = instruct.Corpus(rows[aside], pretrain.paragraphs(held_pieces), seed=1)
     order = pretrain.plain_documents(tokenizer, pretrain.mixed(documents, texts))
+    talks = itertools.islice(instruct.conversations(tokenizer, lessons), LOOKED_AT, None)
     phases = {
         "plain": pretrain.pack(order, plain, pretrain.PLAIN_LENGTHS),
-        "chat": pretrain.pack(instruct.conversations(tokenizer, lessons), chat, pretrain.CHAT_LENGTHS),
+        "chat": pretrain.pack(talks, chat, pretrain.CHAT_LENGTHS),
     }
     novel = pretrain.plain_documents(tokenizer, held_pieces)
     held_out = {
@@ -136,6 +142,65 @@ def zero_shot(folder: Path = NANO) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def measure_zero_shot(rows: pd.DataFrame, settings: PromptingParams) -> list[dict]:
+    """Zero-shot scores of every shipped rung on the same validation rows, beside chance: one entry a rung and task.
+
+    Levels are chosen after content-free calibration, and chance is the expectation of uniform guesses; categories are
+    judged by their ranking, where chance is the mean share of positives. `above_smallest` and its interval compare a
+    rung with the smallest on the same resamples of groups.
+
+    Parameters
+    ----------
+    rows : the real study's merged rows; human-authored validation rows alone are scored
+    settings : which first wording, and how many rows
+    """
+    chosen = take(rows, "validation", settings.validation_rows, human_only=True)
+    truth, bootstrap, records = metrics.truth_of(chosen), uncertainty.Bootstrap(chosen["group"]), []
+    for rung, task in itertools.product(pretrain.RUNGS, TASKS):
+        model = load_model(rung)
+        answers = metrics.align(zero_shot_answers(model, chosen, task, settings), truth)
+        name = ("macro_f1" if task == "safety" else "macro_auprc", "")
+        measure = bootstrap.measure(truth, answers)
+        column, value = measure.names.index(name), metrics.scores(truth, answers)[name]
+        draws = bootstrap.draws(measure)[:, column]
+        low, high = uncertainty.interval(draws)
+        records.append(
+            {"model": rung, "parameters": size_of(model), "task": task, "metric": name[0], "value": value}
+            | {"low": low, "high": high, "chance": chance(chosen, task), "rows": len(chosen), "draws": draws}
+        )
+    smallest = {entry["task"]: entry for entry in records[: len(TASKS)]}
+    for entry in records:
+        first = smallest[entry["task"]]
+        found = uncertainty.paired(entry["value"], first["value"], entry["draws"], first["draws"])
+        entry |= {"above_smallest": found.value, "above_low": found.low, "above_high": found.high}
+    return [{key: value for key, value in entry.items() if key != "draws"} for entry in records]
+
+
+def zero_shot_answers(model: ModelParams, rows: pd.DataFrame, task: str, settings: PromptingParams) -> pd.DataFrame:
+    """Predictions of one rung without anything fitted on labels."""
+    backend = scoring.open_backend(model)
+    asked = scoring.pose(backend, settings, rows, task, "zero-shot", settings.variants[0])
+    scores = scoring.score_rows(backend, asked, rows)
+    bias = scoring.content_free_bias(backend, asked)
+    thresholds = np.full(len(CATEGORIES), 0.5) if task == "categories" else None
+    return scoring.predictions_of(scores, scoring.Calibration(bias, 1.0, thresholds, True))
+
+
+def size_of(model: ModelParams) -> int:
+    """Parameters outside the embedding."""
+    return pretrain.non_embedding_parameters(pretrain.build(model.name))
+
+
+def chance(rows: pd.DataFrame, task: str) -> float:
+    """What answering without reading is worth: expected macro-F1 of uniform guesses, or the mean share of positives."""
+    if task == "categories":
+        known = known_matrix(rows)
+        positives = (category_matrix(rows) & known).sum(axis=0)
+        return float((positives / known.sum(axis=0))[positives > 0].mean())
+    shares = rows["safety"].value_counts(normalize=True).reindex(SAFETY_LEVELS, fill_value=0).to_numpy()
+    return float((2 * shares / (len(SAFETY_LEVELS) * shares + 1)).mean())
+
+
 def curve_table(entries: list[dict]) -> pd.DataFrame:
     """Columns rung, seed, tokens and loss: one row for every ten steps."""
     rows = [
@@ -183,10 +248,15 @@ def write_seen(rows: pd.DataFrame, folder: Path = NANO) -> None:
 
 
 def write_manifest(folder: Path = NANO, **facts) -> dict:
-    """SHA-256 and size of every file below `folder`, with what else is to be known of all rungs."""
+    """SHA-256 and size of every file below `folder`, with what else is to be known of all rungs.
+
+    Facts that are not given stay as they were.
+    """
+    old = folder / "manifest.json"
+    facts = (json.loads(old.read_text(encoding="utf-8")) if old.is_file() else {}) | facts
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     digests = {str(path.relative_to(folder)): checkpoints.file_digest(path) for path in files}
-    manifest = {"files": digests, "bytes": sum(path.stat().st_size for path in files), **facts}
+    manifest = facts | {"files": digests, "bytes": sum(path.stat().st_size for path in files)}
     checkpoints.write_json(folder / "manifest.json", manifest)
     return manifest
 
@@ -230,22 +300,35 @@ def licences() -> dict[str, str]:
     return {"Project Gutenberg novels": "public domain in the USA"} | instruct.LICENCES
 
 
+def ship(network, tokenizer, facts: dict) -> None:
+    """Put a trained rung into `assets/nano`: its curve, and with seed 0 its weights and model card."""
+    rung, seed = facts["rung"], facts["seed"]
+    if seed == 0:
+        pretrain.publish(network, tokenizer, NANO / rung)
+        (NANO / rung / "README.md").write_text(card(facts, licences()), encoding="utf-8")
+    others = [entry for entry in curves() if (entry["rung"], entry["seed"]) != (rung, seed)]
+    checkpoints.write_json(NANO / "curves.json", sorted([*others, facts], key=lambda e: (e["rung"], e["seed"])))
+
+
 def main() -> None:
-    """Train rungs in full and put them into `assets/nano`."""
+    """Train rungs in full and put them into `assets/nano`, or score the shipped ones."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("rungs", nargs="*", default=list(pretrain.RUNGS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="only seed 0 is shipped; of others the curves are kept")
+    parser.add_argument("--score", type=Path, help="score zero-shot on the rows.parquet that notebook 01 wrote")
     arguments = parser.parse_args()
+    if arguments.score:
+        record = measure_zero_shot(read_rows(arguments.score), load_study("real").prompting)
+        checkpoints.write_json(NANO / "zero_shot.json", record)
+        write_manifest()
+        return
     rows, unseen = instruct.annotated_rows(load_study("real").data)
     instruct.refuse_leaks(rows["id"], rows["group"], unseen)
     novels = next(iter(sources.files("gutenberg_novels").values())).parent
     recipe = prepare(rows, novels, tokenizer=load_tokenizer(load_model("nano-1")))
     for rung in arguments.rungs:
         network, facts = train_rung(recipe, rung, WORK, arguments.seed)
-        pretrain.publish(network, recipe.tokenizer, NANO / rung)
-        (NANO / rung / "README.md").write_text(card(facts, licences()), encoding="utf-8")
-        others = [entry for entry in curves() if (entry["rung"], entry["seed"]) != (rung, arguments.seed)]
-        checkpoints.write_json(NANO / "curves.json", sorted([*others, facts], key=lambda e: (e["rung"], e["seed"])))
+        ship(network, recipe.tokenizer, facts)
     write_seen(rows)
     write_manifest(steps=recipe.steps().digest(), licences=licences())
 
