@@ -131,11 +131,9 @@ def test_a_cancelled_job_is_not_done_and_the_next_run_goes_on(checkout, outputs,
 def test_a_job_that_exceeds_its_memory_is_not_done_and_the_next_run_goes_on(checkout, outputs, cluster):
     greedy = "import time\nkept = bytearray(2_500_000_000)\nkept[::4096] = b'x' * len(kept[::4096])\ntime.sleep(120)"
     toy.write(checkout, "03_prompting_baselines", greedy)
-    began = time.monotonic()
     code, said = finish(start("nano-1", until="03_prompting_baselines"), cluster)
     assert code != 0 and "nano-1/03_prompting_baselines" not in receipts(outputs), said
-    assert any(job["state"] in ("OUT_OF_MEMORY", "CANCELLED", "FAILED") for job in cluster.jobs())
-    assert time.monotonic() - began < RUN_SECONDS
+    assert "exceeded memory limit" in (cluster.folder / "slurmd.log").read_text()
     toy.write(checkout, "03_prompting_baselines", toy.BODY["03_prompting_baselines"])
     code, said = finish(start("nano-1", until="03_prompting_baselines"), cluster)
     assert code == 0, said
