@@ -7,8 +7,10 @@ kill everything on disk is checked; a study that finishes is compared with an un
 """
 
 import argparse
+import functools
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -97,9 +99,13 @@ class Count:
     corrupt: list = field(default_factory=list)
     different: list = field(default_factory=list)
 
+    def faults(self) -> int:
+        """How often something went wrong."""
+        return sum(map(len, (self.false_greens, self.lost, self.orphans, self.corrupt, self.different)))
+
     def clean(self) -> bool:
         """Whether nothing went wrong."""
-        return not (self.false_greens or self.lost or self.orphans or self.corrupt or self.different)
+        return self.faults() == 0
 
     def as_json(self) -> dict:
         """The counts, the kills by target and signal, and every fault found."""
@@ -273,7 +279,7 @@ def repeated(before: dict[str, dict], said: list[str]) -> list[str]:
     return sorted(begun & set(before))
 
 
-def torment(world: World, kills: int, seed: int, say=print) -> Count:
+def torment(world: World, kills: int, seed: int, minutes: float = math.inf, say=print) -> Count:
     """Kill a world so often and count; the last round is left to finish and compared as well.
 
     Parameters
@@ -281,6 +287,7 @@ def torment(world: World, kills: int, seed: int, say=print) -> Count:
     world : its outputs folder must be empty: an undisturbed run goes there first
     kills : how many signals to send; a run that ends before its signal counts as none
     seed : of moments, targets and signals
+    minutes : no further kill after so long; the count says how many there were
     """
     draw, count, log = random.Random(seed), Count(), world.root / "run.log"
     began = time.monotonic()
@@ -289,7 +296,7 @@ def torment(world: World, kills: int, seed: int, say=print) -> Count:
     expected, wanted = results(world), set(finished(world))
     rounds, before = 1, {}
     current = world.fresh("round-1")
-    while sum(count.kills.values()) < kills:
+    while sum(count.kills.values()) < kills and time.monotonic() - began < 60 * minutes:
         run = start(current, log)
         wait_for_moment(current, run, draw)
         number, target = draw.choice(SIGNALS), draw.choice(TARGETS)
@@ -305,7 +312,7 @@ def torment(world: World, kills: int, seed: int, say=print) -> Count:
         if struck:
             count.kills[f"{target} {number.name}"] += 1
             count.exits[str(code)] += 1
-            say(f"{when}: exit {code}, {len(before)} of {len(wanted)} stages finished")
+            say(f"{when}: exit {code}, {len(before)} of {len(wanted)} stages finished, {count.faults()} faults so far")
         if code == 0 and set(before) != wanted:
             count.false_greens.append(when)
         if code == 0 or set(before) == wanted:
@@ -344,12 +351,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", choices=["real", "toy"], default="real")
     parser.add_argument("--span", type=float, default=0.0, help="longest wait before a kill in seconds; 0: half a run")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no further kill after so long")
     chosen = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="emosafe-chaos-") as folder:
         world = (real_world if chosen.world == "real" else toy_world)(Path(folder))
         world.span = chosen.span
-        count = torment(world, chosen.kills, chosen.seed, say=lambda line: print(line, flush=True))
+        say = functools.partial(print, flush=True)
+        count = torment(world, chosen.kills, chosen.seed, chosen.minutes, say)
     facts = {"world": chosen.world, "seed": chosen.seed, "seconds": round(time.monotonic() - began)}
     print(json.dumps(facts | count.as_json(), indent=1))
     return 0 if count.clean() else 1
