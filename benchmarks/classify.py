@@ -42,7 +42,10 @@ def sample():
 
 def texts(rows: int) -> list[str]:
     """Sample texts, joined and cut to log-normal lengths; the same ones each time."""
-    words = " ".join(sample()["text"]).split()
+    from emosafe_lib.models import ASSETS
+
+    lines = (ASSETS / "sample" / "sample.jsonl").read_text(encoding="utf-8").splitlines()
+    words = " ".join(json.loads(line)["text"] for line in lines).split()
     random = np.random.default_rng(0)
     counts = np.clip(random.lognormal(np.log(35), 0.9, rows) / TOKENS_PER_WORD, 3, LONGEST).astype(int)
     starts = random.integers(0, len(words) - LONGEST, rows)
