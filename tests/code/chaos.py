@@ -175,8 +175,8 @@ def command_of(process: psutil.Process) -> str:
 
 
 def files(world: World) -> int:
-    """How many files there are below the outputs."""
-    return sum(1 for path in world.outputs.rglob("*") if path.is_file())
+    """How many files there are below the outputs, while folders come and go."""
+    return sum(len(names) for _, _, names in os.walk(world.outputs))
 
 
 def wait_for_moment(world: World, run: subprocess.Popen, draw: random.Random) -> None:
@@ -308,7 +308,9 @@ def torment(world: World, kills: int, seed: int, minutes: float = math.inf, say=
         settle(current, count)
         when = f"kill {sum(count.kills.values()) + 1}, {target} {number.name}"
         count.lost += [f"{when}: {label}" for label in repeated(before, log.read_text().splitlines())]
-        before = look_through(current, count, when)
+        now = look_through(current, count, when)
+        count.lost += [f"{when}: {label} vanished" for label in sorted(before.keys() - now.keys())]
+        before = now
         if struck:
             count.kills[f"{target} {number.name}"] += 1
             count.exits[str(code)] += 1
