@@ -100,11 +100,17 @@ def test_72_a_cell_that_runs_too_long_fails_and_its_kernel_ends(checkout, output
     assert wait_until(lambda: not kernels(outputs), 10)
 
 
+def hear_interrupts() -> None:
+    """A shell starts its background jobs deaf to SIGINT; the runner under test must hear it wherever tests are run."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=["TERM", "INT", "KILL"])
 def test_72_a_stopped_runner_is_not_done_and_leaves_no_kernel(checkout, outputs, number):
     toy.write(checkout, STAGE, "import time\ntime.sleep(60)")
     command = [sys.executable, "-m", "emosafe_lib.execute", "stage", STAGE, "--study", "toy"]
-    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runner = subprocess.Popen(command, env=os.environ.copy(), preexec_fn=hear_interrupts, **quiet)
     assert wait_until(lambda: kernels(outputs)), "no kernel started, so nothing was tested"
     time.sleep(2)
     runner.send_signal(number)
