@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emosafe_lib import dedup, merge, prompts, sources
+from emosafe_lib import merge, prompts, sources
 from emosafe_lib.errors import MergeError
 from emosafe_lib.params import DataParams
 from emosafe_lib.rows import stable_unit
@@ -93,12 +93,7 @@ def stressor_labels(folder: Path | None = None) -> dict[str, str]:
 
 def touches(rows: pd.DataFrame, unseen: pd.DataFrame, threshold: float) -> np.ndarray:
     """Which rows are exact or near duplicates of an unseen row, shape (n,)."""
-    keys = [*rows["key"], *unseen["key"]]
-    pairs = dedup.near_duplicate_pairs(keys, threshold)
-    across = pairs[(pairs.min(axis=1) < len(rows)) & (pairs.max(axis=1) >= len(rows))]
-    found = rows["key"].isin(set(unseen["key"])).to_numpy(copy=True)
-    found[across.min(axis=1)] = True
-    return found
+    return merge.already_read(rows["key"], unseen["key"], threshold)
 
 
 def refuse_leaks(ids: Iterable[str], groups: Iterable[str], unseen: pd.DataFrame) -> None:

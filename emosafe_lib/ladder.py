@@ -136,9 +136,13 @@ def zero_shot(folder: Path = NANO) -> list[dict]:
     ------
     ModelError : there is no record
     """
-    path = folder / "zero_shot.json"
+    return read_record(folder / "zero_shot.json", "restore it from the repository")
+
+
+def read_record(path: Path, remedy: str) -> list[dict]:
+    """A JSON file beside the weights; ModelError with the remedy where it is missing."""
     if not path.is_file():
-        raise ModelError(path.name, "is missing from assets/nano", "restore it from the repository")
+        raise ModelError(path.name, "is missing from assets/nano", remedy)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -229,10 +233,7 @@ def curves(folder: Path = NANO) -> list[dict]:
     ------
     ModelError : there is no record
     """
-    path = folder / "curves.json"
-    if not path.is_file():
-        raise ModelError(path.name, "is missing from assets/nano", "train the ladder with notebook A1")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_record(folder / "curves.json", "train the ladder with notebook A1")
 
 
 def seen_ids(folder: Path = NANO) -> set[str]:

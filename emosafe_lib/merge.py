@@ -489,8 +489,9 @@ def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame,
 def already_read(keys: pd.Series, read: pd.Series, jaccard: float) -> np.ndarray:
     """Which of some keys are exact or near duplicates of keys that were read, shape (n,)."""
     pairs = dedup.near_duplicate_pairs([*keys, *read], jaccard)
+    across = pairs[(pairs.min(axis=1) < len(keys)) & (pairs.max(axis=1) >= len(keys))]
     found = keys.isin(set(read)).to_numpy(copy=True)
-    found[pairs[(pairs[:, 0] < len(keys)) & (pairs[:, 1] >= len(keys)), 0]] = True
+    found[across.min(axis=1)] = True
     return found
 
 
