@@ -24,6 +24,13 @@ SILENCE_SECONDS, UNKNOWN_SECONDS = 1800, 60
 FAILED = "BOOT_FAIL CANCELLED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY TIMEOUT ERROR REVOKED".split()
 
 
+def snakemake_arguments(root: Path, cores: int, **config: str) -> list[str]:
+    """What every call of Snakemake is told: the project's folder, what makes a result old, and the Snakefile's config."""
+    place = ["--snakefile", str(root / "Snakefile"), "--directory", str(root)]
+    rules = ["--cores", str(cores), "--nolock", "--rerun-triggers", "mtime", "input", "params"]
+    return [*place, *rules, "--config", *(f"{name}={value}" for name, value in config.items())]
+
+
 def watch_parent(stop: Callable[[], None], parent: int | None = None) -> None:
     """Call `stop` in a thread once the process that started this one is gone.
 

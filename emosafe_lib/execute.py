@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emosafe_lib import stage as stages
-from emosafe_lib.engine import stop_stages, watch_parent
+from emosafe_lib.engine import snakemake_arguments, stop_stages, watch_parent
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
 from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root
 
@@ -327,10 +327,8 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     root, base = project_root(), stages.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "emosafe_lib.engine", str(base), str(os.getpid())]
-    command += ["--snakefile", str(root / "Snakefile"), "--directory", str(root)]
-    command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going", "--show-failed-logs"]
-    command += ["--rerun-triggers", "mtime", "input", "params", "--quiet", "host", "reason", "rules"]
-    command += ["--config", f"study={study}", f"models={','.join(models or loaded.models)}", f"until={until}"]
+    command += snakemake_arguments(root, cores, study=study, models=",".join(models or loaded.models), until=until)
+    command += ["--rerun-incomplete", "--keep-going", "--show-failed-logs", "--quiet", "host", "reason", "rules"]
     command += ["--profile", str(root / "profiles" / profile)] if profile else []
     return run_engine([*command, *shlex.split(extra)])
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from emosafe_lib import stage as stages
+from emosafe_lib.engine import snakemake_arguments
 from emosafe_lib.errors import EmosafeError, StageError
 from emosafe_lib.params import ModelParams, ResourceParams, StudyParams, load_model, load_study, project_root
 
@@ -95,10 +96,8 @@ def graph_of(study: str, models: list[str], cores: int) -> Graph:
     ------
     StageError : Snakemake refuses the study
     """
-    root = project_root()
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]
-    command += ["--cores", str(cores), "--nolock", "--dag", "--rerun-triggers", "mtime", "input", "params"]
-    command += ["--config", f"study={study}", f"models={','.join(models)}"]
+    told = snakemake_arguments(project_root(), cores, study=study, models=",".join(models))
+    command = [sys.executable, "-m", "snakemake", *told, "--dag"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
