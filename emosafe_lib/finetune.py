@@ -23,7 +23,16 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from emosafe_lib import checkpoints, metrics, predictions
 from emosafe_lib.batching import BudgetSampler, Encoded, budget_batches, encode, padding_share
 from emosafe_lib.errors import ModelError, TrainingError
-from emosafe_lib.models import hardware, is_sharded, load_classifier, pick_quantization, quiet, use_threads
+from emosafe_lib.models import (
+    hardware,
+    is_sharded,
+    load_classifier,
+    mixed_precision,
+    mixes_precision,
+    pick_quantization,
+    quiet,
+    use_threads,
+)
 from emosafe_lib.params import FinetuningParams, ModelParams, StudyParams
 from emosafe_lib.progress import heartbeat
 from emosafe_lib.rows import category_matrix, known_matrix, take
@@ -301,7 +310,8 @@ class BudgetTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, known = inputs.pop("labels"), inputs.pop("known")
-        outputs = model(**inputs)
+        with mixed_precision(self.plan.model):
+            outputs = model(**inputs)
         weights = self.weights.to(outputs.logits.device)
         loss = loss_per_row(outputs.logits.float(), labels, known, weights, self.plan.task).sum() / self.units_per_batch
         if not bool(torch.isfinite(loss)):
@@ -456,6 +466,7 @@ def facts_of(plan: Plan, network, encoded: dict[str, Encoded], notes: list[str])
         "label_weights": [round(float(weight), 4) for weight in weights_of(plan)],
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "notes": notes,
+        "mixed_precision": mixes_precision(plan.model),
         **hardware(plan.model),
     }
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from emosafe_lib import checkpoints, instruct, metrics, pretrain, scoring, sources, uncertainty
 from emosafe_lib.errors import ModelError
-from emosafe_lib.models import ASSETS, load_tokenizer
+from emosafe_lib.models import ASSETS, half_precision, load_tokenizer
 from emosafe_lib.params import ModelParams, PromptingParams, load_model, load_study
 from emosafe_lib.rows import category_matrix, known_matrix, read_rows, take
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
@@ -109,7 +109,7 @@ def train_rung(recipe: Recipe, rung: str, folder: Path, seed: int = 0, **options
     started, worked = time.perf_counter(), time.process_time()
     losses = pretrain.train(network, steps, peak, folder / f"{rung}-s{seed}", **options)
     spent = {"minutes": (time.perf_counter() - started) / 60, "processor_seconds": time.process_time() - worked}
-    spent |= {"gemm_peak": pretrain.gemm_peak(), "bfloat16": pretrain.half_precision()}
+    spent |= {"gemm_peak": pretrain.gemm_peak(), "bfloat16": half_precision()}
     return network, facts_of(network, recipe, rung, seed, losses) | spent
 
 

@@ -137,6 +137,26 @@ def pick_dtype(model: ModelParams):
     return getattr(torch, model.dtype)
 
 
+def half_precision() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself; one that does not is many times slower at them."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def mixes_precision(model: ModelParams) -> bool:
+    """Whether training multiplies in bfloat16 over float32 weights on this CPU; a GPU's precision is the Trainer's."""
+    return pick_device(model).type == "cpu" and model.training.mixed_precision and half_precision()
+
+
+def mixed_precision(model: ModelParams):
+    """The context of a training step's forward pass: autocast to bfloat16 where `mixes_precision` says so."""
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixes_precision(model))
+
+
 def pick_quantization(model: ModelParams) -> str:
     """int8 or int4 where it is asked for and bitsandbytes has a GPU to run on, else none."""
     able = pick_device(model).type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None

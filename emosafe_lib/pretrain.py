@@ -20,7 +20,7 @@ import torch
 
 from emosafe_lib import checkpoints
 from emosafe_lib.errors import SourceError, TrainingError
-from emosafe_lib.models import shape_config
+from emosafe_lib.models import half_precision, shape_config
 from emosafe_lib.params import ModelParams, load_model
 from emosafe_lib.progress import bar
 
@@ -285,12 +285,6 @@ def token_losses(network, ids: torch.Tensor, positions: torch.Tensor) -> torch.T
 def mean_where(losses: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Mean over the chosen tokens; 0 where there are none."""
     return (losses * chosen).sum() / chosen.sum().clamp(min=1)
-
-
-def half_precision() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; one that does not is many times slower at them."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def training_loss(network, ids, answers, positions) -> tuple[torch.Tensor, float]:

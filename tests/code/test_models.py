@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import tiny_models
+import torch
 
 from emosafe_lib import models
 from emosafe_lib.errors import ModelError
-from emosafe_lib.params import ModelParams
+from emosafe_lib.params import ModelParams, load_model
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,17 @@ def test_truncated_weights_are_refused(tmp_path, assets, monkeypatch):
     monkeypatch.setattr(models, "ASSETS", tmp_path)
     with pytest.raises(ModelError, match="damaged"):
         models.load_causal(tiny_models.model_params("cut"))
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("asked", [True, False])
+def test_training_multiplies_in_bfloat16_only_where_file_and_processor_allow_it(monkeypatch, asked, able):
+    monkeypatch.setattr(models, "half_precision", lambda: able)
+    model = load_model("nano-1")
+    model = model.model_copy(update={"training": model.training.model_copy(update={"mixed_precision": asked})})
+    with models.mixed_precision(model):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if asked and able else torch.float32)
 
 
 def test_57_no_gpu_no_bf16_and_no_4_bit_are_declared(monkeypatch):
