@@ -95,7 +95,8 @@ rule lora_finetuning:
     output: f"{BASE}/{{model}}/04_lora_finetuning/receipt.json"
     params: digest=digest("04_lora_finetuning")
     threads: ask("04_lora_finetuning", "threads")
-    priority: 1
+    # The longest first: started last, it would keep one core busy and leave the others idle.
+    priority: ask("04_lora_finetuning", "minutes")
     resources:
         mem_mb=ask("04_lora_finetuning", "memory_mb"),
         runtime=ask("04_lora_finetuning", "minutes"),
