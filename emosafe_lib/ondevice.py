@@ -187,12 +187,12 @@ def measure_all(chosen: Iterable[tuple[str, str]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 
-def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 2048) -> pd.DataFrame:
+def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 512) -> pd.DataFrame:
     """An export's runtimes on the same rows: size, speed, and whether they still say what PyTorch says.
 
     Parameters
     ----------
-    folder : an export with its ONNX files
+    folder : an export with its ONNX files; bf16 is left out where the processor would be slow at it
     rows : labelled rows, such as the test split
 
     Returns
@@ -206,7 +206,7 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 2
     truth, found = metrics.truth_of(rows), []
     for task in (task for task in TASKS if (Path(folder) / task).is_dir()):
         plain = None
-        for runtime in classify.RUNTIMES:
+        for runtime in classify.runtimes_here(Path(folder) / task):
             part = classify.TaskClassifier(Path(folder) / task, runtime)
             part.probabilities(rows["text"].tolist()[:8], tokens_per_batch)
             started = time.perf_counter()

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import tiny_models
 
-from emosafe_lib import checkpoints, classify, cli, export, finetune, models, ondevice
+from emosafe_lib import checkpoints, classify, cli, export, finetune, mixed, models, ondevice
 from emosafe_lib.errors import ModelError
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(exported):
-    return classify.Classifier(exported[0], tokens_per_batch=128)
+    return classify.Classifier(exported[0], tokens_per_batch=128, runtime="torch")
 
 
 def test_the_export_gives_the_studys_predictions(exported, classifier):
@@ -85,22 +85,25 @@ def test_the_small_graph_keeps_its_matrices_and_embeddings_in_eight_bits(with_on
     assert stored["onnx-int8"] and {tensor.data_type for tensor in stored["onnx-int8"]} <= eight
 
 
-def test_onnx_answers_as_pytorch_does(with_onnx):
+def test_other_runtimes_answer_as_pytorch_does(with_onnx):
     texts = ROWS["text"].tolist()
     found = {name: list(classify.Classifier(with_onnx, 128, name).classify(texts)) for name in classify.RUNTIMES}
-    for plain, other in zip(found["torch"], found["onnx"], strict=True):
-        assert (plain["level"], plain["categories"]) == (other["level"], other["categories"])
-        for key in ("level_probabilities", "category_probabilities"):
-            assert other[key] == pytest.approx(plain[key], abs=2e-4)
+    for runtime, error in ((classify.MIXED, 0.02), ("onnx", 2e-4)):
+        for plain, other in zip(found["torch"], found[runtime], strict=True):
+            assert (plain["level"], plain["categories"]) == (other["level"], other["categories"])
+            for key in ("level_probabilities", "category_probabilities"):
+                assert other[key] == pytest.approx(plain[key], abs=error)
     same = [a["level"] == b["level"] for a, b in zip(found["torch"], found["onnx-int8"], strict=True)]
     assert np.mean(same) > 0.9
 
 
-def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx):
+def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx, monkeypatch):
+    monkeypatch.setattr(classify, "half_precision", lambda: True)
     found = ondevice.compare_runtimes(with_onnx, ROWS[ROWS["split"] == "test"].reset_index(drop=True), 128)
     assert list(found["task"].unique()) == list(TASKS) and list(found["runtime"].unique()) == list(classify.RUNTIMES)
     plain = found[found["runtime"] != "onnx-int8"]
-    assert (plain["agreement"] == 1).all() and (plain["largest_difference"] < 2e-4).all()
+    assert (plain["agreement"] == 1).all() and (plain["largest_difference"] < 0.02).all()
+    assert (plain.loc[plain["runtime"] == "onnx", "largest_difference"] < 2e-4).all()
     assert plain.groupby("task")["macro_f1"].nunique().eq(1).all() and (found["rows_per_second"] > 0).all()
 
 
@@ -113,6 +116,49 @@ def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported,
     assert sorted(folder.rglob("*")) == before
     with pytest.raises(ModelError, match="is not exported"):
         classify.Classifier(folder, runtime="onnx")
+
+
+def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    facts = checkpoints.read_seal(folder / "safety")
+    noted = facts["bf16"]
+    assert noted["rows"] > 0 and 0 < noted["largest_shift"] < 0.5
+    assert noted["bound"] == pytest.approx(noted["safety_factor"] * noted["largest_shift"])
+    monkeypatch.setattr(classify, "half_precision", lambda: True)
+    assert classify.TaskClassifier(folder / "safety").runtime == classify.MIXED
+    monkeypatch.setattr(classify, "half_precision", lambda: False)
+    assert classify.TaskClassifier(folder / "safety").runtime == "torch"
+    monkeypatch.setattr(classify, "half_precision", lambda: True)
+    checkpoints.seal(
+        folder / "safety", **{name: value for name, value in facts.items() if name not in ("bf16", "files")}
+    )
+    assert classify.TaskClassifier(folder / "safety").runtime == "torch"
+    with pytest.raises(ModelError, match="records no bound"):
+        classify.TaskClassifier(folder / "safety", classify.MIXED)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported, task):
+    mix, plain = (classify.TaskClassifier(exported[0] / task, runtime) for runtime in (classify.MIXED, "torch"))
+    encoded = classify.encode(plain.tokenizer, ROWS["text"].tolist(), plain.fitted["max_length"])
+    exact = plain.logits(encoded, 128)
+    mix.bound = 0.0
+    rough = mix.logits(encoded, 128)
+    margin = mixed.margins(rough, mix.fitted.get("thresholds"))
+    mix.bound = float(np.median(margin))
+    found, close = mix.logits(encoded, 128), margin <= mix.bound
+    assert 0 < close.sum() < len(close)
+    assert np.allclose(found[close], exact[close], atol=1e-4) and np.array_equal(found[~close], rough[~close])
+    assert not np.allclose(found[~close], exact[~close], atol=1e-4)
+
+
+def test_shift_and_margin_are_measured_where_labels_change():
+    exact, rough = np.array([[1.0, 2.0, 0.0], [3.0, 0.0, 1.0]]), np.array([[1.2, 1.9, 0.0], [3.1, 0.1, 1.1]])
+    assert np.allclose(mixed.shifts(exact, rough, "safety"), [0.3, 0.0])
+    assert np.allclose(mixed.shifts(exact, rough, "categories"), [0.2, 0.1])
+    assert np.allclose(mixed.margins(rough, None), [0.7, 2.0])
+    assert np.allclose(mixed.margins(rough, [0.5, 0.5, 1.0]), [1.2, 0.1])
+    assert np.allclose(mixed.margins(np.array([[1.0]]), [1 / (1 + np.exp(-0.75))]), [0.25])
 
 
 def test_a_changed_onnx_file_is_refused(exported, tmp_path):
