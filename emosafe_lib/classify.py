@@ -18,7 +18,7 @@ import numpy as np
 
 from emosafe_lib import checkpoints, metrics, mixed
 from emosafe_lib.batching import Encoded, encode
-from emosafe_lib.errors import EmosafeError, ModelError
+from emosafe_lib.errors import ModelError
 from emosafe_lib.export import ONNX_FILES, OnnxNetwork, load_exported, load_tokenizer
 from emosafe_lib.finetune import Collator, logits_of, score_batches
 from emosafe_lib.models import half_precision
@@ -220,15 +220,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("texts", nargs="*", help="messages")
     options = parser.parse_args(arguments)
     print(WARNING, file=sys.stderr)
-    try:
-        given = texts_of(options.file, options.column) if options.file else options.texts
-        for result in Classifier(Path(options.model), runtime=options.runtime).classify(given):
-            print(json.dumps(result), flush=True)
-    except EmosafeError as error:
-        print(error, file=sys.stderr)
-        return 1
+    given = texts_of(options.file, options.column) if options.file else options.texts
+    for result in Classifier(Path(options.model), runtime=options.runtime).classify(given):
+        print(json.dumps(result), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from emosafe_lib import cli
+
+    sys.exit(cli.main(["classify", *sys.argv[1:]]))

@@ -1,10 +1,14 @@
 """The `emosafe` command: one word chooses a module, which alone is then imported.
 
-Someone who asks for help must not wait for PyTorch, and someone who classifies needs no training code.
+Someone who asks for help must not wait for PyTorch, and someone who classifies needs no training code. An expected
+failure of any of them is told here, so that all of them fail in the same way; a module that is run by `python -m` comes
+here too.
 """
 
 import importlib
 import sys
+
+from emosafe_lib.errors import EmosafeError
 
 COMMANDS = {
     "classify": ("emosafe_lib.classify", "classify messages with an exported model"),
@@ -15,7 +19,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `emosafe COMMAND ...`; exit status 2 and one line where the command is unknown."""
+    """Run `emosafe COMMAND ...`; 2 and one line where the command is unknown, 1 and one line on an expected failure."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
         print(
@@ -25,7 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         print(f"emosafe: no command {given[0][:40]!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(COMMANDS[given[0]][0]).main(given[1:])
+    try:
+        return importlib.import_module(COMMANDS[given[0]][0]).main(given[1:])
+    except EmosafeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

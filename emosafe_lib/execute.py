@@ -385,30 +385,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Dispatch; an expected failure is one line on standard error and exit status 1."""
+    """Dispatch."""
     chosen = parser().parse_args(arguments)
     models = getattr(chosen, "models", "").replace(",", " ").split()
-    try:
-        if chosen.command == "study":
-            return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
-        if chosen.command == "stage":
-            if chosen.after is not None:
-                watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
-            receipt = run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after)
-            seconds = json.loads(receipt.read_text(encoding="utf-8"))["seconds"]
-            print(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {seconds:.0f} s", flush=True)
-            return 0
-        from emosafe_lib import reference, site
-
-        if chosen.command == "index":
-            print(site.write_index(load_study(chosen.study), models))
-        else:
-            print(*reference.make(chosen.study, chosen.cores), sep="\n")
+    if chosen.command == "study":
+        return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
+    if chosen.command == "stage":
+        if chosen.after is not None:
+            watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        receipt = run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after)
+        seconds = json.loads(receipt.read_text(encoding="utf-8"))["seconds"]
+        print(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {seconds:.0f} s", flush=True)
         return 0
-    except (EmosafeError, ParameterError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    from emosafe_lib import reference, site
+
+    if chosen.command == "index":
+        print(site.write_index(load_study(chosen.study), models))
+    else:
+        print(*reference.make(chosen.study, chosen.cores), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from emosafe_lib import cli
+
+    sys.exit(cli.main(["run", *sys.argv[1:]]))

@@ -20,7 +20,7 @@ from emosafe_lib import checkpoints, metrics, mixed, predictions
 from emosafe_lib.batching import encode
 from emosafe_lib.capacity import count_parameters, weight_bytes
 from emosafe_lib.checkpoints import read_seal
-from emosafe_lib.errors import EmosafeError, ModelError
+from emosafe_lib.errors import ModelError
 from emosafe_lib.finetune import Finetuned, calibrate, logits_of
 from emosafe_lib.models import classifier_class, quiet
 from emosafe_lib.params import ModelParams
@@ -255,14 +255,12 @@ def main(arguments: list[str] | None = None) -> int:
     """`emosafe onnx FOLDER`: add the ONNX files to an exported folder and print their sizes."""
     parser = argparse.ArgumentParser(prog="emosafe onnx", description=add_onnx.__doc__.splitlines()[0])
     parser.add_argument("folder", help="written by export.export, such as outputs/sample/minilm/classifier")
-    try:
-        for name, size in add_onnx(Path(parser.parse_args(arguments).folder)).items():
-            print(f"{name}: {size:.1f} MiB")
-    except EmosafeError as error:
-        print(error, file=sys.stderr)
-        return 1
+    for name, size in add_onnx(Path(parser.parse_args(arguments).folder)).items():
+        print(f"{name}: {size:.1f} MiB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from emosafe_lib import cli
+
+    sys.exit(cli.main(["onnx", *sys.argv[1:]]))

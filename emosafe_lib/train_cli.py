@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from emosafe_lib.errors import EmosafeError, StageError
+from emosafe_lib.errors import StageError
 from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.stage import outputs_root
 from emosafe_lib.taxonomy import TASKS
@@ -51,27 +51,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, and print the losses per epoch from the main process; 1 and one line on standard error on failure."""
+    """Train, and print the losses per epoch from the main process."""
     options = parser().parse_args(arguments)
-    try:
-        from accelerate import PartialState
+    from accelerate import PartialState
 
-        from emosafe_lib.finetune import finetune, runs_of
-        from emosafe_lib.rows import read_rows
+    from emosafe_lib.finetune import finetune, runs_of
+    from emosafe_lib.rows import read_rows
 
-        model, study = load_model(options.model), load_study(options.study)
-        paths, folder = places(options, study, model)
-        rows = read_rows(*paths)
-        asked = [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning)
-        for one in asked:
-            result = finetune(model, study, rows, folder=folder, **one)
-            if PartialState().is_main_process:
-                print(json.dumps(result.history), flush=True)
-    except EmosafeError as error:
-        print(error, file=sys.stderr)
-        return 1
+    model, study = load_model(options.model), load_study(options.study)
+    paths, folder = places(options, study, model)
+    rows = read_rows(*paths)
+    asked = [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning)
+    for one in asked:
+        result = finetune(model, study, rows, folder=folder, **one)
+        if PartialState().is_main_process:
+            print(json.dumps(result.history), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from emosafe_lib import cli
+
+    sys.exit(cli.main(["train", *sys.argv[1:]]))

@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 import yaml
 
-from emosafe_lib import batching, models, train_cli
+from emosafe_lib import batching, cli, models, train_cli
 from emosafe_lib.params import load_model
 from emosafe_lib.rows import write_rows
 
@@ -103,13 +103,13 @@ def test_large_sizes_have_a_configuration():
 def test_without_a_task_all_runs_of_the_study_are_trained_where_notebook_04_looks_for_them(made, monkeypatch, capsys):
     monkeypatch.setattr(models, "ASSETS", made)
     monkeypatch.setenv("EMOSAFE_OUTPUTS", str(made / "outputs"))
-    study = ["--study", str(made / "made.yaml"), "--model", str(made / "one.yaml")]
-    assert train_cli.main(study) == 1 and "run notebooks 01 and 02 first" in capsys.readouterr().err
+    study = ["train", "--study", str(made / "made.yaml"), "--model", str(made / "one.yaml")]
+    assert cli.main(study) == 1 and "run notebooks 01 and 02 first" in capsys.readouterr().err
     base, rows = made / "outputs" / "made", tiny_models.make_rows()
     told_again = rows["origin"] == "reinterpretation"
     for name, part in zip(train_cli.ROWS, (rows[~told_again], rows[told_again]), strict=True):
         write_rows(part, base / name)
-    assert train_cli.main(study) == 0 and capsys.readouterr().out.count("validation_loss") >= 5
+    assert cli.main(study) == 0 and capsys.readouterr().out.count("validation_loss") >= 5
     done = (base / ".work" / "04_lora_finetuning-one" / "runs").glob("*/done.json")
     variants = sorted(json.loads(path.read_text())["identity"]["variant"] for path in done)
     assert variants == ["", "", "budget-12", "budget-12", "no-augmentation"]

@@ -221,8 +221,26 @@ def test_every_way_in_and_no_text_out(exported, tmp_path, monkeypatch, capsys, k
 
 def test_a_csv_without_the_column_is_one_line(exported, tmp_path, capsys):
     (tmp_path / "in.csv").write_text("id,message\n1,calm\n")
-    assert classify.main(["--model", str(exported[0]), "--file", str(tmp_path / "in.csv")]) == 1
+    assert cli.main(["classify", "--model", str(exported[0]), "--file", str(tmp_path / "in.csv")]) == 1
     assert "--column" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("module", "word", "given", "remedy"),
+    [
+        ("classify", "classify", ["--model", "nowhere", "calm"], "make one with export.export"),
+        ("export", "onnx", ["nowhere"], "make one with export.export"),
+        ("train_cli", "train", ["--study", "sample", "--model", "nowhere"], "nowhere"),
+        ("execute", "run", ["study", "--study", "sample", "--models", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_module_by_its_name_fails_as_its_command_does(module, word, given, remedy, capsys):
+    command = [sys.executable, "-m", f"emosafe_lib.{module}", *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert cli.main([word, *given]) == done.returncode == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == done.stderr.splitlines()[-1] and said.startswith("error: ") and remedy in said
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path):

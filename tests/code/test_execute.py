@@ -12,8 +12,9 @@ import psutil
 import pytest
 import toy
 
+from emosafe_lib import cli
 from emosafe_lib.errors import StageError
-from emosafe_lib.execute import check_executed, check_source, execute_notebook, main, run_stage
+from emosafe_lib.execute import check_executed, check_source, execute_notebook, run_stage
 
 STAGE = "01_data_merge"
 
@@ -85,7 +86,7 @@ def test_72_73_a_stage_that_did_not_finish_is_failed_and_the_last_good_output_st
     body, more = FALSE_GREENS[case]
     toy.write(checkout, STAGE, body, **more)
     capsys.readouterr()
-    assert main(["stage", STAGE, "--study", "toy"]) == 1
+    assert cli.main(["run", "stage", STAGE, "--study", "toy"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and STAGE in said
     assert not (outputs / "toy" / STAGE / "receipt.json").exists()
@@ -134,7 +135,7 @@ def test_78_thirty_megabytes_of_output_are_capped_with_a_notice(checkout, output
 
 def test_an_error_of_a_foreign_class_never_shows_its_message(checkout, capsys):
     toy.write(checkout, STAGE, "raise ValueError('private words of a person')")
-    assert main(["stage", STAGE, "--study", "toy"]) == 1
+    assert cli.main(["run", "stage", STAGE, "--study", "toy"]) == 1
     assert "private words" not in capsys.readouterr().err
 
 
