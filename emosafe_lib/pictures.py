@@ -1,17 +1,17 @@
 """Small pictures: a chart needs few colours, and a committed page should weigh little.
 
-A figure stands in the notebook, in its page and beside its CSV. In 256 colours it looks the same and takes a third of
+A figure stands in the notebook, in its page and beside its CSV. In 128 colours it looks the same and takes a third of
 the bytes, so three copies of every figure of two studies still fit into a repository.
 """
 
 import base64
 from io import BytesIO
 
-COLOURS = 256
+COLOURS = 128
 
 
 def shrink_png(data: bytes) -> bytes:
-    """The same picture with a palette of at most 256 colours, on white; the original where that is smaller already."""
+    """The same picture with a palette of at most 128 colours, on white; the original where that is smaller already."""
     from PIL import Image
 
     with Image.open(BytesIO(data)) as picture:
