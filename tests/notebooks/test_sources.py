@@ -45,6 +45,16 @@ def test_nothing_can_hide_a_failure(path):
 
 
 @every
+def test_84_tables_for_people_are_written_safe_for_a_spreadsheet(path):
+    assert not re.search(r"\.to_(csv|excel)\(", "\n".join(cells(path, "code")))
+
+
+def test_84_the_library_writes_a_csv_file_in_one_place_only():
+    modules = (ROOT / "emosafe_lib").rglob("*.py")
+    assert [path.name for path in modules if re.search(r"\.to_(csv|excel)\(", path.read_text())] == ["tables.py"]
+
+
+@every
 def test_one_parameters_cell_with_names_only(path):
     tagged = [c for c in json.loads(path.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1
