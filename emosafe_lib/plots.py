@@ -444,10 +444,10 @@ def pooled_and_within(table: pd.DataFrame):
     return figure
 
 
-def differences(table: pd.DataFrame, title: str = ""):
+def differences(table: pd.DataFrame, meaning: str):
     """Paired differences with their intervals, zero marked; a filled point where Holm's test finds a difference.
 
-    `table` has the columns label, value, low, high and clear (bool).
+    `table` has the columns label, value, low, high and clear (bool); `meaning` says what is subtracted from what.
     """
     import matplotlib.pyplot as plt
 
@@ -459,7 +459,7 @@ def differences(table: pd.DataFrame, title: str = ""):
         here = (table["clear"] == clear).to_numpy()
         word = "clear after Holm" if clear else "not clear"
         panel.scatter(table["value"][here], place[here], color=face, edgecolor=PALETTE[0], zorder=3, label=word)
-    panel.set(yticks=place, yticklabels=table["label"], xlabel="difference in macro-F1", title=title)
+    panel.set(yticks=place, yticklabels=table["label"], xlabel=f"difference in macro-F1: {meaning}")
     panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return figure
 
