@@ -18,10 +18,14 @@ from emosafe_lib.rows import read_rows
 from emosafe_lib.uncertainty import difference, holm
 
 ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
+ANALYSIS = "05_scaling_analysis/manifest.json"
 
 
 def load_evidence(name: str) -> tuple[Evidence, str]:
     """A finished study's evidence and data hash, from the files that its notebooks published.
+
+    Its models are those of the run as notebook 05 recorded them: `MODELS=...` may have named others than the study
+    does, and models of an earlier run may lie beside them.
 
     Raises
     ------
@@ -29,14 +33,19 @@ def load_evidence(name: str) -> tuple[Evidence, str]:
     PredictionError : its files do not belong together
     """
     study, base = load_study(name), stage.outputs_root() / name
-    for part in (*ROWS, "data_card.json", "results.csv"):
+    for part in (*ROWS, "data_card.json", "results.csv", ANALYSIS):
         if not (base / part).is_file():
             raise StageError(f"outputs/{name}/{part}", "is not there", f"run `make study STUDY={name}`")
     sha256 = json.loads((base / "data_card.json").read_text(encoding="utf-8"))["sha256"]
-    found = sorted(base.glob("*/predictions/*.parquet"))
-    paths = {(path.parent.parent.name, path.stem): path for path in found}
+    names = json.loads((base / ANALYSIS).read_text(encoding="utf-8"))["parameters"]["models"]
+    models = {model: load_model(model) for model in names}
+    paths = {
+        (model, kind): path
+        for model in models
+        for kind in results.FILES
+        if (path := base / model / "predictions" / f"{kind}.parquet").is_file()
+    }
     table = results.read_files(paths, sha256)
-    models = {model: load_model(model) for model in study.models}
     rows = read_rows(*(base / part for part in ROWS))
     return results.gather(study, models, dict.fromkeys(models), rows, table), sha256
 

@@ -14,17 +14,20 @@ PARAMS = "name: {name}\ndata: {{sources: [emosafe_sample]}}\nanalysis: {{resampl
 
 @pytest.fixture
 def put(tmp_path, monkeypatch, outputs):
-    """A function that writes a finished study: its name, its rows, a table of runs by model, its data hash."""
+    """A function that writes a finished study: its name, a table of runs by model, its rows, its data hash, and the
+    models of its last run where they are not those that have a table.
+    """
     (tmp_path / "params" / "study").mkdir(parents=True)
     (tmp_path / "params" / "models").symlink_to(stage.project_root() / "params" / "models")
     monkeypatch.setenv("EMOSAFE_ROOT", str(tmp_path))
 
-    def write(name, runs, rows=ROWS, sha=SHA):
+    def write(name, runs, rows=ROWS, sha=SHA, models=None):
         (tmp_path / "params" / "study" / f"{name}.yaml").write_text(PARAMS.format(name=name))
         base = outputs / name
         write_rows(rows, base / "01_data_merge" / "rows.parquet")
         write_rows(rows.iloc[:0], base / "02_chatgpt_augmentation" / "reinterpretations.parquet")
         stage.write_json(base / "data_card.json", {"sha256": sha})
+        stage.write_json(base / compare.ANALYSIS, {"parameters": {"models": models or list(runs)}})
         (base / "results.csv").write_text("model\n")
         for model, table in runs.items():
             path = base / model / "predictions" / "prompting.parquet"
@@ -85,6 +88,21 @@ def test_a_study_that_has_not_run_is_named(put, capsys):
     (stage.outputs_root() / "two" / "results.csv").unlink()
     assert compare.main(["one", "two"]) == 1
     assert "outputs/two/results.csv" in capsys.readouterr().err
+
+
+def test_a_study_is_compared_by_the_models_of_its_last_run_and_not_by_those_that_it_names(put):
+    tables = {name: model_table(ROWS, name, 1.0, 0) for name in ("nano-1", "minilm")}
+    for name in ("one", "two"):
+        put(name, tables, models=["minilm"])
+    assert set(compare.compare("one", "two")["model"]) == {"minilm"}
+
+
+def test_what_a_model_of_an_earlier_run_left_from_other_data_stops_no_comparison(put, outputs):
+    for name in ("one", "two"):
+        put(name, runs(1.0), models=["nano-2"])
+    old = outputs / "two" / "nano-1" / "predictions" / "prompting.parquet"
+    predictions.write(runs(1.0)["nano-1"].drop(columns="model"), old, model="nano-1", data_sha256="1" * 64)
+    assert set(compare.compare("one", "two")["model"]) == {"nano-2"}
 
 
 def test_only_what_both_have_is_compared(put):
