@@ -10,12 +10,8 @@ seconds, since wall time on a shared machine measures its neighbours; both are k
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +22,7 @@ RESULTS = Path(__file__).parent / "results" / "analysis.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "code")]
 
 import analysis_world  # noqa: E402
+from reporting import machine_and_load, publish, versions  # noqa: E402
 
 from emosafe_lib import metrics, results  # noqa: E402
 from emosafe_lib.metrics import Answers  # noqa: E402
@@ -95,15 +92,8 @@ def benchmark(resamples: int) -> dict:
         "wall_seconds": round(wall, 1),
         "numbers": numbers,
     }
-    machine = {
-        "machine": platform.machine(),
-        "system": sys.platform,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
-    names = ("numpy", "scipy", "scikit-learn", "pandas")
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-    return {"machine": machine, "versions": versions, "rows": [row]}
+    packages = versions("python", "numpy", "scipy", "scikit-learn", "pandas")
+    return {"machine": machine_and_load(), "versions": packages, "rows": [row]}
 
 
 def main() -> None:
@@ -111,12 +101,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--print", action="store_true", help="print instead of writing the result file")
     options = parser.parse_args()
-    text = json.dumps(benchmark(options.resamples), indent=1, allow_nan=False) + "\n"
-    if options.print:
-        print(text)
-    else:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(text, encoding="utf-8")
+    publish(benchmark(options.resamples), RESULTS, only_print=options.print)
 
 
 if __name__ == "__main__":

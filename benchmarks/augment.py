@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
@@ -19,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "code")]
 
 import augment_cases  # noqa: E402
 import chat_server  # noqa: E402
+from reporting import machine, publish, versions  # noqa: E402
 
 from emosafe_lib import augment  # noqa: E402
 from emosafe_lib.augment.journal import FINAL, journal_path  # noqa: E402
@@ -329,14 +328,9 @@ def main() -> None:
         lines += speed_entries(chosen.rows, Path(name))
         found = canary_run(chosen.canaries, Path(name))
         lines.append(entry("canary identifiers", sum(found["found"].values()), None, "", "leaks", **found))
-    machine = {"cpu": platform.machine(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-    versions = {name: metadata.version(name) for name in ("openai", "tenacity", "filelock")}
-    report = json.dumps({"machine": machine, "versions": versions, "rows": lines}, indent=1)
-    if chosen.print:
-        print(report)
-    else:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(report + "\n")
+    found_on = machine() | {"load": round(os.getloadavg()[0], 1)}
+    report = {"machine": found_on, "versions": versions("openai", "tenacity", "filelock"), "rows": lines}
+    publish(report, RESULTS, only_print=chosen.print)
 
 
 if __name__ == "__main__":

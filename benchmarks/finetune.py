@@ -12,17 +12,16 @@ and by processor time: on a machine that others use too, only the second is a fa
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from reporting import machine, publish, versions
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
@@ -213,18 +212,9 @@ def main() -> None:
         return
     peak = gemm_peak()
     rows = [row for case in CASES for row in compare(case, options.rows, options.repeats, peak)]
-    packages = ("torch", "transformers", "peft", "accelerate")
-    machine = {
-        "cpu": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-    }
-    versions = {name: metadata.version(name) for name in packages}
-    report = {"machine": machine | {"gemm_gflops": round(peak / 1e9, 1)}, "versions": versions, "rows": rows}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    partial = RESULTS.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, RESULTS)
+    speed = {"threads": os.environ.get("OMP_NUM_THREADS", "default"), "gemm_gflops": round(peak / 1e9, 1)}
+    packages = versions("torch", "transformers", "peft", "accelerate")
+    publish({"machine": machine() | speed, "versions": packages, "rows": rows}, RESULTS)
     print(json.dumps(rows, indent=1))
 
 

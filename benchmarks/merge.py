@@ -11,18 +11,16 @@ of its own, whose peak memory is what the operating system says.
 import argparse
 import itertools
 import json
-import math
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from reporting import machine_and_load, publish, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "merge.json"
@@ -124,7 +122,7 @@ def measured(which: str, n: int) -> dict:
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
     """The slope of log seconds over log rows: 1 is linear."""
-    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3) if len(sizes) > 1 else math.nan
+    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
 
 
 def line(case: str, mine: float, theirs: float | None, unit: str, limit: float | None = None, **extra) -> dict:
@@ -166,17 +164,11 @@ def benchmark(sizes: list[int]) -> dict:
         rows.append(
             line(f"{n} rows, peak memory", mine[n]["peak_mb"], theirs.get("peak_mb"), "MB", LIMIT_MB if top else None)
         )
-    fitted = exponent(sizes, [mine[n]["cpu_seconds"] for n in sizes])
-    rows.append(line("exponent of time over rows", fitted, None, "", 1.1))
-    machine = {
-        "machine": platform.machine(),
-        "system": sys.platform,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
-    names = ("numpy", "pandas", "scipy", "datasketch")
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-    return {"machine": machine, "versions": versions, "rows": rows}
+    if len(sizes) > 1:
+        fitted = exponent(sizes, [mine[n]["cpu_seconds"] for n in sizes])
+        rows.append(line("exponent of time over rows", fitted, None, "", 1.1))
+    packages = versions("python", "numpy", "pandas", "scipy", "datasketch")
+    return {"machine": machine_and_load(), "versions": packages, "rows": rows}
 
 
 def main() -> None:
@@ -188,12 +180,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(options.one, options.sizes[0])))
         return
-    text = json.dumps(benchmark(options.sizes), indent=1, allow_nan=False) + "\n"
-    if options.print:
-        print(text)
-    else:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(text, encoding="utf-8")
+    publish(benchmark(options.sizes), RESULTS, only_print=options.print)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,12 @@ costs a narrow network as much as all its weights.
 """
 
 import argparse
-import json
 import logging
 import os
-import platform
 import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 # Threads that wait in a loop would be counted as work where others use the machine too.
@@ -32,6 +29,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import numpy as np
 import torch
+from reporting import machine, publish, versions
 
 from emosafe_lib import causal, models, prompts
 from emosafe_lib.batching import budget_batches
@@ -357,20 +355,10 @@ def body_weights(network) -> int:
     return sum(p.numel() for p in network.base_model.parameters()) - network.get_input_embeddings().weight.numel()
 
 
-def machine() -> dict:
+def devices() -> dict:
     """What it ran on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def write(rows: list[dict]) -> None:
-    """Write the results by rename."""
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "lm_eval")}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    partial = RESULTS.with_suffix(".partial")
-    report = {"machine": machine(), "versions": versions, "rows": rows}
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, RESULTS)
+    return machine() | {"threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def shown(row: dict) -> str:
@@ -416,7 +404,8 @@ def main() -> None:
             for name in TRUE_SHAPES:
                 keep([true_shape(name, load_model(name).shape, "cuda", torch.bfloat16, 2000)])
     if not options.print and not options.quick:
-        write(rows)
+        packages = versions("torch", "transformers", "lm_eval")
+        publish({"machine": devices(), "versions": packages, "rows": rows}, RESULTS)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def bench():
     spec = importlib.util.spec_from_file_location("scoring_benchmark", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FILE.parent)
+        spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
 
