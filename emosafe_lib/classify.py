@@ -1,7 +1,7 @@
 """Use an exported pair of classifiers: load it anywhere, classify messages as they stream in.
 
 A user sees what the study evaluated, with its temperature and thresholds. Where the processor has bf16 instructions,
-most rows are read in bf16: labels are those of fp32, probabilities differ in the third decimal (`mixed`). A row that
+most rows are read in bf16: labels are those of fp32, probabilities differ by some thousandths (`mixed`). A row that
 cannot be read gets an outcome that says why, and the rest goes on. Texts are read and forgotten: no output, log or
 error holds one.
 """
@@ -31,7 +31,7 @@ WARNING = (
 MIXED = "bf16+fp32"
 RUNTIMES = ("torch", MIXED, *ONNX_FILES)
 CHUNK_ROWS = 256
-# Small batches stay in a processor's cache: on two cores MiniLM reads a fifth more rows a second than with 2048 tokens.
+# Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
 TOKENS_PER_BATCH = 512
 MOST_CHARACTERS = 100_000
 
