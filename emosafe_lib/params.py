@@ -210,7 +210,9 @@ class TrainingParams(Section):
     accumulation: Positive = Field(default=1, description="batches per optimizer step")
     warmup_share: Fraction = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    mixed_precision: bool = Field(default=False, description="bfloat16 products on CPUs that have them; for wide models")
+    mixed_precision: bool = Field(
+        default=False, description="bfloat16 products on CPUs that have them; for wide models"
+    )
     lora: LoraParams = LoraParams()
 
 
