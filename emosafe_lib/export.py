@@ -65,8 +65,9 @@ def export(
             "model": model.name,
             "pooling": model.training.pooling,
             "validation_macro_f1": validation_score(result, rows, fitted.get("thresholds")),
-            "bf16": measure_bf16(network, tokenizer, result, rows, max_length),
         }
+        if model.dtype == "float32":  # others are large and in half precision anyway
+            facts["bf16"] = measure_bf16(network, tokenizer, result, rows, max_length)
         checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)
     return Path(folder)
 
