@@ -298,6 +298,14 @@ def project_root() -> Path:
     return root
 
 
+def folder_named(variable: str, usual: str) -> Path:
+    """The folder that an environment variable names, else the checkout's usual one.
+
+    A relative name starts at the checkout, because runner, kernels and JupyterLab each work in another folder.
+    """
+    return (project_root() / (os.environ.get(variable) or usual)).resolve()
+
+
 def read_yaml(path: Path) -> dict:
     """Read one parameter file strictly.
 

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from emosafe_lib.errors import StageError
-from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root
+from emosafe_lib.params import ModelParams, StudyParams, folder_named, load_model, load_study, project_root
 
 STAGES = {
     "01_data_merge": {"model": False, "sections": ["data"]},
@@ -36,7 +36,7 @@ PACKAGES = ("torch", "transformers", "peft", "datasets", "scikit-learn", "numpy"
 
 def outputs_root() -> Path:
     """Where results go: `EMOSAFE_OUTPUTS`, else `outputs/` of the checkout."""
-    return Path(os.environ.get("EMOSAFE_OUTPUTS", project_root() / "outputs")).resolve()
+    return folder_named("EMOSAFE_OUTPUTS", "outputs")
 
 
 def file_sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ folder a source.
 """
 
 import importlib
-import os
 import pkgutil
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from emosafe_lib.errors import SourceError
-from emosafe_lib.params import DataParams, project_root
+from emosafe_lib.params import DataParams, folder_named
 from emosafe_lib.sources.base import RAW_COLUMNS, File, Label, Record, Source, check_file, to_rows
 
 __all__ = [
@@ -56,8 +55,7 @@ def known_sources(data: DataParams | None = None) -> dict[str, Source]:
 
 def data_folder() -> Path:
     """Where raw files lie: `EMOSAFE_DATA_DIR`, else `data/` of the checkout."""
-    named = os.environ.get("EMOSAFE_DATA_DIR")
-    return Path(named) if named else project_root() / "data"
+    return folder_named("EMOSAFE_DATA_DIR", "data")
 
 
 def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:

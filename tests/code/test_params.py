@@ -5,7 +5,16 @@ import time
 import pytest
 
 from emosafe_lib.errors import ParameterError
-from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root, read_yaml, validate
+from emosafe_lib.params import (
+    ModelParams,
+    StudyParams,
+    folder_named,
+    load_model,
+    load_study,
+    project_root,
+    read_yaml,
+    validate,
+)
 
 MODELS = sorted(path.stem for path in (project_root() / "params" / "models").glob("*.yaml"))
 STUDIES = sorted(path.stem for path in (project_root() / "params" / "study").glob("*.yaml"))
@@ -154,3 +163,14 @@ def test_split_shares_must_sum_to_one():
     with pytest.raises(ParameterError, match="sum to 1"):
         data = {"sources": ["a"], "split_shares": {"train": 0.9, "validation": 0.2, "test": 0.2}}
         validate({"name": "s", "data": data, "models": ["nano-1"]}, StudyParams, "s.yaml")
+
+
+@pytest.mark.parametrize("variable", ["EMOSAFE_DATA_DIR", "EMOSAFE_OUTPUTS"])
+def test_a_relative_folder_starts_at_the_checkout_wherever_a_kernel_works(monkeypatch, tmp_path, variable):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "../beside")
+    assert folder_named(variable, "usual") == project_root().resolve().parent / "beside"
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert folder_named(variable, "usual") == tmp_path
+    monkeypatch.delenv(variable)
+    assert folder_named(variable, "usual") == project_root().resolve() / "usual"
