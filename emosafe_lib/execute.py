@@ -302,11 +302,14 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, secon
 
 
 def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = None, models: Sequence[str] = ()) -> str:
-    """One hash over all of ours that a stage depends on: its parameters, its notebook and the code it reaches."""
+    """One hash over all of ours that a stage depends on: its parameters, its notebook, the code it reaches and, for the
+    merge, the study's own files.
+    """
     import hashlib
 
     chosen = stages.parameters_of(stage, study, model, models)
     content = json.dumps(chosen, sort_keys=True) + stages.code_digest(stage)
+    content += stages.own_digests(study) if "data" in chosen else ""
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -272,6 +272,12 @@ def code_digest(stage: str) -> str:
     return digest.hexdigest()
 
 
+def own_digests(study: StudyParams) -> str:
+    """The hashes of the study's own files, which no registry pins: whoever edits one wants it merged again."""
+    paths = [project_root() / own.file for own in study.data.own_sources]
+    return "".join(file_sha256(path) if path.is_file() else "absent" for path in paths)
+
+
 def versions() -> dict[str, str]:
     """Python and package versions, and the kind of machine; no host or user name."""
     found = {"python": platform.python_version(), "machine": platform.machine(), "system": sys.platform}

@@ -116,6 +116,22 @@ def test_76_a_model_file_concerns_that_model_alone(checkout):
     assert digest("nano-2") != before["nano-2"]
 
 
+def test_76_an_edited_file_of_ones_own_is_merged_again(checkout):
+    def digests():
+        return [stage_digest(stage, load_study("toy")) for stage in ("01_data_merge", "02_chatgpt_augmentation")]
+
+    study = checkout / "params" / "study" / "toy.yaml"
+    study.write_text(study.read_text().replace("data:", "data:\n  own_sources: [{name: mine, file: data/mine.csv}]"))
+    absent = digests()
+    mine = checkout / "data" / "mine.csv"
+    mine.parent.mkdir()
+    mine.write_text("text,safety\na message,safe\n")
+    first = digests()
+    mine.write_text("text,safety\na message,unsafe\n")
+    second = digests()
+    assert len({absent[0], first[0], second[0]}) == 3 and absent[1] == first[1] == second[1]
+
+
 def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():
     heavy = "[m for m in ('torch', 'pandas') if m in sys.modules]"
     code = f"import sys, emosafe_lib, emosafe_lib.params, emosafe_lib.stage; print({heavy})"
