@@ -20,7 +20,6 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -45,6 +44,17 @@ RelativePath = Annotated[
 ]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+
+
+def named_once(values: list) -> list:
+    """Refuse a value that is named twice: two runs of one key would be found only after both are paid for."""
+    if len(set(values)) != len(values):
+        raise ValueError("each value may be named once")
+    return values
+
+
+Once = AfterValidator(named_once)
 
 
 class Section(BaseModel):
@@ -92,6 +102,15 @@ class DataParams(Section):
             raise ValueError("split_shares must name train, validation and test and sum to 1")
         return self
 
+    @model_validator(mode="after")
+    def names_belong_together(self):
+        own, unknown = [params.name for params in self.own_sources], sorted(set(self.caps) - set(self.sources))
+        if len(set(own)) != len(own):
+            raise ValueError("own_sources: each name may be given once")
+        if unknown:
+            raise ValueError(f"caps: {unknown[0]} is not in sources, so its cap would do nothing")
+        return self
+
 
 class AugmentationParams(Section):
     """How re-interpretations are made (notebook 02)."""
@@ -124,10 +143,10 @@ class AugmentationParams(Section):
 class PromptingParams(Section):
     """Zero- and few-shot scoring (notebook 03)."""
 
-    variants: list[Name] = Field(default=["plain", "guard", "careful"], min_length=1)
-    few_shot_variants: list[Name] = Field(default=["plain"], min_length=1)
+    variants: Annotated[list[Name], Once] = Field(default=["plain", "guard", "careful"], min_length=1)
+    few_shot_variants: Annotated[list[Name], Once] = Field(default=["plain"], min_length=1)
     shots_per_class: Annotated[int, Field(ge=1, le=16)] = 2
-    exemplar_seeds: list[int] = Field(default=[0], min_length=1)
+    exemplar_seeds: Annotated[list[Seed], Once] = Field(default=[0], min_length=1)
     evaluation_rows: Positive | None = Field(default=None, description="cap on scored test rows; none scores all")
     validation_rows: Positive | None = Field(default=150, description="rows for calibration and thresholds")
     max_text_tokens: Annotated[int, Field(ge=8)] = 256
@@ -136,7 +155,7 @@ class PromptingParams(Section):
 class FinetuningParams(Section):
     """Classification training (notebook 04)."""
 
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: Annotated[list[Seed], Once] = Field(default=[0], min_length=1)
     epochs: Annotated[float, Field(gt=0, le=100)] = 3.0
     min_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="few rows are passed over until so many")
     train_rows: Positive | None = Field(default=None, description="cap on training rows; none trains on all")
@@ -145,9 +164,11 @@ class FinetuningParams(Section):
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     early_stopping_patience: Positive = 2
     class_weights: bool = True
-    budgets: list[Positive] = Field(default=[], description="training-row budgets of the learning curve")
+    budgets: Annotated[list[Positive], Once] = Field(
+        default=[], description="training-row budgets of the learning curve"
+    )
     ablation: bool = Field(default=True, description="also train without re-interpretations, first seed")
-    ablation_tasks: list[Literal["safety", "categories"]] = ["safety"]
+    ablation_tasks: Annotated[list[Literal["safety", "categories"]], Once] = ["safety"]
 
 
 class AnalysisParams(Section):
@@ -156,7 +177,7 @@ class AnalysisParams(Section):
     resamples: Annotated[int, Field(ge=100)] = 2000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.05, description="F1 points that still count as level")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class StudyParams(Section):
@@ -169,14 +190,7 @@ class StudyParams(Section):
     prompting: PromptingParams = PromptingParams()
     finetuning: FinetuningParams = FinetuningParams()
     analysis: AnalysisParams = AnalysisParams()
-    models: list[Name] = Field(min_length=1)
-
-    @field_validator("models")
-    @classmethod
-    def models_once(cls, value):
-        if len(set(value)) != len(value):
-            raise ValueError("each model may be named once")
-        return value
+    models: Annotated[list[Name], Once] = Field(min_length=1)
 
 
 class ShapeParams(Section):
@@ -291,8 +305,15 @@ for tag, pattern, first in (
 
 
 def project_root() -> Path:
-    """The checkout that holds params/ and notebooks/: `EMOSAFE_ROOT`, else the folder above this package."""
-    root = Path(os.environ.get("EMOSAFE_ROOT", Path(__file__).resolve().parents[1]))
+    """The checkout that holds params/ and notebooks/: `EMOSAFE_ROOT`, else the folder above this package.
+
+    Raises
+    ------
+    ParameterError : no such checkout, or a relative name, which every kernel would take for another folder
+    """
+    root = Path(os.environ.get("EMOSAFE_ROOT") or Path(__file__).resolve().parents[1])
+    if not root.is_absolute():
+        raise ParameterError(f"EMOSAFE_ROOT={root}", "is relative", "give its whole path, such as EMOSAFE_ROOT=$PWD")
     if not (root / "params" / "study").is_dir():
         raise ParameterError(root, "holds no params/study folder", "set EMOSAFE_ROOT to an emosafe checkout")
     return root
@@ -395,6 +416,11 @@ def load(kind: Literal["study", "models"], name: str | Path):
     if loaded.name != path.stem:
         raise ParameterError(where, f"name={loaded.name!r}", f"must equal the file's name, {path.stem!r}")
     return loaded
+
+
+def settled(name: str) -> str:
+    """A parameter file's name as it is, its path as a whole one: engine and kernels each work in another folder."""
+    return str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name
 
 
 def load_study(name: str | Path) -> StudyParams:

@@ -13,6 +13,7 @@ from emosafe_lib.params import (
     load_study,
     project_root,
     read_yaml,
+    settled,
     validate,
 )
 
@@ -163,6 +164,37 @@ def test_split_shares_must_sum_to_one():
     with pytest.raises(ParameterError, match="sum to 1"):
         data = {"sources": ["a"], "split_shares": {"train": 0.9, "validation": 0.2, "test": 0.2}}
         validate({"name": "s", "data": data, "models": ["nano-1"]}, StudyParams, "s.yaml")
+
+
+STUDY = {"name": "s", "data": {"sources": ["a"]}, "models": ["nano-1"]}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("finetuning", {"seeds": [0, 0]}, "finetuning.seeds=.*each value may be named once"),
+        ("finetuning", {"budgets": [150, 150]}, "finetuning.budgets=.*once"),
+        ("prompting", {"exemplar_seeds": [1, 1]}, "exemplar_seeds=.*once"),
+        ("prompting", {"variants": ["plain", "plain"]}, "variants=.*once"),
+        ("finetuning", {"seeds": [-1]}, "seeds.0=-1; .*greater than or equal to 0"),
+        ("analysis", {"seed": -1}, "analysis.seed=-1"),
+        ("data", {"sources": ["a"], "caps": {"b": 5}}, "caps: b is not in sources"),
+        ("data", {"sources": ["a"], "own_sources": [{"name": "m", "file": f"{n}.csv"} for n in "xy"]}, "given once"),
+    ],
+)
+def test_what_would_fail_late_or_do_nothing_is_refused_before_anything_runs(section, values, said):
+    with pytest.raises(ParameterError, match=said):
+        validate(STUDY | {section: values}, StudyParams, "s.yaml")
+
+
+def test_a_relative_root_is_refused_and_a_path_of_a_parameter_file_is_made_whole(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert settled("mine.yaml") == str(tmp_path / "mine.yaml") and settled("sample") == "sample"
+    monkeypatch.setenv("EMOSAFE_ROOT", "")
+    assert load_study("sample").name == "sample"
+    monkeypatch.setenv("EMOSAFE_ROOT", ".")
+    with pytest.raises(ParameterError, match=r"EMOSAFE_ROOT=\.: is relative"):
+        project_root()
 
 
 @pytest.mark.parametrize("variable", ["EMOSAFE_DATA_DIR", "EMOSAFE_OUTPUTS"])
