@@ -95,13 +95,14 @@ def show(figure, table: pd.DataFrame, path, reading: str) -> None:
 def training_curves(table: pd.DataFrame):
     """Training and validation loss per epoch, one panel a task.
 
-    `table` has the columns task, variant, seed, epoch, train_loss and validation_loss; the line style tells training
-    (dashed) from validation (solid), the colour tells variants apart.
+    `table` has the columns task, variant, seed, epoch, train_loss and validation_loss; hollow points and a dashed line
+    are training, filled points and a solid one validation; the colour tells variants apart.
     """
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.6), squeeze=False)
     looks = look(table["variant"])
     for panel, task in zip(panels[0], tasks, strict=True):
         for (variant, seed), part in table[table["task"] == task].groupby(["variant", "seed"], sort=False):
@@ -109,11 +110,12 @@ def training_curves(table: pd.DataFrame):
             name = variant or "all rows"
             name = f"{name}, seed {seed}"
             panel.plot(part["epoch"], part["validation_loss"], color=colour, marker=marker, label=name)
-            panel.plot(part["epoch"], part["train_loss"], color=colour, linestyle="--")
+            hollow = {"color": colour, "marker": marker, "markerfacecolor": "white", "linestyle": "--"}
+            panel.plot(part["epoch"], part["train_loss"], **hollow)
         panel.set(title=task, xlabel="epoch", ylabel="loss per known label")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend()
-    figure.suptitle("solid: validation, dashed: training")
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        beneath(panel)
+    figure.suptitle("filled, solid: validation; hollow, dashed: training", fontsize=10)
     return figure
 
 
@@ -125,7 +127,7 @@ def padding_comparison(table: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     ways = list(dict.fromkeys(table["batching"]))
-    figure, panels = plt.subplots(1, len(ways), figsize=(WIDTH, 2.8), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(ways), figsize=(WIDTH + 2, 2.8), sharey=True, squeeze=False)
     for panel, way in zip(panels[0], ways, strict=True):
         part = table[table["batching"] == way]
         panel.bar(part["batch"], part["text"], width=1.0, color=PALETTE[0], label="text")
@@ -133,7 +135,7 @@ def padding_comparison(table: pd.DataFrame):
         share = part["padding"].sum() / (part["padding"] + part["text"]).sum()
         panel.set(title=f"{way}: {share:.1%} padding", xlabel="batch")
     panels[0][0].set_ylabel("tokens")
-    panels[0][-1].legend()
+    beside(panels[0][-1])
     return figure
 
 
@@ -146,12 +148,12 @@ def label_bars(table: pd.DataFrame):
     import seaborn as sns
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(len(tasks), 1, figsize=(WIDTH, 2.6 * len(tasks)), squeeze=False)
+    figure, panels = plt.subplots(len(tasks), 1, figsize=(WIDTH + 2, 2.6 * len(tasks)), squeeze=False)
     for panel, task in zip(panels[:, 0], tasks, strict=True):
         part = table[table["task"] == task]
         sns.barplot(part, y="label", x="f1", hue="way", ax=panel, errorbar=None)
         panel.set(title=task, xlabel="F1 on test rows", ylabel="", xlim=(0, 1))
-        panel.legend(loc="lower right", title="")
+        beside(panel)
     return figure
 
 
@@ -163,14 +165,15 @@ def learning_curve(table: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH + 1, 3.8), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH + 1, 4.4), sharey=True, squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         part = table[(table["task"] == task) & (table["positives"] > 0)].sort_values("positives")
         for label, (colour, marker, line) in look(part["label"]).items():
             curve = part[part["label"] == label]
             panel.plot(curve["positives"], curve["f1"], color=colour, marker=marker, linestyle=line, label=label)
         panel.set(title=task, xlabel="training rows with the label", xscale="log", ylim=(0, 1))
-        panel.legend(fontsize=7)
+        few_ticks(panel, part["positives"])
+        beneath(panel)
     panels[0][0].set_ylabel("F1 on test rows")
     return figure
 
@@ -188,7 +191,7 @@ def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
     sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
     panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
     panel.set(xscale="log", xlabel="GB at inference, computed (weights, cache, activations)", ylabel="")
-    panel.legend(title="", loc="upper left", bbox_to_anchor=(1, 1))
+    beside(panel)
     return figure
 
 
@@ -200,7 +203,7 @@ def latency(table: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     batches = list(dict.fromkeys(table["batch"]))
-    figure, panels = plt.subplots(1, len(batches), figsize=(WIDTH, 3.6), squeeze=False, sharey=True)
+    figure, panels = plt.subplots(1, len(batches), figsize=(WIDTH + 2, 3.6), squeeze=False, sharey=True)
     models = list(dict.fromkeys(table["model"]))
     for panel, batch in zip(panels[0], batches, strict=True):
         part = table[table["batch"] == batch]
@@ -215,8 +218,26 @@ def latency(table: pd.DataFrame):
             title=f"batch {batch}", yscale="log", xlabel="", ylabel="ms per message" if batch == batches[0] else ""
         )
         panel.set_xticks(range(len(models)), models, rotation=30)
-    panels[0][-1].legend(fontsize=8)
+    beside(panels[0][-1])
     return figure
+
+
+def beside(panel) -> None:
+    """The legend to the right of a panel, where it can cover nothing."""
+    panel.legend(title="", fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def beneath(panel) -> None:
+    """The legend below a panel, for panels that differ in what they show."""
+    panel.legend(title="", fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+
+
+def few_ticks(panel, values) -> None:
+    """At most four ticks in plain numbers on a logarithmic axis: by itself it crowds them where the range is narrow."""
+    if len(values):
+        ticks = sorted({int(float(f"{tick:.2g}")) for tick in np.geomspace(min(values), max(values), 4)})
+        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        panel.set_xticks([], minor=True)
 
 
 def slant(panel) -> None:
@@ -294,7 +315,7 @@ def data_splits(table: pd.DataFrame):
     order = ["train", "validation", "test"]
     sns.barplot(table, y="label", x="share", hue="split", hue_order=order, errorbar=None, ax=panel)
     panel.set(title="Where the rows of each label lie", xlabel="share of the label's rows", ylabel="", xlim=(0, 1))
-    panel.legend(title="", loc="upper left", bbox_to_anchor=(1, 1))
+    beside(panel)
     return figure
 
 
@@ -356,7 +377,7 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
             size_panel(panel, *here, looks, x)
             panel.set(title=f"{task}, {METRIC_TITLES.get(metric, metric)}", xlabel=label or x)
         row[0].set_ylabel("macro-F1")
-    panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    beside(panels[0][-1])
     return figure
 
 
@@ -395,7 +416,7 @@ def score_by_label(table: pd.DataFrame):
         panel.set_visible(False)
     figure.supxlabel("parameters", fontsize=10)
     figure.supylabel("F1", fontsize=10)
-    panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    beside(panels[0][-1])
     return figure
 
 
@@ -418,7 +439,7 @@ def budget_curves(table: pd.DataFrame):
         panel.set_xticks(ticks, [f"{int(tick)}" for tick in ticks])
         panel.set_xticks([], minor=True)
     panels[0][0].set_ylabel("macro-F1, fine-tuned")
-    panels[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    beside(panels[0][-1])
     return figure
 
 
@@ -472,7 +493,7 @@ def gains_by_label(table: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, 4.2), squeeze=False)
+    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 4.2), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=False):
         part = table[table["task"] == task].assign(category=lambda t: t["category"].replace("", "all (macro)"))
         labels = list(dict.fromkeys(part["category"]))[::-1]
@@ -483,7 +504,7 @@ def gains_by_label(table: pd.DataFrame):
             panel.errorbar(here["value"], place, xerr=whiskers(here), fmt=marker, color=colour, capsize=2, label=name)
         panel.axvline(0, color="black", linewidth=1)
         panel.set(title=task, xlabel="F1, largest minus smallest", yticks=range(len(labels)), yticklabels=labels)
-    panels[0][0].legend(fontsize=7)
+    beside(panels[0][-1])
     return figure
 
 
@@ -538,7 +559,7 @@ def reliability_diagram(table: pd.DataFrame):
             colour, marker, line = looks[way]
             panel.plot(part["confidence"], part["accuracy"], color=colour, linestyle=line, label=way)
             sizes = 15 + 120 * part["rows"] / part["rows"].sum()
-            panel.scatter(part["confidence"], part["accuracy"], s=sizes, color=colour, marker=marker)
+            panel.scatter(part["confidence"], part["accuracy"], s=sizes, color=colour, marker=marker, clip_on=False)
         panel.set(title=task, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
         panel.legend()
     panels[0][0].set_ylabel("share that is right")
