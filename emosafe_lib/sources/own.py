@@ -79,7 +79,8 @@ def records(path: Path):
         check_row(row, number, path)
         flags = [(key, flag(row.get(key, ""), key, number, path)) for key in CATEGORIES]
         name = "; ".join([row["safety"], *(f"{key}={int(on)}" for key, on in flags if on is not None)])
-        identity, link, emotion = (str(row.get(key) or "") for key in ("id", "group", "emotion"))
+        given = (row.get(key) for key in ("id", "group", "emotion"))
+        identity, link, emotion = ("" if value is None else str(value) for value in given)  # 0 is a name too
         yield Record(identity, row["text"], name, link=link, emotion=emotion or None)
 
 

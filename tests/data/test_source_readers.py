@@ -351,6 +351,12 @@ def test_own_jsonl_with_id_group_and_emotion(tmp_path, monkeypatch):
     assert rows[["id", "link", "emotion"]].iloc[0].tolist() == ["mine:007", "mine:u1", "fear"]
 
 
+def test_own_jsonl_may_number_its_rows_and_groups_from_zero(tmp_path, monkeypatch):
+    lines = [{"text": text, "safety": "safe", "id": n, "group": 0} for n, text in enumerate("ab")]
+    rows = own_rows(tmp_path, monkeypatch, "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert rows[["id", "link"]].to_numpy().tolist() == [["mine:0", "mine:0"], ["mine:1", "mine:0"]]
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
