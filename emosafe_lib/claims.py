@@ -205,8 +205,12 @@ def tuned_small_is_level(evidence: Evidence, ladder: str) -> Claim:
     have_larger, have_encoder = any(m in models for m in rivals), any(m in encoders for m in rivals)
     if own is None or not evidence.keys(own) or not have_larger or not have_encoder:
         return unable(name, ladder, "fine-tuned runs of the smallest, a larger and an encoder model are needed", test)
+    categories = high_data_categories(evidence)
+    if len(categories) < SEVERAL:
+        why = f"{len(categories)} high-data categories have positive training rows, {SEVERAL} are needed"
+        return unable(name, ladder, why, test)
     numbers, level, behind = {"margin": margin, "smallest": models[0], "categories": {}}, [], []
-    for category in high_data_categories(evidence):
+    for category in categories:
         found = {m: evidence.contrast([(1, own), (-1, own._replace(model=m))], "f1", category) for m in rivals}
         numbers["categories"][category] = {m: numbers_of(difference) for m, difference in found.items()}
         if all(difference.low > -margin for difference in found.values()):

@@ -1,5 +1,6 @@
 """The paper's claims: planted worlds in which each is true, false or open, and the verdict that each must get."""
 
+import dataclasses
 import json
 
 import pandas as pd
@@ -89,6 +90,12 @@ def test_a_small_model_as_good_as_all_is_level_within_a_margin_that_the_rows_can
     wide = claims.tuned_small_is_level(flat, "nano")
     flat.study = flat.study.model_copy(update={"analysis": flat.study.analysis.model_copy(update={"margin": 0.05})})
     assert strict.verdict != "supported" and wide.verdict == "supported"
+
+
+def test_with_fewer_than_several_high_data_categories_nothing_is_contradicted(rising):
+    support = dict.fromkeys(rising.support, 0) | {"violence_hate": 40}
+    claim = claims.tuned_small_is_level(dataclasses.replace(rising, support=support), "nano")
+    assert claim.verdict == "cannot tell" and claim.because.startswith("1 high-data categories")
 
 
 def test_no_difference_found_is_not_taken_as_level(flat):
