@@ -253,6 +253,7 @@ def align(table: pd.DataFrame, truth: Truth, expected=None, where: object = "pre
     table = table.iloc[order]
     usable = table["outcome"].isin(USABLE_OUTCOMES).to_numpy()
     probabilities = np.stack(table["probabilities"].to_list()).astype(float)
+    probabilities[~usable] = 0.0  # may be NaN there, which no weight of zero takes out of a sum
     return Answers(task, rows[order], chosen_labels(table["label"], task), probabilities, usable)
 
 

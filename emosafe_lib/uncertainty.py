@@ -57,7 +57,12 @@ class Bootstrap:
             self.counts[number] = np.minimum(drawn, LARGEST_COUNT)
 
     def draws(self, measure: Measure) -> np.ndarray:
-        """The measure on every resample, float32 array (resamples, K)."""
+        """The measure on every resample, float32 array (resamples, K); undefined where all rows are of one group.
+
+        Every resample would then be the rows themselves, and an interval without width would look like certainty.
+        """
+        if self.groups < 2:
+            return np.full((self.resamples, len(measure.names)), UNDEFINED, np.float32)
         starts = range(0, self.resamples, CHUNK)
         parts = [measure.evaluate(self.counts[start : start + CHUNK].astype(np.float32)) for start in starts]
         return np.concatenate(parts).astype(np.float32)

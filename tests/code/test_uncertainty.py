@@ -42,6 +42,25 @@ def test_counts_give_what_scikit_learn_gives_ties_and_lost_answers_included(task
 
 
 @pytest.mark.parametrize("task", ["safety", "categories"])
+def test_probabilities_that_are_nan_where_there_is_no_answer_reach_no_score(task):
+    table = answers_of(ROWS, 1.0, setting="zero-shot", outcomes=["api_error", *["ok"] * (len(TEST) - 1)])[
+        task == "categories"
+    ]
+    lost = table["outcome"] == "api_error"
+    holed = table.assign(probabilities=table["probabilities"].where(~lost, table["probabilities"] * np.nan))
+    bootstrap = Bootstrap(TRUTH.group, 2)
+    whole, found = (bootstrap.draws(bootstrap.measure(TRUTH, metrics.align(t, TRUTH))) for t in (table, holed))
+    assert lost.sum() == 1 and np.array_equal(whole, found, equal_nan=True)
+
+
+def test_rows_of_a_single_group_give_no_interval_and_no_p_value():
+    bootstrap = Bootstrap(["one"] * len(TRUTH), 100)
+    first, second = (bootstrap.draws(bootstrap.measure(TRUTH, run("safety", skill=skill)))[:, 0] for skill in (0, 3))
+    found = uncertainty.paired(0.9, 0.3, second, first)
+    assert np.isnan([found.low, found.high, found.p]).all() and found.clear == 0
+
+
+@pytest.mark.parametrize("task", ["safety", "categories"])
 def test_a_resample_scores_like_its_rows_written_out(task):
     answers, bootstrap = run(task, seed=4), Bootstrap(TRUTH.group, 3, seed=1)
     measure = bootstrap.measure(TRUTH, answers)
