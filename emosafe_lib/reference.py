@@ -116,7 +116,7 @@ def texts_of(place: Path) -> Iterable[tuple[Path, str]]:
 
 def refuse_private(place: Path) -> None:
     """StageError if a file holds a key, an address or a folder of this machine; it names the file and the kind."""
-    own = {str(project_root()), str(stage.outputs_root()), str(Path.home())}
+    own = {str(project_root()), str(stage.outputs_root()), str(Path.home())} - {"/"}  # a container's home may be /
     for name, text in texts_of(place):
         found = [kind for kind, pattern in render.PRIVATE if pattern.search(text)]
         found += ["a folder of this machine"] if FOLDER.search(text) or any(path in text for path in own) else []

@@ -111,6 +111,12 @@ def test_what_may_not_be_published_stops_the_copy_and_the_earlier_one_stays(stud
     assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
 
 
+def test_a_home_folder_of_a_single_slash_is_not_found_in_every_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    (tmp_path / "page.html").write_text("safe and/or unsafe")
+    reference.refuse_private(tmp_path)
+
+
 def test_the_command_brings_a_study_up_to_date_copies_it_and_writes_readme(study, capfd):
     checkout = reference.project_root()
     (checkout / "README.md").write_text(f"# Toy\n{reference.BEGIN}\n{reference.END}\n")
