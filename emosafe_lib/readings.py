@@ -183,24 +183,27 @@ def pooled_and_within(table: pd.DataFrame) -> str:
 def differences(table: pd.DataFrame, what: str) -> str:
     """How many of these paired differences are clear after Holm's correction, and which one is largest."""
     if table.empty:
-        return f"No {what} can be compared: its runs are missing."
+        return f"No {what} comparison can be made: its runs are missing."
     clear = table[table["clear"]]
-    lead = f"{len(clear)} of {len(table)} {what} comparisons show a difference after Holm's correction"
+    things, verb = agreed(len(table), "comparison", "comparisons"), agreed(len(clear), "shows", "show")
+    lead = f"{len(clear)} of {len(table)} {what} {things} {verb} a difference after Holm's correction"
     if clear.empty:
-        return f"{lead}."
-    most = clear.loc[clear["value"].abs().idxmax()]
-    return f"{lead}; the largest is {most['label']}: {most['value']:+.3f} [{most['low']:.3f}, {most['high']:.3f}]."
+        return f"{lead}, which does not prove that there is none."
+    most, which = clear.loc[clear["value"].abs().idxmax()], agreed(len(clear), "it is", "the largest is")
+    return f"{lead}; {which} {most['label']}: {most['value']:+.3f} [{most['low']:.3f}, {most['high']:.3f}]."
 
 
 def gains_by_label(gains: pd.DataFrame) -> str:
-    """Where the largest model adds most to the smallest."""
+    """Where the largest model adds most to the smallest, and how often it clearly adds or takes away."""
     single = gains[gains["category"] != ""].dropna(subset=["value", "low"]) if len(gains) else gains
     if single.empty:
         return "The largest and the smallest model have no setting in common: where size helps cannot be said."
-    clear, most = (single["low"] > 0).sum(), single.loc[single["value"].idxmax()]
+    better, worse = (single["low"] > 0).sum(), (single["high"] < 0).sum()
+    most = single.loc[single["value"].idxmax()]
     return (
-        f"{most['largest']} beats {most['smallest']} clearly in {clear} of {len(single)} label and setting pairs, "
-        f"most in {most['category']}, {most['setting']} ({most['value']:+.3f} [{most['low']:.3f}, {most['high']:.3f}])."
+        f"By intervals that are not corrected for their number, {most['largest']} is better than {most['smallest']} in "
+        f"{better} of {len(single)} label and setting pairs and worse in {worse}; the highest difference is in "
+        f"{most['category']}, {most['setting']} ({most['value']:+.3f} [{most['low']:.3f}, {most['high']:.3f}])."
     )
 
 
@@ -248,12 +251,23 @@ def cost(table: pd.DataFrame, axis: str = "inference_flops_per_token", what: str
 
 
 def source_name(compared: pd.DataFrame, confidence: float = 0.95) -> str:
-    """How many runs beat the baseline that knows only the source's name, from `scaling.comparisons`."""
+    """How many runs beat the baseline that knows only the source's name, or fall short, from `scaling.comparisons`."""
     part = compared[(compared["family"] == "source name") & (compared["metric"] == METRICS[0])]
     if part.empty:
         return "Without the source-name baseline no run can be held against it."
-    above, below = (part["p_holm"] < 1 - confidence) & (part["value"] > 0), (part["high"] < 0).sum()
+    clear = part.loc[part["p_holm"] < 1 - confidence, "value"]
+    above, below = (clear > 0).sum(), (clear < 0).sum()
     return (
-        f"{above.sum()} of {len(part)} runs beat the baseline that knows only the source's name, paired and after "
-        f"Holm's correction; {below} lie below it."
+        f"{above} of {len(part)} {agreed(len(part), 'run', 'runs')} {agreed(above, 'beats', 'beat')} the baseline that "
+        f"knows only the source's name, and {below} {agreed(below, 'falls', 'fall')} short of it, paired and after Holm's "
+        "correction."
     )
+
+
+def agreed(number: int, one: str, several: str) -> str:
+    """The form of a word that goes with a number.
+
+    >>> agreed(1, "run", "runs"), agreed(0, "run", "runs")
+    ('run', 'runs')
+    """
+    return one if number == 1 else several

@@ -247,3 +247,23 @@ def test_measured_costs_come_from_manifests(tmp_path):
     assert found.to_dict("records") == [
         {"model": "nano-1", "stage": "04_lora_finetuning", "seconds": 12.5, "peak_memory_mb": 700}
     ]
+
+
+def test_a_reading_agrees_with_its_numbers_and_tells_losses_beside_gains():
+    row = {"value": 0.1, "low": 0.05, "high": 0.2, "label": "a − b", "clear": True}
+    tests = pd.DataFrame([row, row | {"clear": False}])
+    assert readings.differences(tests, "size").startswith("1 of 2 size comparisons shows a difference")
+    assert "; it is a − b: +0.100" in readings.differences(tests, "size")
+    assert "does not prove that there is none" in readings.differences(tests.assign(clear=False), "size")
+    gain = row | {"category": "safe", "setting": "probe", "largest": "large", "smallest": "small"}
+    loss = gain | {"category": "unsafe", "value": -0.3, "low": -0.4, "high": -0.1}
+    said = readings.gains_by_label(pd.DataFrame([gain, loss]))
+    assert "better than small in 1 of 2 label and setting pairs and worse in 1" in said and "in safe, probe" in said
+
+
+def test_a_run_below_the_source_names_baseline_is_counted_by_the_test_that_counts_those_above():
+    rows = [(0.2, 0.01), (0.1, 0.3), (-0.2, 0.01), (-0.1, 0.3)]
+    compared = pd.DataFrame(rows, columns=["value", "p_holm"]).assign(
+        family="source name", metric="macro_f1", high=-0.01
+    )
+    assert "1 of 4 runs beats" in readings.source_name(compared) and "1 falls short" in readings.source_name(compared)
