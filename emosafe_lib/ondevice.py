@@ -35,16 +35,15 @@ def machine() -> dict:
     """What the numbers were measured on; no host or user name."""
     import torch
 
-    name = next(
-        (line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.machine()
-    )
+    named = (line.split(":")[1].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name"))
+    name = next(named, platform.machine())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"cpu": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
-def cpu_lines() -> list[str]:
-    """The lines of /proc/cpuinfo where there is one."""
-    path = Path("/proc/cpuinfo")
+def lines_of(name: str) -> list[str]:
+    """The lines of one of Linux's files of facts; none on a system without it."""
+    path = Path(name)
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
@@ -129,12 +128,16 @@ def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process so far, in MiB: on a GPU the device's, else resident memory."""
+    """Peak memory of this process so far, in MiB: on a GPU the device's, else resident memory.
+
+    Linux hands a parent's peak on to `ru_maxrss` of every process that it starts; VmHWM is the process's own.
+    """
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    own = next((line.split()[1] for line in lines_of("/proc/self/status") if line.startswith("VmHWM")), None)
+    return float(own or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
 def stored_mb(network) -> float:

@@ -1,5 +1,11 @@
 """Measurements that add up: bytes as loaded, as many rows as cases, a dead process named."""
 
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import tiny_models
 
@@ -34,3 +40,12 @@ def test_int8_weights_are_smaller():
 def test_a_measurement_that_dies_is_named():
     with pytest.raises(ModelError, match="no-such-model in float32"):
         ondevice.measure_apart("no-such-model", "float32")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's own account of a process")
+def test_a_measurement_is_not_charged_with_its_parents_memory():
+    held = np.ones(100_000_000)  # 763 MiB, written to
+    command = [sys.executable, "-c", "from emosafe_lib import ondevice; print(ondevice.peak_mb())"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert 10 < float(said) < parent - 0.5 * held.nbytes / 2**20
