@@ -202,9 +202,8 @@ def study_block(place: Path) -> str:
     numbers = tables.read_csv(place / "results.csv")
     where, picture = f"outputs/reference/{place.name}", place / FIGURES / "score_by_size.png"
     reading = picture.with_suffix(".txt").read_text(encoding="utf-8").strip() if picture.is_file() else ""
-    lines = [
-        f"**{place.name}**: {card['rows']:,} rows of {len(card['sources'])} sources; [its pages]({where}/index.html)."
-    ]
+    sources = "1 source" if len(card["sources"]) == 1 else f"{len(card['sources'])} sources"
+    lines = [f"**{place.name}**: {card['rows']:,} rows of {sources}; [its pages]({where}/index.html)."]
     if picture.is_file():
         lines += [f"![Macro-F1 against model size, by task and setting]({where}/{FIGURES}/score_by_size.png)", reading]
     return "\n\n".join([*lines, score_table(numbers)])
@@ -223,7 +222,9 @@ def score_table(numbers: pd.DataFrame) -> str:
             cells = [score_text(scores, model, task, "baseline") if s == "zero-shot" else "" for task, s in columns]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     note = (
-        "Macro-F1, pooled / within sources (one number where they are the same); baselines stand in the first column."
+        "Macro-F1, pooled / within sources (one number where they are the same). The baselines stand in the first column: "
+        "the majority class, the source's name alone, the text's length alone, a list of keywords, and TF-IDF with "
+        "logistic regression."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -247,7 +248,11 @@ def claims_block(copies: Sequence[Path]) -> str:
     for name in site.claims_in_order(found[0]):
         verdicts = [claims.get(name, {}).get("verdict", "–") for claims in found]
         lines.append(f"| {found[0][name]['claim']} | " + " | ".join(verdicts) + " |")
-    return "\n".join(lines) + "\n\nVerdicts hold for the nano ladder (memory: for the 1B model's true shape)."
+    note = (
+        "Verdicts hold for the nano ladder, with the study's own encoder in BERT's place; memory is computed from the 1B "
+        "model's true shape, in whichever precision takes least."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
 
 
 def write_readme(path: Path | None = None) -> None:

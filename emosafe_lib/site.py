@@ -111,7 +111,7 @@ def opening(study: StudyParams, base: Path, stages: list[tuple]) -> str:
     facts = [
         (f"{card.get('rows', 0):,}", "rows of data"),
         (f"{sum(card.get('safety', {}).get('test', {}).values()):,}", "test rows"),
-        (str(len(models)), "models"),
+        (str(len(models)), "model" if len(models) == 1 else "models"),
         (f"{done} of {len(stages)}", "stages done"),
     ]
     tiles = "".join(f"<li><b>{html.escape(value)}</b> {html.escape(what)}</li>" for value, what in facts)
@@ -262,10 +262,11 @@ def identity_section(base: Path, stages: list[tuple]) -> str:
         parameters |= {key: value for key, value in facts["parameters"].items() if key != "model"}
     origins = ("human", "synthetic", "reinterpreted")
     counts = ", ".join(f"{card[f'rows_{name}']:,} {name}" for name in origins if card.get(f"rows_{name}"))
+    sources = len(card.get("sources", {}))
     finished = sorted(facts["finished"] for facts in manifests)
     span = " to ".join(moment[:16].replace("T", " ") for moment in finished[:: max(1, len(finished) - 1)])
     rows = [
-        ["data", f"{card.get('rows', 0):,} rows ({counts}) of {len(card.get('sources', {}))} sources"],
+        ["data", f"{card.get('rows', 0):,} rows ({counts}) of {sources} source{'' if sources == 1 else 's'}"],
         ["data SHA-256", Markup(f"<code>{html.escape(card.get('sha256', ''))}</code>")],
         ["stages finished", f"{span} UTC"],
         ["computing time", f"{sum(facts['seconds'] for facts in manifests) / 60:,.1f} minutes, all stages added up"],

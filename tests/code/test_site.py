@@ -124,6 +124,7 @@ def test_the_front_page_says_what_was_run(study):
     assert card["sha256"] in text and manifest["versions"]["torch"] in text and manifest["versions"]["machine"] in text
     assert f"{manifest['versions']['cpus']} CPUs" in text and manifest["finished"][:10] in text
     assert "&quot;resamples&quot;: 200" in text
+    assert "of 1 source<" in text
     assert text.index("Larger models are stronger") < text.index("A small on-device model")
     assert "within sources" in text and "above the source" in text
     assert "on other data" in text and "MentalRoBERTa" in text
