@@ -111,9 +111,20 @@ def make_plan(
     budget: int | None = None,
     augmentation: bool = True,
 ) -> Plan:
-    """Choose the rows of one run; budgets are nested, and leaving augmentation out only takes its rows away."""
-    settings = study.finetuning
+    """Choose the rows of one run; budgets are nested, and leaving augmentation out only takes its rows away.
+
+    Raises
+    ------
+    TrainingError : a budget above the training rows, or texts longer than the model can read
+    """
+    settings, where = study.finetuning, f"{model.name}/{task}"
+    if settings.max_length > model.context_tokens:
+        what = f"finetuning.max_length {settings.max_length} is above its {model.context_tokens} context_tokens"
+        raise TrainingError(where, what, f"use {model.context_tokens} at most")
     train = take(rows, "train", budget or settings.train_rows)
+    if budget and len(train) < budget:
+        what = f"a budget of {budget} is above the {len(train)} training rows"
+        raise TrainingError(where, what, "take it out of finetuning.budgets")
     if not augmentation:
         train = train[train["origin"] != "reinterpretation"].reset_index(drop=True)
     variant = f"budget-{budget}" if budget else "" if augmentation else "no-augmentation"

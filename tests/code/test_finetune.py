@@ -133,6 +133,14 @@ def test_budgets_are_nested():
     assert set(plans[0].train["id"]) < set(plans[1].train["id"]) and plans[1].variant == "budget-12"
 
 
+def test_a_budget_above_the_rows_and_a_length_above_the_context_are_refused():
+    model, study = tiny_models.model_params(), tiny_models.study_params()
+    with pytest.raises(TrainingError, match=r"a budget of 25 is above the 24 training rows; .*finetuning.budgets"):
+        finetune.make_plan(model, study, ROWS, "safety", 0, budget=25)
+    with pytest.raises(TrainingError, match="max_length 32 is above its 31 context_tokens; use 31 at most"):
+        finetune.make_plan(tiny_models.model_params(context_tokens=31), study, ROWS, "safety", 0)
+
+
 def test_runs_cover_seeds_ablation_and_budgets():
     settings = tiny_models.study_params(seeds=[0, 1], budgets=[5], ablation=True).finetuning
     runs = finetune.runs_of(settings)
