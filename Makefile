@@ -36,13 +36,13 @@ setup: ## create .venv from requirements.lock; does nothing while the lock is un
 	  cp pyproject.toml $(VENV)/installed.toml; }
 
 plan: setup ## what a study will ask for, computed before it runs: make plan STUDY=real MODELS="llama-1b llama-70b"
-	@$(BIN)/python -m emosafe_lib.plan --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
+	@$(BIN)/python -m emosafe_lib.plan --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
 
 study: setup ## run the whole study: every notebook, every model, then outputs/$(STUDY)/index.html
-	@$(RUN) study --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)"
+	@$(RUN) study --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)"
 
 stage: setup ## run one stage and what it needs: make stage STAGE=03_prompting_baselines MODELS=nano-1
-	@$(RUN) study --study $(STUDY) --models "$(MODELS)" --cores $(CORES) --until $(STAGE)
+	@$(RUN) study --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)" --until $(STAGE)
 
 test: setup ## run the tests (real-data tests only where EMOSAFE_DATA_DIR or ../shared/data exists)
 	@$(BIN)/python -m ruff check .
@@ -53,7 +53,7 @@ lab: setup ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
 data: setup ## download what a study names; licences that restrict use are listed first
-	@$(BIN)/python -m emosafe_lib.sources fetch --study $(STUDY)
+	@$(BIN)/python -m emosafe_lib.sources fetch --study "$(STUDY)"
 
 reference: setup ## run sample and real study, copy their pages to outputs/reference/: make reference STUDIES=sample
 	@$(RUN) reference --cores $(CORES) $(addprefix --study ,$(STUDIES))

@@ -5,7 +5,7 @@
 # modules) enters as one digest, so that a changed parameter reruns exactly the stages that read it. What a job asks of a
 # scheduler is what its parameter file declares, corrected by what an earlier run with the same parameters measured.
 
-import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from emosafe_lib.params import load_model, load_study
 from emosafe_lib.plan import resources
 from emosafe_lib.stage import outputs_root
 
-STUDY = config.get("study", "sample")
+STUDY = str(config.get("study", "sample"))
 PARAMS = load_study(STUDY)
 MODELS = config["models"].split(",") if config.get("models") else PARAMS.models
 NAMES = ",".join(MODELS)
 LAST = config.get("until") or "index"
 BASE = f"{outputs_root()}/{PARAMS.name}"
-RUN = f"{sys.executable} -m emosafe_lib.execute"
+RUN = f"{shlex.quote(sys.executable)} -m emosafe_lib.execute"
 # `exec` makes the stage Snakemake's own child, so that it notices when Snakemake dies.
-STAGE = f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage --study {STUDY}"
-THIS_MODEL, ALL_MODELS, AFTER = "--model {wildcards.model}", f"--models {NAMES}", "--after {input}"
+STAGE = f"exec env OMP_NUM_THREADS={{threads}} {RUN} stage --study {shlex.quote(STUDY)}"
+THIS_MODEL, ALL_MODELS, AFTER = "--model {wildcards.model}", f"--models {NAMES}", "--after {input:q}"
 
 
 def model(wildcards):
@@ -126,4 +126,4 @@ rule index:
     input: TARGETS["05_scaling_analysis"], TARGETS["06_on_device"]
     output: TARGETS["index"]
     params: digest=digest("05_scaling_analysis")
-    shell: f"{RUN} index --study {STUDY} {ALL_MODELS}"
+    shell: f"{RUN} index --study {shlex.quote(STUDY)} {ALL_MODELS}"

@@ -25,7 +25,7 @@ from pathlib import Path
 from emosafe_lib import stage as stages
 from emosafe_lib.engine import snakemake_arguments, stop_stages, watch_parent
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
-from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root
+from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root, settled
 
 MAX_CELL_TEXT = 200_000
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
@@ -366,7 +366,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m emosafe_lib.execute", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", required=True)
     study = commands.add_parser("study", help="bring a whole study up to date")
-    study.add_argument("--study", default="sample")
+    study.add_argument("--study", default="sample", type=settled, help="a name, or a path that ends in .yaml")
     study.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
     study.add_argument("--cores", type=int, default=2)
     study.add_argument("--until", default="", choices=["", *stages.STAGES], help="stop after this stage")
@@ -374,12 +374,12 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--extra", default="", help="further arguments for snakemake")
     one = commands.add_parser("stage", help="run one notebook")
     one.add_argument("stage", choices=list(stages.STAGES))
-    one.add_argument("--study", default="sample")
-    one.add_argument("--model", default=None)
+    one.add_argument("--study", default="sample", type=settled)
+    one.add_argument("--model", default=None, type=settled)
     one.add_argument("--after", nargs="*", help="receipts of earlier stages; the engine gives them, a person need not")
     one.add_argument("--models", default="", help="the run's models, for a notebook that reads them all")
     index = commands.add_parser("index", help="write the study's index page")
-    index.add_argument("--study", default="sample")
+    index.add_argument("--study", default="sample", type=settled)
     index.add_argument("--models", default="", help="the run's models; the study's own where empty")
     reference = commands.add_parser("reference", help="make outputs/reference/")
     reference.add_argument("--study", action="append", default=[], help="may be given again; sample and real if absent")

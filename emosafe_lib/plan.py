@@ -22,7 +22,7 @@ from typing import NamedTuple
 from emosafe_lib import stage as stages
 from emosafe_lib.engine import snakemake_arguments
 from emosafe_lib.errors import EmosafeError, StageError
-from emosafe_lib.params import ModelParams, ResourceParams, StudyParams, load_model, load_study, project_root
+from emosafe_lib.params import ModelParams, ResourceParams, StudyParams, load_model, load_study, project_root, settled
 
 CHARACTERS_PER_TOKEN = 4
 FRAME_TOKENS = 16  # a chat template around one question and its answer
@@ -457,7 +457,7 @@ def notes(study: StudyParams, rows: Rows | None, table) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the plan; 1 and one line on an expected failure."""
     parser = argparse.ArgumentParser(prog="python -m emosafe_lib.plan", description=__doc__.splitlines()[0])
-    parser.add_argument("--study", default="sample")
+    parser.add_argument("--study", default="sample", type=settled)
     parser.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
     parser.add_argument("--hardware", default="", choices=["", *HARDWARE])
     parser.add_argument("--cores", type=int, default=2)

@@ -93,6 +93,19 @@ def test_a_study_by_its_path_analyses_the_models_that_the_run_names_and_ends_wit
     assert started(study("--models", "nano-1", name=mine, until="")) == ["05_scaling_analysis", "06_on_device"]
 
 
+def test_folders_with_spaces_and_a_study_by_its_relative_path(tmp_path, monkeypatch):
+    place = tmp_path / "my work"
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(place / "toy")))
+    monkeypatch.setenv("EMOSAFE_OUTPUTS", str(place / "outputs"))
+    (place / "mine.yaml").write_text(toy.STUDY.replace("name: toy", "name: mine"))
+    (place / "venv").symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(place / "venv" / "bin" / "python"))
+    monkeypatch.chdir(place)
+    run = study(name="mine.yaml", until="02_chatgpt_augmentation")
+    assert run.returncode == 0, run.stdout
+    assert (place / "outputs" / "mine" / "02_chatgpt_augmentation" / "receipt.json").is_file()
+
+
 def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
     refused = study("--models", "nano-9")
     assert refused.returncode == 1 and "nano-9.yaml: no such file" in refused.stdout
