@@ -313,6 +313,24 @@ def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = Non
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def outdated(study: StudyParams, models: Sequence[str], until: str = "") -> list[str]:
+    """Receipts, of the stages up to `until`, that other parameters or other code left behind.
+
+    Snakemake notices a change by its own notes alone, which it keeps by path: they are gone once a checkout or its
+    outputs have moved, or `.snakemake` was removed. It would then take every receipt for a current one.
+    """
+    last, found = until or list(stages.STAGES)[-1], []
+    for stage, facts in stages.STAGES.items():
+        beside = facts["model"] and stages.STAGES[last]["model"] and stage != last
+        for model in (models if facts["model"] else [None]) if stage <= last and not beside else []:
+            receipt = stages.stage_folder(study.name, stage, model) / RECEIPT
+            if receipt.is_file():
+                digest = stage_digest(stage, study, load_model(model) if model else None, models)
+                if json.loads(receipt.read_text(encoding="utf-8")).get("digest") != digest:
+                    found.append(str(receipt))
+    return found
+
+
 def run_study(study: str, models: list[str], cores: int, until: str = "", profile: str = "", extra: str = "") -> int:
     """Let Snakemake bring a study up to date; returns its exit status.
 
@@ -331,6 +349,8 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     base.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "emosafe_lib.engine", str(base), str(os.getpid())]
     command += snakemake_arguments(root, cores, study=study, models=",".join(models or loaded.models), until=until)
+    stale = outdated(loaded, models or loaded.models, until)
+    command += ["--forcerun", *stale] if stale else []
     command += ["--rerun-incomplete", "--keep-going", "--show-failed-logs", "--quiet", "host", "reason", "rules"]
     command += ["--profile", str(root / "profiles" / profile)] if profile else []
     return run_engine([*command, *shlex.split(extra)])

@@ -12,9 +12,11 @@ import psutil
 import pytest
 import toy
 
-from emosafe_lib import cli
+from emosafe_lib import cli, execute
+from emosafe_lib import stage as stages
 from emosafe_lib.errors import StageError
 from emosafe_lib.execute import check_executed, check_source, execute_notebook, run_stage
+from emosafe_lib.params import load_model, load_study
 
 STAGE = "01_data_merge"
 
@@ -137,6 +139,30 @@ def test_an_error_of_a_foreign_class_never_shows_its_message(checkout, capsys):
     toy.write(checkout, STAGE, "raise ValueError('private words of a person')")
     assert cli.main(["run", "stage", STAGE, "--study", "toy"]) == 1
     assert "private words" not in capsys.readouterr().err
+
+
+def test_a_receipt_of_other_code_is_old_even_where_the_engine_has_lost_its_notes(checkout, outputs, monkeypatch):
+    def receipt(stage, model=None, digest=""):
+        params = load_model(model) if model else None
+        digest = digest or execute.stage_digest(stage, load_study("toy"), params, ["nano-1"])
+        stages.write_json(stages.stage_folder("toy", stage, model) / "receipt.json", {"digest": digest})
+        return str(stages.stage_folder("toy", stage, model) / "receipt.json")
+
+    asked = []
+    monkeypatch.setattr(execute, "run_engine", lambda command: asked.append(command) or 0)
+    execute.run_study("toy", ["nano-1"], 1)
+    receipt("01_data_merge")
+    receipt("05_scaling_analysis")
+    execute.run_study("toy", ["nano-1"], 1)
+    assert not any("--forcerun" in command for command in asked)
+    old = [receipt(f"0{n}", "nano-1", "old") for n in ("3_prompting_baselines", "4_lora_finetuning")]
+    execute.run_study("toy", ["nano-1"], 1)
+    at = asked[-1].index("--forcerun")
+    assert asked[-1][at + 1 : at + 4] == [*old, "--rerun-incomplete"]
+    study = load_study("toy")
+    assert execute.outdated(study, ["nano-1"], "03_prompting_baselines") == old[:1]
+    assert execute.outdated(study, ["nano-1"], "04_lora_finetuning") == old[1:]
+    assert execute.outdated(study, ["nano-1"], "01_data_merge") == []
 
 
 def test_executed_checks_name_the_cell():
