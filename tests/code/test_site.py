@@ -116,6 +116,11 @@ def test_every_figure_has_its_numbers_and_its_reading(study):
         assert re.sub(r"\s+", " ", reading) in plain.replace("&#39;", "'").replace("&amp;", "&"), path.stem
 
 
+def test_one_source_is_not_called_sources(tmp_path):
+    (tmp_path / "data_card.json").write_text(json.dumps({"rows": 7, "rows_human": 7, "sources": {"only": {}}}))
+    assert "7 rows (7 human) of 1 source<" in site.identity_section(tmp_path, [])
+
+
 def test_the_front_page_says_what_was_run(study):
     text = (study / "index.html").read_text(encoding="utf-8")
     manifest = json.loads((study / "05_scaling_analysis" / "manifest.json").read_text())
@@ -124,7 +129,7 @@ def test_the_front_page_says_what_was_run(study):
     assert card["sha256"] in text and manifest["versions"]["torch"] in text and manifest["versions"]["machine"] in text
     assert f"{manifest['versions']['cpus']} CPUs" in text and manifest["finished"][:10] in text
     assert "&quot;resamples&quot;: 200" in text
-    assert "of 1 source<" in text
+    assert f"of {len(card['sources'])} sources<" in text
     assert text.index("Larger models are stronger") < text.index("A small on-device model")
     assert "within sources" in text and "above the source" in text
     assert "on other data" in text and "MentalRoBERTa" in text
