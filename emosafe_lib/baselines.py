@@ -38,6 +38,7 @@ DISTRESS = (
     "hopeless helpless overwhelmed exhausted ashamed guilty guilt grief hurt broken empty numb tired struggling worried"
 )
 HITS_FOR_EVEN_ODDS = 1.0
+FEW_TEXTS = 20  # fewer may share no word at all, as where all but one small source is left out
 
 
 def fit_majority(train: pd.DataFrame, task: str) -> Predictor:
@@ -108,8 +109,14 @@ def fit_tfidf(train: pd.DataFrame, task: str) -> Predictor:
     """TF-IDF of words and word pairs with logistic regression, classes weighted evenly."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    rare = 2 if len(train) >= FEW_TEXTS else 1
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=2, max_features=20_000, sublinear_tf=True, strip_accents="unicode", dtype=np.float32
+        ngram_range=(1, 2),
+        min_df=rare,
+        max_features=20_000,
+        sublinear_tf=True,
+        strip_accents="unicode",
+        dtype=np.float32,
     )
     return fit_linear(train, task, vectorizer, lambda texts: texts, strength=4.0)
 

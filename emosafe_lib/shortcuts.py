@@ -121,12 +121,12 @@ def counts(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
 def report(rows: pd.DataFrame, *, slow: bool = True) -> dict:
     """The shortcut report of merged rows.
 
-    `slow=False` leaves out what needs a fit per source. With one source, its name says nothing: the scores stand, at the
-    majority's level, and nothing can be left out.
+    `slow=False` leaves out what needs a fit per source. With one source in training, its name says nothing: the scores
+    stand, at the majority's level, and nothing can be left out.
     """
     found = {title: baseline_report(name, rows) for name, title in READERS.items()}
     found |= {"test_rows": counts(rows), "words_per_level": words_per_level(rows)}
-    if rows["source"].nunique() > 1:
+    if rows.loc[rows["split"] == "train", "source"].nunique() > 1:
         found["source_from_text"] = source_from_text(rows)
         found["left_out_source"] = left_out_sources(rows) if slow else {}
     return found

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from analysis_world import made_up_rows
 
-from emosafe_lib import baselines, metrics, predictions
+from emosafe_lib import baselines, metrics, predictions, shortcuts
 from emosafe_lib.rows import take
 
 ROWS = made_up_rows(400, sources=2)
@@ -99,3 +99,14 @@ def test_a_left_out_source_is_predicted_without_its_labels():
     assert np.array_equal(np.stack(first["probabilities"][here]), np.stack(second["probabilities"][here]))
     assert set(first["id"]) == set(take(ROWS, "test")["id"])
     assert baselines.leave_one_source_out("tfidf", ROWS.assign(source="one")) is None
+
+
+def test_a_source_of_a_few_rows_beside_a_large_one_stops_nothing():
+    small = ROWS.head(3).assign(
+        id=["s0", "s1", "s2"], source="small", split=["train", "train", "test"], text=["alpha", "beta", "gamma"]
+    )
+    rows = pd.concat([ROWS.assign(source="large"), small], ignore_index=True)
+    assert set(baselines.leave_one_source_out("tfidf", rows)["id"]) == set(take(rows, "test")["id"])
+    assert "left_out_source" in shortcuts.report(rows)
+    report = shortcuts.report(rows[(rows["source"] == "large") | (rows["split"] == "test")], slow=False)
+    assert "source_from_text" not in report and report["text"]["safety_macro_f1"] > 0.7
