@@ -5,6 +5,7 @@ a layer in the middle (arXiv 2412.13435). One forward pass yields the features o
 pooling and the strength of regularisation are chosen on validation rows, and test rows are scored once.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,7 @@ def pool(states, mask, pooling: str):
 
 def fit(features: np.ndarray, labels: np.ndarray, known: np.ndarray, strength: float, task: str) -> list:
     """Standardised logistic regression: one model for the levels, one per category; None where there is one class."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -91,10 +93,13 @@ def fit(features: np.ndarray, labels: np.ndarray, known: np.ndarray, strength: f
     else:
         problems = [(features[mask > 0], column[mask > 0]) for column, mask in zip(labels.T, known.T, strict=True)]
     options = {"C": strength, "class_weight": "balanced" if task == "safety" else None, "max_iter": 300}
-    return [
-        make_pipeline(StandardScaler(), LogisticRegression(**options)).fit(x, y) if len(set(y)) > 1 else None
-        for x, y in problems
-    ]
+    with warnings.catch_warnings():
+        # Validation loss chooses among the attempts; one that stops at the limit is judged like any other.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return [
+            make_pipeline(StandardScaler(), LogisticRegression(**options)).fit(x, y) if len(set(y)) > 1 else None
+            for x, y in problems
+        ]
 
 
 def predict(models: list, features: np.ndarray, labels: np.ndarray, known: np.ndarray, task: str) -> np.ndarray:
