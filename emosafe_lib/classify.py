@@ -34,6 +34,7 @@ CHUNK_ROWS = 256
 # Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
 TOKENS_PER_BATCH = 512
 MOST_CHARACTERS = 100_000
+MOST_CELL_CHARACTERS = 10_000_000  # csv's own limit would end a run at a cell that is only refused here
 
 
 class TaskClassifier:
@@ -178,25 +179,36 @@ class Unreadable:
 def texts_of(path: str, column: str) -> Iterator:
     """The texts of a JSONL or CSV file, or of standard input (`-`, one a line), read as they are needed.
 
+    Bytes that are not UTF-8 become lone surrogates, for which `unusable` refuses their row alone.
+
     Raises
     ------
-    ModelError : the file is absent, or a CSV file lacks the column
+    ModelError : the file is absent or of another kind, or a CSV file lacks the column or is malformed
     """
     if path == "-":
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
         yield from (line.rstrip("\n") for line in sys.stdin)
         return
-    if not Path(path).is_file():
-        raise ModelError(path, "is not a file", "name a .jsonl or .csv file, or - for standard input")
+    reader = READERS.get(Path(path).suffix.lower())
+    if reader is None or not Path(path).is_file():
+        what = "is not a file" if reader else "is neither CSV nor JSONL"
+        raise ModelError(path, what, "name a .jsonl or .csv file, or - for standard input")
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        yield from (csv_texts if path.endswith(".csv") else jsonl_texts)(stream, path, column)
+        yield from reader(stream, path, column)
 
 
 def csv_texts(stream, path: str, column: str) -> Iterator:
-    """The column of a CSV file, row by row."""
-    reader = csv.DictReader(stream)
-    if column not in (reader.fieldnames or []):
-        raise ModelError(path, f"has no column {column!r}", "name it with --column")
-    yield from (row[column] if row[column] is not None else Unreadable("the row is too short") for row in reader)
+    """The column of a CSV file, row by row; ModelError, by the row's number, where a quote never closes."""
+    csv.field_size_limit(MOST_CELL_CHARACTERS)
+    reader, number = csv.DictReader(stream, strict=True), 0
+    try:
+        if column not in (reader.fieldnames or []):
+            raise ModelError(path, f"has no column {column!r}", "name it with --column")
+        for row in reader:
+            number += 1
+            yield row[column] if row[column] is not None else Unreadable("the row is too short")
+    except csv.Error as error:
+        raise ModelError(path, f"row {number + 1}: {error}", "close the quote, or double it inside a cell") from None
 
 
 def jsonl_texts(stream, path: str, column: str) -> Iterator:
@@ -204,10 +216,13 @@ def jsonl_texts(stream, path: str, column: str) -> Iterator:
     for line in stream:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield Unreadable("no valid JSON")
             continue
         yield record.get(column, Unreadable("the key is missing")) if isinstance(record, dict) else record
+
+
+READERS = {".csv": csv_texts, ".jsonl": jsonl_texts, ".ndjson": jsonl_texts}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,6 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--column", default="text", help="CSV column or JSON key of the message")
     parser.add_argument("texts", nargs="*", help="messages")
     options = parser.parse_args(arguments)
+    if bool(options.file) == bool(options.texts):
+        parser.error("give messages, or a file of them with --file (- for standard input)")
     print(WARNING, file=sys.stderr)
     given = texts_of(options.file, options.column) if options.file else options.texts
     for result in Classifier(Path(options.model), runtime=options.runtime).classify(given):

@@ -6,6 +6,7 @@ here too.
 """
 
 import importlib
+import os
 import sys
 
 from emosafe_lib.errors import EmosafeError
@@ -19,7 +20,9 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `emosafe COMMAND ...`; 2 and one line where the command is unknown, 1 and one line on an expected failure."""
+    """Run `emosafe COMMAND ...`; 2 and one line where the command is unknown, 1 and one line on an expected failure,
+    130 after Ctrl-C.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
         print(
@@ -33,6 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         return importlib.import_module(COMMANDS[given[0]][0]).main(given[1:])
     except EmosafeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output, such as `head`, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

@@ -208,7 +208,8 @@ def test_every_way_in_and_no_text_out(exported, tmp_path, monkeypatch, capsys, k
         (tmp_path / "in.csv").write_text(f"id,text\n1,{CANARY}\n2\n3,calm\n")
         options += ["--file", str(tmp_path / "in.csv")]
     elif kind == "stdin":
-        monkeypatch.setattr("sys.stdin", io.StringIO(f"{CANARY}\n\ncalm\n"))
+        given = f"{CANARY}\n".encode() + "caf\xe9\n".encode("latin-1") + b"calm\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
         options += ["--file", "-"]
     else:
         options += [CANARY, "", "calm"]
@@ -223,6 +224,34 @@ def test_a_csv_without_the_column_is_one_line(exported, tmp_path, capsys):
     (tmp_path / "in.csv").write_text("id,message\n1,calm\n")
     assert cli.main(["classify", "--model", str(exported[0]), "--file", str(tmp_path / "in.csv")]) == 1
     assert "--column" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_csv_is_read_to_its_first_broken_row_and_a_huge_cell_is_only_refused(tmp_path):
+    path = tmp_path / "in.CSV"
+    path.write_text(f'text\ncalm\n{"x" * 200_000}\n"{CANARY}\ncalm\n')
+    found = classify.texts_of(str(path), "text")
+    assert next(found) == "calm" and "characters" in classify.unusable(next(found))
+    with pytest.raises(ModelError, match="row 3: ") as refusal:
+        next(found)
+    assert "424242" not in str(refusal.value)
+    path.rename(tmp_path / "in.txt")
+    with pytest.raises(ModelError, match="neither CSV nor JSONL"):
+        next(classify.texts_of(str(tmp_path / "in.txt"), "text"))
+
+
+@pytest.mark.parametrize("given", [[], ["--file", "in.csv", "calm"]])
+def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        classify.main(["--model", "nowhere", *given])
+    assert "give messages, or a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("end", "code"), [("KeyboardInterrupt", 130), ("BrokenPipeError", 1)])
+def test_a_command_that_is_stopped_or_no_longer_read_ends_without_a_traceback(end, code):
+    stop = f"import emosafe_lib.execute as e\ndef stop(given): raise {end}\ne.main = stop\n"
+    run = f"{stop}from emosafe_lib import cli\nraise SystemExit(cli.main(['run']))"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
