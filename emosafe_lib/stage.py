@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -241,8 +242,9 @@ def code_modules(notebook: Path) -> list[Path]:
     return sorted(found)
 
 
-def imported_names(source: str) -> list[str]:
-    """Dotted names below `emosafe_lib` that a piece of code imports."""
+@cache
+def imported_names(source: str) -> tuple[str, ...]:
+    """Dotted names below `emosafe_lib` that a piece of code imports; kept, since every stage reaches the same modules."""
     lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
     names = []
     for node in ast.walk(ast.parse("\n".join(lines))):
@@ -250,7 +252,7 @@ def imported_names(source: str) -> list[str]:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names if alias.name.split(".")[0] == "emosafe_lib"]
-    return names
+    return tuple(names)
 
 
 def module_files(package: Path, dotted: str) -> set[Path]:
