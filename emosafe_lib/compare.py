@@ -32,10 +32,11 @@ def load_evidence(name: str) -> tuple[Evidence, str]:
     StageError : the study has not been run that far
     PredictionError : its files do not belong together
     """
-    study, base = load_study(name), stage.outputs_root() / name
+    study = load_study(name)
+    base = stage.outputs_root() / study.name
     for part in (*ROWS, "data_card.json", "results.csv", ANALYSIS):
         if not (base / part).is_file():
-            raise StageError(f"outputs/{name}/{part}", "is not there", f"run `make study STUDY={name}`")
+            raise StageError(f"outputs/{study.name}/{part}", "is not there", f"run `make study STUDY={name}`")
     sha256 = json.loads((base / "data_card.json").read_text(encoding="utf-8"))["sha256"]
     names = json.loads((base / ANALYSIS).read_text(encoding="utf-8"))["parameters"]["models"]
     models = {model: load_model(model) for model in names}
@@ -119,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     except EmosafeError as error:
         print(error, file=sys.stderr)
         return 1
-    path = stage.outputs_root() / "compare" / f"{names.first}-{names.second}.csv"
+    first, second = (load_study(name).name for name in (names.first, names.second))
+    path = stage.outputs_root() / "compare" / f"{first}-{second}.csv"
     tables.write_csv(table, path)
     print(table.round(3).to_string(index=False))
     return 0

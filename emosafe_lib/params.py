@@ -180,10 +180,26 @@ class AnalysisParams(Section):
     seed: Seed = 0
 
 
+# Folders in outputs/ and in a study's own folder that hold something else than a study or a model.
+TAKEN_BY_OUTPUTS = ("reference", "compare")
+TAKEN_BY_STUDY = ("logs", "majority", "source", "length", "keyword", "tfidf")
+
+
+def not_among(taken: tuple[str, ...]):
+    """A validator that refuses names which a folder of something else has already."""
+
+    def check(name: str) -> str:
+        if name in taken:
+            raise ValueError(f"{', '.join(taken)} are names of other folders in outputs/")
+        return name
+
+    return AfterValidator(check)
+
+
 class StudyParams(Section):
     """One study: data, settings, seeds and which models; a file in `params/study/`."""
 
-    name: Name
+    name: Annotated[Name, not_among(TAKEN_BY_OUTPUTS)]
     title: str = Field(default="", max_length=120)
     data: DataParams
     augmentation: AugmentationParams = AugmentationParams()
@@ -242,7 +258,7 @@ class ResourceParams(Section):
 class ModelParams(Section):
     """One model size; a file in `params/models/`."""
 
-    name: Name
+    name: Annotated[Name, not_among(TAKEN_BY_STUDY)]
     title: str = Field(default="", max_length=80)
     family: Literal["llama", "encoder"]
     ladder: Literal["nano", "llama", "none"] = Field(default="none", description="which scaling curve it belongs to")

@@ -4,8 +4,10 @@ import time
 
 import pytest
 
+from emosafe_lib import baselines
 from emosafe_lib.errors import ParameterError
 from emosafe_lib.params import (
+    TAKEN_BY_STUDY,
     ModelParams,
     StudyParams,
     folder_named,
@@ -206,3 +208,16 @@ def test_a_relative_folder_starts_at_the_checkout_wherever_a_kernel_works(monkey
     assert folder_named(variable, "usual") == tmp_path
     monkeypatch.delenv(variable)
     assert folder_named(variable, "usual") == project_root().resolve() / "usual"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(StudyParams, "reference"), (StudyParams, "compare"), (ModelParams, "tfidf")]
+)
+def test_a_name_whose_folder_holds_something_else_is_refused(kind, name):
+    shipped = load_study("sample") if kind is StudyParams else load_model("nano-1")
+    with pytest.raises(ParameterError, match="names of other folders"):
+        validate(shipped.model_dump(mode="json") | {"name": name}, kind, "x.yaml")
+
+
+def test_names_that_outputs_have_already_are_those_of_the_baselines():
+    assert set(TAKEN_BY_STUDY) == {"logs", *baselines.BASELINES}
