@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from emosafe_lib import render, rows, site, stage, tables
+from emosafe_lib import merge, render, rows, site, sources, stage, tables
 from emosafe_lib.errors import StageError
 from emosafe_lib.params import StudyParams, load_study, project_root
 from emosafe_lib.taxonomy import TASKS
@@ -44,7 +44,7 @@ def folder() -> Path:
 def make(studies: Sequence[str], cores: int) -> list[Path]:
     """Bring studies up to date, copy them to `outputs/reference/`, and write README's block from the copies.
 
-    `studies` are names; where empty, the sample study, and the real one if `EMOSAFE_DATA_DIR` is set.
+    `studies` are names; where empty, the sample study, and the real one if its data is at hand.
 
     Raises
     ------
@@ -53,12 +53,17 @@ def make(studies: Sequence[str], cores: int) -> list[Path]:
     from emosafe_lib.execute import run_study
 
     made = []
-    for name in studies or ["sample", *(["real"] if os.environ.get("EMOSAFE_DATA_DIR") else [])]:
+    for name in studies or filter(has_data, ("sample", "real")):
         if run_study(name, [], cores) != 0:
             raise StageError(name, "did not finish, so the reference stays as it was", "see the lines above")
         made.append(copy(load_study(name)))
     write_readme()
     return made
+
+
+def has_data(name: str) -> bool:
+    """Whether every file of a study's sources is there, fetched by `make data` or in `EMOSAFE_DATA_DIR`."""
+    return not sources.missing(merge.chosen_sources(load_study(name).data))
 
 
 def copy(study: StudyParams) -> Path:

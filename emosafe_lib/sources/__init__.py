@@ -78,10 +78,14 @@ def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
 
 
 def missing(sources: list[Source], folder: Path | None = None) -> list[str]:
-    """The `source/file` names that are not there, of all given sources at once."""
+    """The files that are not there, of all given sources at once: as `source/file`, one's own as the study names it."""
     base = Path(folder) if folder else data_folder()
-    wanted = [(s, (s.folder or base / s.name) / f.name, f.name) for s in sources for f in s.files]
-    return [f"{source.name}/{name}" for source, path, name in wanted if not path.is_file()]
+    wanted = [
+        ((s.folder or base / s.name) / f.name, f.path if s.folder else f"{s.name}/{f.name}")
+        for s in sources
+        for f in s.files
+    ]
+    return [name for path, name in wanted if not path.is_file()]
 
 
 def read(source: Source | str, folder: Path | None = None) -> pd.DataFrame:

@@ -246,3 +246,8 @@ def test_65_a_changed_number_is_noticed(copied):
     assert reference.readme_block() != before
     with pytest.raises(AssertionError):
         test_65_the_headline_is_what_results_say(copied)
+
+
+def test_the_real_study_belongs_to_it_where_its_data_is_at_hand(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOSAFE_DATA_DIR", str(tmp_path))
+    assert reference.has_data("sample") and not reference.has_data("real")
