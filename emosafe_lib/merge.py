@@ -356,6 +356,21 @@ def assign_splits(rows: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     return rows.assign(split=rows["group"].map(lambda group: split_of(group, data.split_shares, data.salt)))
 
 
+def refuse_empty_splits(rows: pd.DataFrame, data: DataParams) -> None:
+    """Every split is trained on, calibrated on or scored, so none of them may be empty.
+
+    Raises
+    ------
+    MergeError : splits without a row, all of them named at once
+    """
+    empty = [split for split in SPLITS if not (rows["split"] == split).any()]
+    if empty:
+        where, what = f"split {', '.join(empty)}", f"no row of {rows['group'].nunique()} groups falls into it"
+        shareless = any(data.split_shares[split] == 0 for split in empty)
+        remedy = "give it a share above 0 in" if shareless else "add rows or sources, or raise its share in"
+        raise MergeError(where, what, f"{remedy} data.split_shares")
+
+
 def split_warnings(rows: pd.DataFrame) -> list[str]:
     """Every level or category that a split lacks, by name, with what to do about it."""
     labels = {level: (rows["safety"] == level).to_numpy() for level in SAFETY_LEVELS}
@@ -512,15 +527,18 @@ def merge(data: DataParams, folder: Path | None = None) -> Merged:
     Raises
     ------
     SourceError : a source is missing, changed or malformed
-    MergeError : a source is not for training, ids repeat, or the study's bounds contradict each other
+    MergeError : a source is not for training, ids repeat, the study's bounds contradict each other, or a split is empty
     """
     raw, left_out = read_sources(data, folder)
     return complete(prepare(raw, data, left_out), data)
 
 
 def merge_rows(raw: pd.DataFrame, data: DataParams) -> Merged:
-    """`merge` from the moment that the rows are read; `raw` has the columns `sources.RAW_COLUMNS`, in any order."""
-    return complete(prepare(raw, data), data)
+    """`merge` from the moment that the rows are read; `raw` has the columns `sources.RAW_COLUMNS`, in any order.
+
+    The table may be too small for every split to get a row.
+    """
+    return choose_and_split(prepare(raw, data), data)
 
 
 def prepare(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -> Prepared:
@@ -537,7 +555,19 @@ def prepare(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -
 
 
 def complete(prepared: Prepared, data: DataParams) -> Merged:
-    """Choose among prepared rows, split them, and write the card."""
+    """Choose among prepared rows, split them, and write the card.
+
+    Raises
+    ------
+    MergeError : a source is not for training, the study's bounds contradict each other, or a split is empty
+    """
+    merged = choose_and_split(prepared, data)
+    refuse_empty_splits(merged.rows, data)
+    return merged
+
+
+def choose_and_split(prepared: Prepared, data: DataParams) -> Merged:
+    """`complete` for a table of any size."""
     chosen = chosen_sources(data)
     mental_health = {source.name: source.mental_health for source in chosen}
     rows = prepared.rows.assign(mental_health=prepared.rows["source"].map(mental_health))

@@ -11,7 +11,7 @@ import pytest
 from emosafe_lib import merge, params, shortcuts, sources
 from emosafe_lib.errors import MergeError, SourceError
 from emosafe_lib.params import DataParams, OwnSourceParams
-from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
+from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
 NONE = (False,) * 6
 HATE = (True, *NONE[1:])
@@ -77,7 +77,7 @@ def test_a_parameter_file_alone_adds_a_source(tmp_path, monkeypatch, role):
             merge.merge(data)
         assert len(sources.read(sources.known_sources(data)["mine"])) == 1
     else:
-        found = merge.merge(data)
+        found = merge.merge_rows(merge.read_sources(data)[0], data)
         assert found.rows["text"].tolist() == ["mine alone"] and found.rows["categories"].iloc[0] == HATE
 
 
@@ -383,6 +383,25 @@ def test_the_split_of_a_group_survives_more_data():
     few = merged(*(row(f"text {n} {n * 7919}", id=f"x:{n}") for n in range(50))).rows.set_index("id")["split"]
     more = merged(*(row(f"text {n} {n * 7919}", id=f"x:{n}") for n in range(90))).rows.set_index("id")["split"]
     assert (more.loc[few.index] == few).all() and set(more) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("shares", "count", "said"),
+    [
+        (
+            (0.8, 0.2, 0),
+            60,
+            r"^split test: no row of 60 groups falls into it; give it a share above 0 in data.split_shares$",
+        ),
+        ((0, 0.5, 0.5), 60, "^split train: .*give it a share above 0"),
+        ((0.7, 0.15, 0.15), 1, "^split .*, .*: no row of 1 groups falls into it; add rows or sources"),
+    ],
+)
+def test_an_empty_split_is_refused_before_anything_is_trained_or_scored(shares, count, said):
+    data = FREE.model_copy(update={"split_shares": dict(zip(SPLITS, shares, strict=True))})
+    prepared = merge.prepare(table(*(row(f"text {n} {n * 7919}", id=f"x:{n}") for n in range(count))), data)
+    with pytest.raises(MergeError, match=said):
+        merge.complete(prepared, data)
 
 
 def test_another_salt_gives_another_split():
