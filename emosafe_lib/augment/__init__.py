@@ -22,6 +22,8 @@ PROVIDER_NOTES = {
     "replay": "replies recorded earlier; no request was sent",
 }
 
+NOTHING_ACCEPTED = "No re-interpretation was accepted, so there is nothing to show here."
+
 
 @dataclass
 class Augmented:

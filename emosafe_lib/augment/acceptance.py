@@ -20,7 +20,7 @@ from emosafe_lib.augment.journal import Answer, same_model
 from emosafe_lib.augment.plan import Request, Shares, positive_categories
 from emosafe_lib.augment.reply import Reply, parse
 from emosafe_lib.params import AugmentationParams
-from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS
+from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
 
 REASONS = {
     "not_recorded": "no answer on record",
@@ -222,3 +222,18 @@ def local_judge(rows: pd.DataFrame) -> Judge:
     classifier = LogisticRegression(C=4, max_iter=1000, class_weight="balanced")
     model = make_pipeline(features, classifier).fit(train["text"], train["safety"])
     return lambda texts: model.predict(texts).tolist()
+
+
+def agreement(asked: list[str], said: list[str]) -> tuple[pd.DataFrame, float | None]:
+    """How far a judge agrees with the levels that were asked for.
+
+    Returns
+    -------
+    Counts by level asked for (index) and level said (columns), zeros included, and the share of rows where both are the
+    same, None without rows
+    """
+    axes = {"index": pd.Index(SAFETY_LEVELS, name="asked for"), "columns": pd.Index(SAFETY_LEVELS, name="second judge")}
+    counts = pd.DataFrame(0, **axes)
+    for (target, level), n in Counter(zip(asked, said, strict=True)).items():
+        counts.loc[target, level] = n
+    return counts, float(counts.to_numpy().trace()) / len(asked) if len(asked) else None

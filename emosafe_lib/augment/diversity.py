@@ -1,8 +1,11 @@
 """How varied the new texts are: cheap to fake for a single number, so several.
 
 distinct-n (Li et al. 2016) falls with the number of texts, so it is taken over samples of equal size. The spread of
-embeddings (mean cosine distance between texts) sees paraphrase that n-grams miss.
+embeddings (mean cosine distance between texts) sees paraphrase that n-grams miss. Too few texts have no such number:
+it is NaN in a table and None in a card, never 0.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -41,12 +44,17 @@ def compare(tables: dict[str, pd.DataFrame], cap: int = 500) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def for_card(value: float) -> float | None:
+    """Four decimals of a number; None where it is undefined, because JSON has no NaN."""
+    return None if np.isnan(value) else round(float(value), 4)
+
+
 def summary(rows: pd.DataFrame) -> dict:
     """The line of `compare` for one table, as plain numbers; empty for an empty table."""
     if not len(rows):
         return {}
     line = compare({"rows": rows}).iloc[0]
-    return {name: round(float(line[name]), 4) for name in ("texts", "words", "distinct_1", "distinct_2", "distinct_3")}
+    return {name: for_card(line[name]) for name in ("texts", "words", "distinct_1", "distinct_2", "distinct_3")}
 
 
 def spread(vectors: np.ndarray) -> float:
@@ -61,8 +69,10 @@ def spread(vectors: np.ndarray) -> float:
 def embed(texts: list[str], model="minilm", batch: int = 32) -> np.ndarray:
     """Unit sentence vectors, shape (n, d): the mean of an encoder's last states.
 
-    `model` names a parameter file in `params/models/`.
+    `model` names a parameter file in `params/models/`. No text gives an array of shape (0, 0), and loads no model.
     """
+    if not texts:
+        return np.zeros((0, 0), dtype=np.float32)
     import torch
 
     from emosafe_lib.models import load_encoder
@@ -81,3 +91,43 @@ def embed(texts: list[str], model="minilm", batch: int = 32) -> np.ndarray:
         for i, vector in zip(part, pooled, strict=True):
             vectors[i] = vector
     return np.array(vectors)
+
+
+@dataclass
+class Likeness:
+    """How near re-tellings are to their parents.
+
+    `pairs` has the columns kind ("own parent", "another parent") and similarity (cosine); `spread` gives the mean
+    cosine distance among parents and among re-tellings, NaN below two of them.
+    """
+
+    pairs: pd.DataFrame
+    spread: dict[str, float]
+
+    def for_card(self) -> dict[str, float | None]:
+        """The spreads under the names that the augmentation card gives them."""
+        return {f"spread_{name.replace('-', '_')}": for_card(value) for name, value in self.spread.items()}
+
+    @property
+    def relative_spread(self) -> float:
+        """The spread of the re-tellings as a share of their parents'; NaN where either is undefined."""
+        return self.spread["re-tellings"] / self.spread["parents"] if self.spread["parents"] else float("nan")
+
+
+def likeness(lineage: pd.DataFrame, cap: int = 120) -> Likeness:
+    """Compare re-tellings with their parents by sentence vectors.
+
+    Parameters
+    ----------
+    lineage : one line a re-telling, with the columns id, text and text_parent; may be empty
+    cap : how many lines are compared, the first ones by id
+    """
+    sample = lineage.sort_values("id").head(cap)
+    children, parents = embed(sample["text"].tolist()), embed(sample["text_parent"].tolist())
+    strangers = np.roll(parents, 7 if len(sample) > 7 else 1, 0)[: len(sample) if len(sample) > 1 else 0]
+    kinds = {
+        "own parent": (children * parents).sum(1),
+        "another parent": (children[: len(strangers)] * strangers).sum(1),
+    }
+    pairs = pd.concat([pd.DataFrame({"kind": kind, "similarity": values}) for kind, values in kinds.items()])
+    return Likeness(pairs, {"parents": spread(parents), "re-tellings": spread(children)})

@@ -429,6 +429,33 @@ def test_spread_is_the_mean_cosine_distance_of_pairs():
     assert np.isnan(diversity.spread(vectors[:1]))
 
 
+def test_what_is_undefined_is_none_in_the_card_and_needs_no_encoder(monkeypatch):
+    monkeypatch.setattr("emosafe_lib.models.load_encoder", lambda model: pytest.fail("an encoder was loaded"))
+    lineage = rows(0).assign(text_parent=[])
+    alike = diversity.likeness(lineage)
+    assert list(alike.pairs.columns) == ["kind", "similarity"] and len(alike.pairs) == 0
+    assert alike.for_card() == {"spread_parents": None, "spread_re_tellings": None} and np.isnan(alike.relative_spread)
+    assert diversity.summary(rows(1).assign(text="alone"))["distinct_2"] is None
+    counts, share = acceptance.agreement([], [])
+    assert share is None and counts.to_numpy().tolist() == [[0] * 3] * 3
+
+
+def test_a_re_telling_is_never_compared_with_its_own_parent_as_if_with_another(monkeypatch):
+    monkeypatch.setattr(diversity, "embed", lambda texts: np.eye(9)[[int(text) for text in texts]])
+    for count in (1, 2, 7, 8):
+        texts = [str(n) for n in range(count)]
+        alike = diversity.likeness(rows(count).assign(text=texts, text_parent=texts))
+        mean = alike.pairs.groupby("kind")["similarity"].mean().to_dict()
+        assert mean == {"own parent": 1.0} | ({"another parent": 0.0} if count > 1 else {})
+    assert alike.for_card() == {"spread_parents": 1.0, "spread_re_tellings": 1.0} and alike.relative_spread == 1.0
+
+
+def test_agreement_counts_levels_asked_for_against_levels_said():
+    counts, share = acceptance.agreement(["safe", "safe", "unsafe"], ["safe", "borderline", "unsafe"])
+    assert share == pytest.approx(2 / 3)
+    assert counts.loc["safe"].tolist() == [1, 1, 0] and counts.loc["unsafe"].tolist() == [0, 0, 1]
+
+
 def test_five_thousand_rows_take_seconds(tmp_path):
     """The near-duplicate check is not quadratic: random words, as many as a study has."""
     words = np.array([f"w{n}" for n in range(3000)])
