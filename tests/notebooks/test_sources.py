@@ -1,4 +1,6 @@
-"""What every committed notebook promises: prose first, no outputs, checked parameters, nothing redefined (fault 80)."""
+"""What every committed notebook promises: prose first, no outputs, checked parameters, nothing redefined (fault 80), no
+message on the page (fault 82).
+"""
 
 import ast
 import json
@@ -6,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from displayed_text import displayed
 
 from emosafe_lib.execute import check_source
 from emosafe_lib.stage import STAGES, reads_all_models
@@ -96,6 +99,41 @@ def test_no_notebook_redefines_what_the_library_defines(path):
 def test_80_nothing_that_skips_escaping(path):
     for source in cells(path, "code"):
         assert not re.search(r"\.style\.|to_html\(|escape\s*=\s*False|HTML\(", source)
+
+
+@every
+def test_82_no_cell_puts_a_message_on_the_page_unmasked(path):
+    code = [source for source in cells(path, "code") if source.strip()]
+    assert [code[cell - 1].splitlines()[line - 1] for cell, line in displayed(code)] == []
+
+
+LOADED = "merged = rows.read_rows(path)\nrow = merged.iloc[0]\naugmented = augment.reinterpret(merged, params, folder)"
+BAD = {
+    "printed": 'print("text:", row["text"])',
+    "printed by a loop": "for r in merged.itertuples():\n    print(r.text)",
+    "in an f-string": "print(f\"read {row['text']!r}\")",
+    "shortened": 'row["text"][:40].upper()',
+    "under another name": 'message, level = row["text"], row["safety"]\nmessage',
+    "a column among others": 'merged.loc[:5, ["safety", "text"]]',
+    "a table of its own": "pd.DataFrame([(r.text, r.safety) for r in merged.itertuples()])",
+    "whole rows": "merged.sample(5)",
+    "rows of an augmentation": "accepted, card = augmented.rows, augmented.card\ndisplay(accepted.head())",
+    "rows that are not the package's own": 'other = merged[merged["origin"] != "synthetic"]\nother[["text"]]',
+}
+GOOD = {
+    "masked": 'print(rows.shown(row["text"], row["origin"]), row["safety"])',
+    "masked in a table": "pd.DataFrame([(rows.shown(r.text, r.origin), r.safety) for r in merged.itertuples()])",
+    "its length": 'len(row["text"]), merged["text"].str.len()',
+    "other columns": 'merged[["safety", "source"]].head()',
+    "the package's own rows": 'own = merged[merged["origin"] == "synthetic"]\nown[["text", "safety"]]',
+    "a count that is called rows": 'packed = by_runtime.loc[task, "onnx"]\nprint(packed.rows)',
+    "scores": 'scores = backend.explain(question, row["text"])\nscores',
+}
+
+
+@pytest.mark.parametrize("cell", [*BAD, *GOOD])
+def test_82_a_planted_cell_is_caught_and_a_masked_one_is_not(cell):
+    assert bool(displayed([LOADED, BAD.get(cell) or GOOD[cell]])) == (cell in BAD)
 
 
 @every
