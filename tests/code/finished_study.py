@@ -34,7 +34,7 @@ def build(root: Path) -> str:
     (root / "README.md").write_text("# Toy\n\n<!-- reference:begin -->\n<!-- reference:end -->\n")
     shutil.copy(toy.ROOT / "notebooks" / "05_scaling_analysis.ipynb", root / "notebooks")
     rows = made_up_rows(400, sources=3)
-    rows.loc[0, "text"] = LONG_TEXT
+    rows["text"] = [f"{LONG_TEXT}, {words}" for words in rows["text"]]
     finish("01_data_merge", merged=rows)
     finish("02_chatgpt_augmentation", rows=rows.iloc[:0])
     for number, (name, skill) in enumerate(SKILLS.items()):

@@ -1,7 +1,11 @@
-"""Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks (faults 72, 76 and the contract)."""
+"""Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks, no text on a page.
+
+Faults 72, 76, 82 and the contract.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +13,8 @@ import time
 import pytest
 import toy
 
-from emosafe_lib import site
+from emosafe_lib import reference, site
+from emosafe_lib.errors import StageError
 from emosafe_lib.params import load_study
 
 pytestmark = pytest.mark.slow
@@ -115,3 +120,18 @@ def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
 def test_a_model_by_its_path_is_refused_since_outputs_are_named_by_models(checkout, outputs):
     refused = study("--models", str(checkout / "params" / "models" / "nano-1.yaml"))
     assert refused.returncode == 1 and "put it into params/models" in refused.stdout
+
+
+def test_82_nothing_that_a_reader_of_a_finished_study_opens_holds_words_of_a_row(finished_root, monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(finished_root / "checkout"))
+    base = finished_root / "outputs" / "toy"
+    texts = reference.real_texts(base)
+    assert len(texts) == 400 and all(map(reference.shingles, texts))
+    opened = [path for path in base.rglob("*") if path.suffix in {".html", ".ipynb", ".csv", ".json", ".txt"}]
+    assert base / "05_scaling_analysis" / "05_scaling_analysis.html" in opened
+    for number, path in enumerate(opened):
+        shutil.copyfile(path, tmp_path / f"{number}_{path.name}")
+    reference.refuse_texts(tmp_path, texts)
+    (tmp_path / "planted.html").write_text(f"<td>{texts[-1]}</td>")
+    with pytest.raises(StageError, match="planted.html: holds words of a real message"):
+        reference.refuse_texts(tmp_path, texts)
