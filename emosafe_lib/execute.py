@@ -26,6 +26,7 @@ from emosafe_lib import stage as stages
 from emosafe_lib.engine import snakemake_arguments, stop_stages, watch_parent
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
 from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root, settled
+from emosafe_lib.progress import say
 
 MAX_CELL_TEXT = 200_000
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
@@ -129,7 +130,7 @@ def heartbeats(label: str, path: Path) -> Iterator[None]:
         while not done.wait(HEARTBEAT_SECONDS):
             now = path.read_text(encoding="utf-8") if path.is_file() else ""
             if now and now != last:
-                print(f"{label}: {now}", flush=True)
+                say(f"{label}: {now}")
             last = now
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -255,12 +256,12 @@ def run_stage(
     models = list(models or study_params.models)
     digest = stage_digest(stage, study_params, model_params, models)
     if after is not None and finished_before(folder, digest, after):
-        print(f"{label}: had finished when the last run was stopped", flush=True)
+        say(f"{label}: had finished when the last run was stopped")
         stages.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
         return folder / RECEIPT
     for name in (RECEIPT, PROOF):
         (folder / name).unlink(missing_ok=True)
-    print(f"{label}: started", flush=True)
+    say(f"{label}: started")
     check_source(nbformat.read(source, 4), source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
@@ -418,7 +419,7 @@ def main(arguments: list[str] | None = None) -> int:
             watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
         receipt = run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after)
         seconds = json.loads(receipt.read_text(encoding="utf-8"))["seconds"]
-        print(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {seconds:.0f} s", flush=True)
+        say(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {seconds:.0f} s")
         return 0
     from emosafe_lib import reference, site
 

@@ -5,6 +5,7 @@ file that `EMOSAFE_PROGRESS` names, and the runner prints it.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -39,3 +40,9 @@ def heartbeat(label: str, done: int, total: int | None) -> None:
             stream.write(f"{label} {done}/{total or '?'}")
     except OSError:
         pass  # the runner is gone; progress is a courtesy, not a result
+
+
+def say(line: str) -> None:
+    """Print a line in one write: stages that run side by side share a terminal, and unbuffered `print` makes two."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

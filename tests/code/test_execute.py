@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
 import pytest
 import toy
 
-from emosafe_lib import cli, execute
+from emosafe_lib import cli, execute, progress
 from emosafe_lib import stage as stages
 from emosafe_lib.errors import StageError
 from emosafe_lib.execute import check_executed, check_source, execute_notebook, run_stage
@@ -180,3 +181,10 @@ def test_executed_checks_name_the_cell():
 def test_markdown_may_speak_of_shell_commands():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("!false")])
     check_source(notebook, "n")
+
+
+def test_a_line_leaves_in_one_write_so_that_stages_side_by_side_do_not_cut_it(monkeypatch):
+    written = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    progress.say("03_prompting_baselines nano-1: started")
+    assert written == ["03_prompting_baselines nano-1: started\n"]
