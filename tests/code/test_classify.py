@@ -153,7 +153,8 @@ def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported,
 
 
 def test_shift_and_margin_are_measured_where_labels_change():
-    exact, rough = np.array([[1.0, 2.0, 0.0], [3.0, 0.0, 1.0]]), np.array([[1.2, 1.9, 0.0], [3.1, 0.1, 1.1]])
+    exact, moved = np.array([[1, 2, 0], [3, 0, 1]]), np.array([[2, -1, 0], [1, 1, 1]])
+    rough = exact + moved / 10
     assert np.allclose(mixed.shifts(exact, rough, "safety"), [0.3, 0.0])
     assert np.allclose(mixed.shifts(exact, rough, "categories"), [0.2, 0.1])
     assert np.allclose(mixed.margins(rough, None), [0.7, 2.0])
