@@ -314,6 +314,12 @@ def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = Non
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def is_current(stage: str, study: StudyParams, model: str | None, models: Sequence[str]) -> bool:
+    """Whether a stage's receipt, which must be there, was written for these parameters and this code."""
+    receipt = json.loads((stages.stage_folder(study.name, stage, model) / RECEIPT).read_text(encoding="utf-8"))
+    return receipt.get("digest") == stage_digest(stage, study, load_model(model) if model else None, models)
+
+
 def outdated(study: StudyParams, models: Sequence[str], until: str = "") -> list[str]:
     """Receipts, of the stages up to `until`, that other parameters or other code left behind.
 
@@ -325,10 +331,8 @@ def outdated(study: StudyParams, models: Sequence[str], until: str = "") -> list
         beside = facts["model"] and stages.STAGES[last]["model"] and stage != last
         for model in (models if facts["model"] else [None]) if stage <= last and not beside else []:
             receipt = stages.stage_folder(study.name, stage, model) / RECEIPT
-            if receipt.is_file():
-                digest = stage_digest(stage, study, load_model(model) if model else None, models)
-                if json.loads(receipt.read_text(encoding="utf-8")).get("digest") != digest:
-                    found.append(str(receipt))
+            if receipt.is_file() and not is_current(stage, study, model, models):
+                found.append(str(receipt))
     return found
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from emosafe_lib import pictures, render, stage, tables
 from emosafe_lib.errors import EmosafeError, StageError
-from emosafe_lib.params import StudyParams, load_model
+from emosafe_lib.params import StudyParams
 from emosafe_lib.taxonomy import TASKS
 
 ANALYSIS = "05_scaling_analysis"
@@ -53,7 +53,7 @@ def state(study: StudyParams, name: str, model: str | None, models: Sequence[str
     The word is "done", "stale" (parameters or code have changed since), "failed" (the runner kept a notebook that did
     not finish; an earlier page still stands) or "not run"; the manifest is {} for the last two.
     """
-    from emosafe_lib.execute import stage_digest
+    from emosafe_lib.execute import is_current
 
     folder = stage.stage_folder(study.name, name, model)
     receipt, manifest = folder / "receipt.json", folder / "manifest.json"
@@ -62,8 +62,7 @@ def state(study: StudyParams, name: str, model: str | None, models: Sequence[str
         return ("failed" if unfinished.is_file() else "not run"), {}
     facts = json.loads(manifest.read_text(encoding="utf-8"))
     try:
-        digest = stage_digest(name, study, load_model(model) if model else None, models)
-        current = json.loads(receipt.read_text(encoding="utf-8"))["digest"] == digest
+        current = is_current(name, study, model, models)
     except EmosafeError:
         current = False
     return ("done" if current else "stale"), facts

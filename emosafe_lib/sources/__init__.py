@@ -58,6 +58,11 @@ def data_folder() -> Path:
     return folder_named("EMOSAFE_DATA_DIR", "data")
 
 
+def folder_of(source: Source, folder: Path | None = None) -> Path:
+    """Where a source's raw files lie: its own folder, else one of its name below `folder` or the data folder."""
+    return source.folder or (Path(folder) if folder else data_folder()) / source.name
+
+
 def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
     """The raw files of a source by name, each with its hash checked.
 
@@ -66,7 +71,7 @@ def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
     SourceError : files that are absent (all of them listed), or changed
     """
     source = registry()[source] if isinstance(source, str) else source
-    base = source.folder or (Path(folder) if folder else data_folder()) / source.name
+    base = folder_of(source, folder)
     paths = {file.name: base / file.name for file in source.files}
     absent = sorted(name for name, path in paths.items() if not path.is_file())
     if absent:
@@ -79,13 +84,9 @@ def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
 
 def missing(sources: list[Source], folder: Path | None = None) -> list[str]:
     """The files that are not there, of all given sources at once: as `source/file`, one's own as the study names it."""
-    base = Path(folder) if folder else data_folder()
-    wanted = [
-        ((s.folder or base / s.name) / f.name, f.path if s.folder else f"{s.name}/{f.name}")
-        for s in sources
-        for f in s.files
-    ]
-    return [name for path, name in wanted if not path.is_file()]
+    wanted = [(source, file) for source in sources for file in source.files]
+    absent = [(source, file) for source, file in wanted if not (folder_of(source, folder) / file.name).is_file()]
+    return [file.path if source.folder else f"{source.name}/{file.name}" for source, file in absent]
 
 
 def read(source: Source | str, folder: Path | None = None) -> pd.DataFrame:
