@@ -13,16 +13,15 @@ and bf16 with close calls in fp32, cost in macro-F1 is measured on the sample's 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from reporting import machine, publish, versions
 
 RESULTS = Path(__file__).parent / "results" / "classify.json"
 CASES = ("minilm", "nano-4")
@@ -175,15 +174,8 @@ def main() -> None:
         rows = [row for case in options.cases for row in compare(case, Path(folder), options.rows, options.repeats)]
     packages = ("torch", "transformers", "onnxruntime", "tokenizers")
     threads = os.environ.get("OMP_NUM_THREADS", "default")
-    report = {
-        "machine": {"cpu": platform.machine(), "cpus": os.cpu_count(), "threads": threads},
-        "versions": {name: metadata.version(name) for name in packages},
-        "rows": rows,
-    }
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.results.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, options.results)
+    report = {"machine": machine() | {"threads": threads}, "versions": versions(*packages), "rows": rows}
+    publish(report, options.results)
     print(json.dumps(rows, indent=1))
 
 
