@@ -51,10 +51,13 @@ TRUE_SHAPES = ("llama-1b", "llama-8b")
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: a shape, a task, a prefix of about so many tokens (0: the zero-shot one), and texts per peer."""
+    """One comparison: a shape, a task in one wording, a prefix of about so many tokens (0: the zero-shot one), and texts
+    per peer.
+    """
 
     shape: str
     task: str
+    variant: str
     prefix_tokens: int
     harness_texts: int
     loop_texts: int
@@ -62,16 +65,18 @@ class Case:
     @property
     def name(self) -> str:
         setting = f"few-shot {self.prefix_tokens}" if self.prefix_tokens else "zero-shot"
-        return f"{self.shape} {self.task} {setting}"
+        return f"{self.shape} {self.task} {self.variant} {setting}"
 
 
 CASES = (
-    Case("nano-3", "safety", 1000, 200, 20),
-    Case("nano-3", "categories", 1000, 100, 10),
-    Case("nano-3", "safety", 0, 200, 40),
-    Case("nano-4", "safety", 1000, 40, 10),
-    Case("nano-4", "categories", 1000, 20, 4),
-    Case("nano-4", "safety", 0, 100, 20),
+    Case("nano-3", "safety", "guard", 1000, 200, 20),
+    Case("nano-3", "categories", "form", 1000, 100, 10),
+    Case("nano-3", "categories", "guard", 1000, 100, 10),
+    Case("nano-3", "safety", "guard", 0, 200, 40),
+    Case("nano-4", "safety", "guard", 1000, 40, 10),
+    Case("nano-4", "categories", "form", 1000, 20, 4),
+    Case("nano-4", "categories", "guard", 1000, 20, 4),
+    Case("nano-4", "safety", "guard", 0, 100, 20),
 )
 
 
@@ -112,16 +117,15 @@ def messages_of(tokenizer, count: int) -> list[list[int]]:
     return [prompts.encode_plain(tokenizer, text_of(random, tokenizer, n)) for n in random.integers(80, 141, count)]
 
 
-def prompt_of(tokenizer, task: str, prefix_tokens: int) -> prompts.Prompt:
+def prompt_of(tokenizer, task: str, prefix_tokens: int, variant: str = "guard") -> prompts.Prompt:
     """The study's prompt with as many made-up exemplars as bring its prefix nearest to so many tokens."""
     random, turns = np.random.default_rng(2), []
-    found = [prompts.build(tokenizer, task, "guard")]
+    found = [prompts.build(tokenizer, task, variant)]
     while len(found[-1].prefix) < prefix_tokens:
         number, words = len(turns), prompts.VERBALIZERS[task]
-        question = prompts.QUESTIONS[task][number % len(prompts.QUESTIONS[task])]
-        text = text_of(random, tokenizer, 48)
-        turns.append(prompts.Turn(f"r{number}", f"g{number}", text, question, words[number % len(words)]))
-        found.append(prompts.build(tokenizer, task, "guard", turns))
+        question, answer = number % len(prompts.QUESTIONS[task]), words[number % len(words)]
+        turns.append(prompts.Turn(f"r{number}", f"g{number}", text_of(random, tokenizer, 48), question, answer))
+        found.append(prompts.build(tokenizer, task, variant, turns))
     return min(found, key=lambda prompt: abs(len(prompt.prefix) - prefix_tokens)) if prefix_tokens else found[0]
 
 
@@ -217,7 +221,9 @@ def compare(case: Case, texts: int, count: int, networks: dict) -> list[dict]:
     if case.shape not in networks:
         networks[case.shape] = network_of(load_model(case.shape).shape)
     network = networks[case.shape]
-    setup = Setup(network, prompt_of(tokenizer, case.task, case.prefix_tokens), messages_of(tokenizer, texts))
+    setup = Setup(
+        network, prompt_of(tokenizer, case.task, case.prefix_tokens, case.variant), messages_of(tokenizer, texts)
+    )
     model = harness_of(network, tokenizer)
     batch = best_batch(model, setup)
     limits = [[clocked(lambda way=way: forward_only(setup, way))[1:] for _ in range(2)] for way in (True, False)]

@@ -126,6 +126,10 @@ class ChatBackend:
             raise ModelError("OPENAI_API_KEY", "is not ASCII", "set it again")
         self.client = OpenAI(base_url=model.base_url, api_key=key, timeout=TIMEOUT_SECONDS, max_retries=2)
 
+    def words(self, task: str) -> tuple[str, ...]:
+        """The questions of a task, whatever the wording: not every server lets its reply be begun for it."""
+        return tuple(question.words for question in prompts.QUESTIONS[task])
+
     def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[ChatQuestion, int]:
         """The zero-shot question and its number of exemplars per class, 0."""
         instruction = prompts.instruction_of(task, variant)
@@ -137,7 +141,7 @@ class ChatBackend:
         instruction, turns = prompts.instruction_of(task, variant), []
         for turn in drawn:
             text, _ = cut_words(turn.text, settings.max_text_tokens)
-            turns.append((user_words("" if turns else instruction, text, turn.question), turn.answer))
+            turns.append((user_words("" if turns else instruction, text, self.words(task)[turn.number]), turn.answer))
         question = ChatQuestion(
             task,
             variant,
@@ -152,7 +156,7 @@ class ChatBackend:
     def score(self, question: ChatQuestion, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Log-probabilities (n, questions, answers) and outcomes; a failed request is an outcome, never a gap."""
         cuts = [cut_words(text, question.max_text_tokens) for text in texts]
-        asked = prompts.QUESTIONS[question.task]
+        asked = self.words(question.task)
         jobs = [(question, text, words) for text, _ in cuts for words in asked]
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             answers = list(pool.map(lambda job: self.one(*job), jobs))
@@ -199,7 +203,7 @@ class ChatBackend:
 
     def shown(self, question: ChatQuestion) -> str:
         """The last turn's words, with a mark where the message stands."""
-        return user_words(question.instruction, "{message}", prompts.QUESTIONS[question.task][0])
+        return user_words(question.instruction, "{message}", self.words(question.task)[0])
 
     def explain(self, question: ChatQuestion, text: str) -> pd.DataFrame:
         """One message's scores, one row a question and answer."""

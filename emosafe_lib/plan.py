@@ -186,12 +186,14 @@ def text_tokens(rows: Rows | None, cap: int) -> float:
 
 def prompt_tokens(task: str, variant: str, setting: str, shots: int) -> tuple[float, float]:
     """Tokens of the prefix, read once, and of all questions with their answers, read for every message."""
-    from emosafe_lib.prompts import INSTRUCTIONS, QUESTIONS, VERBALIZERS
+    from emosafe_lib.prompts import INSTRUCTIONS, VERBALIZERS, questions_of
 
     prefix = len(INSTRUCTIONS[task, variant]) / CHARACTERS_PER_TOKEN
     if setting == "few-shot":
         prefix += shots * len(VERBALIZERS[task]) * (SHOWN_TOKENS + FRAME_TOKENS)
-    asked = sum(len(question) / CHARACTERS_PER_TOKEN + FRAME_TOKENS for question in QUESTIONS[task])
+    questions = questions_of(task, variant)
+    asked = sum(len(words) / CHARACTERS_PER_TOKEN + FRAME_TOKENS for words in {q.words for q in questions})
+    asked += sum(len(q.cue) for q in questions) / CHARACTERS_PER_TOKEN
     return prefix, asked
 
 

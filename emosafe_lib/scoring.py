@@ -29,7 +29,12 @@ SETTINGS = ("zero-shot", "few-shot")
 # Sentence encoders put cosines close together; this scale makes them comparable to logits before any calibration.
 COSINE_SCALE = 20.0
 NEUTRAL = "an ordinary message that has nothing to do with {title}"
-DESCRIPTIONS = {"plain": "{definition}", "guard": "{title}: {definition}", "careful": "a message that {definition}"}
+DESCRIPTIONS = {
+    "plain": "{definition}",
+    "guard": "{title}: {definition}",
+    "careful": "a message that {definition}",
+    "form": "{title}: a message that {definition}",
+}
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,7 @@ class EncoderBackend:
         turns = prompts.draw_exemplars(train, task, settings.shots_per_class, seed)
         texts = [[list(answer) for answer in question] for question in described(task, variant)]
         for turn in turns:
-            number = prompts.QUESTIONS[task].index(turn.question)
-            texts[number][prompts.VERBALIZERS[task].index(turn.answer)].append(turn.text)
+            texts[turn.number][prompts.VERBALIZERS[task].index(turn.answer)].append(turn.text)
         anchors = Anchors(
             task,
             variant,

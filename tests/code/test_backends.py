@@ -10,6 +10,7 @@ from prompting import make_rows, model_params, settings
 
 from emosafe_lib import chat, scoring
 from emosafe_lib.errors import ModelError
+from emosafe_lib.taxonomy import CATEGORY_TABLE
 
 ROWS = make_rows()
 TEST = ROWS[ROWS["split"] == "test"].reset_index(drop=True).head(4)
@@ -70,8 +71,8 @@ def serve(monkeypatch):
         server.http.server_close()
 
 
-def ask(backend, task="safety", setting="zero-shot", rows=TEST):
-    return scoring.score_rows(backend, scoring.pose(backend, settings(), ROWS, task, setting, "plain"), rows)
+def ask(backend, task="safety", setting="zero-shot", rows=TEST, variant="plain"):
+    return scoring.score_rows(backend, scoring.pose(backend, settings(), ROWS, task, setting, variant), rows)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,16 @@ def test_six_questions_a_message_and_one_outcome(serve):
     assert len(server.requests) == 12 and scores.outcomes == ["parse_error"] * 2
     assert scores.log_probabilities[0].argmax(axis=1).tolist() == [0] * 6
     assert np.exp(scores.log_probabilities[0, 2, 0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("setting", scoring.SETTINGS)
+def test_the_form_names_each_category_in_the_question_since_no_reply_can_be_begun(serve, setting):
+    server, backend = serve(lambda _: completion("no"))
+    ask(backend, task="categories", setting=setting, rows=TEST.head(1), variant="form")
+    said = [message for request in server.requests for message in request["messages"]]
+    questions = {message["content"].rsplit('"""', 1)[1] for message in said if message["role"] == "user"}
+    assert questions == {f"\nCategory: {category.title}. Answer yes or no." for category in CATEGORY_TABLE}
+    assert {message["content"] for message in said if message["role"] == "assistant"} <= {"yes", "no"}
 
 
 def test_exemplars_are_earlier_turns_and_control_tokens_are_spelled_out(serve):

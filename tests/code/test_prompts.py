@@ -6,8 +6,9 @@ import pytest
 from prompting import CONTROL, make_rows, tokenizer
 from transformers import AutoTokenizer
 
-from emosafe_lib import prompts
+from emosafe_lib import causal, prompts
 from emosafe_lib.errors import PromptError
+from emosafe_lib.models import ASSETS
 from emosafe_lib.taxonomy import CATEGORY_TABLE, SAFETY_DEFINITIONS
 
 HOSTILE = (
@@ -57,7 +58,7 @@ def test_earlier_turns_are_data_too():
     """Fault 36 for exemplars: a hostile exemplar opens no turn either."""
     made, rows = tokenizer(), make_rows()
     plain = prompts.draw_exemplars(rows[rows["split"] == "train"], "safety", 1, 0)
-    hostile = [prompts.Turn(t.row_id, t.group, HOSTILE[0], t.question, t.answer) for t in plain]
+    hostile = [prompts.Turn(t.row_id, t.group, HOSTILE[0], t.number, t.answer) for t in plain]
     control = set(made.added_tokens_decoder)
     counts = [
         Counter(t for t in prompts.build(made, "safety", "plain", turns, shown_tokens=500).prefix if t in control)
@@ -75,7 +76,7 @@ def test_a_long_message_is_cut_in_the_middle_and_the_rest_survives(limit):
     assert outcomes == ["truncated"] and len(message) == limit
     text = made.decode([*prompt.prefix, *message, *prompt.suffixes[0]])
     assert prompts.INSTRUCTIONS["safety", "plain"] in text
-    assert text.endswith("assistant<|end_header_id|>\n\n") and prompts.QUESTIONS["safety"][0] in text
+    assert text.endswith("assistant<|end_header_id|>\n\n") and prompts.QUESTIONS["safety"][0].words in text
     assert made.decode(message)[0] == "s" and made.decode(message)[-1] == "d"
 
 
@@ -109,9 +110,9 @@ def test_the_chat_template_frames_each_turn():
     users = []
     for number, turn in enumerate(turns):
         before = f"{prompts.INSTRUCTIONS['safety', 'plain']}\n\n" if number == 0 else ""
-        users += [{"role": "user", "content": before + prompts.wrap(turn.text) + turn.question}]
+        users += [{"role": "user", "content": before + prompts.wrap(turn.text) + prompts.QUESTIONS["safety"][0].words}]
         users += [{"role": "assistant", "content": turn.answer}]
-    users += [{"role": "user", "content": prompts.wrap("hello") + prompts.QUESTIONS["safety"][0]}]
+    users += [{"role": "user", "content": prompts.wrap("hello") + prompts.QUESTIONS["safety"][0].words}]
     want = made.apply_chat_template(users, tokenize=False, add_generation_prompt=True)
     assert made.decode(ids) == want
 
@@ -136,11 +137,36 @@ def test_a_tokenizer_without_a_template_gets_a_plain_frame(bos):
     assert prompt.prefix.count(made.convert_tokens_to_ids(CONTROL[0])) == int(bos)
 
 
+@pytest.mark.parametrize("task", ["safety", "categories"])
+def test_the_form_is_begun_for_the_model_and_its_questions_branch_at_the_title(task):
+    """An exemplar's reply has the tokens of suffix and answer; what stands before the cue is the same for all questions."""
+    made, rows = tokenizer(), make_rows()
+    turns = prompts.draw_exemplars(rows[rows["split"] == "train"], task, 1, 0)
+    prompt = prompts.build(made, task, "form", turns)
+    cues = [prompts.encode_plain(made, question.cue) for question in prompts.questions_of(task, "form")]
+    heads = {suffix[: len(suffix) - len(cue)] for suffix, cue in zip(prompt.suffixes, cues, strict=True)}
+    assert len(heads) == 1 and made.decode(min(heads)).endswith("assistant<|end_header_id|>\n\n")
+    begun = ",".join(map(str, prompt.prefix))
+    for turn in turns:
+        answer = prompt.answers[prompts.VERBALIZERS[task].index(turn.answer)]
+        assert ",".join(map(str, [*cues[turn.number], *answer])) in begun
+        assert made.decode(answer) == f" {turn.answer}"
+
+
+def test_the_form_costs_less_than_half_of_what_six_questions_cost():
+    made = AutoTokenizer.from_pretrained(ASSETS / "nano" / "nano-1")
+    nodes = {}
+    for variant in ("plain", "form"):
+        prompt = prompts.build(made, "categories", variant)
+        nodes[variant] = len(causal.plant(prompt.suffixes, prompt.answers).ids)
+    assert nodes["form"] < nodes["plain"] / 2
+
+
 def test_training_conversations_have_the_prompts_tokens():
     """What the ladder is trained on and what it is asked are the same tokens."""
     made = tokenizer()
     prompt = prompts.build(made, "safety", "plain")
-    user = prompts.ask(made, prompts.INSTRUCTIONS["safety", "plain"], "hello!", prompts.QUESTIONS["safety"][0])
+    user = prompts.ask(made, prompts.INSTRUCTIONS["safety", "plain"], "hello!", prompts.QUESTIONS["safety"][0].words)
     assert prompts.chat(made, user) == sequence(made, prompt, "hello!")
     before, between, after = prompts.chat_frame(made)
     assert prompts.chat(made, user, "safe")[-len(prompt.answers[0]) :] == list(prompt.answers[0])
@@ -223,8 +249,6 @@ def test_spelled_out_text_has_no_control_token_left():
 @pytest.mark.parametrize("rung", ["nano-1", "nano-4"])
 def test_prompts_are_compact_on_the_nano_ladder(rung):
     """Zero-shot prefixes and few-shot trinary prompts leave most of 1,024 tokens to messages."""
-    from emosafe_lib.models import ASSETS
-
     folder = ASSETS / "nano" / rung
     if not (folder / "tokenizer.json").is_file():
         pytest.skip("the nano tokenizer is not trained yet")
@@ -232,4 +256,4 @@ def test_prompts_are_compact_on_the_nano_ladder(rung):
     for task, variant in prompts.INSTRUCTIONS:
         limit = 150 if task == "safety" else 300
         assert len(prompts.build(made, task, variant).prefix) <= limit
-    assert len(prompts.ask(made, "", "x", prompts.QUESTIONS["safety"][0])) < 40
+    assert len(prompts.ask(made, "", "x", prompts.QUESTIONS["safety"][0].words)) < 40

@@ -9,7 +9,7 @@ import pytest
 import torch
 from prompting import make_rows, model_params, save, settings
 
-from emosafe_lib import attacks, models, predictions, scoring
+from emosafe_lib import attacks, models, predictions, prompts, scoring
 from emosafe_lib.errors import ModelError, PredictionError, PromptError
 
 ROWS = make_rows()
@@ -204,6 +204,10 @@ def test_an_encoder_is_prompted_by_cosine(assets, setting, task, shape):
     assert bool(asked.question.exemplar_ids) == (setting == "few-shot")
     alone, _ = backend.score(asked.question, [TEST["text"].iloc[5]])
     assert np.abs(alone[0] - scores.log_probabilities[5]).max() < 1e-4
+
+
+def test_every_wording_has_a_description_for_encoders():
+    assert set(scoring.DESCRIPTIONS) == set(prompts.VARIANTS)
 
 
 def test_a_repository_with_code_of_its_own_is_refused(assets):
