@@ -1,7 +1,8 @@
 """Use an exported pair of classifiers: load it anywhere, classify messages as they stream in.
 
 A user sees what the study evaluated, with its temperature and thresholds. Where the processor has bf16 instructions,
-most rows are read in bf16: labels are those of fp32, probabilities differ by some thousandths (`mixed`). A row that
+most rows are read in bf16: labels are those of fp32, probabilities differ by some thousandths (`mixed`). Elsewhere the
+fp32 ONNX graph reads them where it was exported: it is faster than PyTorch, and differs by rounding alone. A row that
 cannot be read gets an outcome that says why, and the rest goes on. Texts are read and forgotten: no output, log or
 error holds one.
 """
@@ -94,13 +95,21 @@ def runtimes_here(folder: Path) -> list[str]:
     ------
     ModelError : the folder is not an export, or its files are damaged
     """
-    able = half_precision() and "bf16" in checkpoints.read_seal(folder)
+    able = mixes(checkpoints.read_seal(folder))
     return [runtime for runtime in RUNTIMES if able or runtime != MIXED]
 
 
+def mixes(facts: dict) -> bool:
+    """Whether an export, known by its seal, can be read in `MIXED` here."""
+    return half_precision() and "bf16" in facts
+
+
 def fastest(folder: Path) -> str:
-    """The fastest runtime that gives PyTorch's labels on this processor: `MIXED`, or else PyTorch in fp32."""
-    return MIXED if MIXED in runtimes_here(folder) else "torch"
+    """The fastest runtime that gives PyTorch's labels here: `MIXED`, the fp32 ONNX graph, or PyTorch in fp32."""
+    facts = checkpoints.read_seal(folder)
+    if mixes(facts):
+        return MIXED
+    return "onnx" if ONNX_FILES["onnx"] in facts["files"] else "torch"
 
 
 class Classifier:

@@ -118,6 +118,13 @@ def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported,
         classify.Classifier(folder, runtime="onnx")
 
 
+def test_without_bf16_the_exported_fp32_graph_is_the_default(with_onnx, monkeypatch):
+    monkeypatch.setattr(classify, "half_precision", lambda: False)
+    assert classify.TaskClassifier(with_onnx / "safety").runtime == "onnx"
+    monkeypatch.setattr(classify, "half_precision", lambda: True)
+    assert classify.TaskClassifier(with_onnx / "safety").runtime == classify.MIXED
+
+
 def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exported, tmp_path, monkeypatch):
     folder = shutil.copytree(exported[0], tmp_path / "copy")
     facts = checkpoints.read_seal(folder / "safety")
