@@ -119,8 +119,27 @@ def test_loss_falls(network, steps, tmp_path, monkeypatch):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path):
-    """Fault 49."""
+@pytest.mark.parametrize("able", [True, False])
+def test_without_bfloat16_muon_works_in_float32_and_learns_the_same(network, monkeypatch, able):
+    """One update on the same gradients: float32 differs from torch's own by bfloat16's rounding, and only where chosen."""
+    monkeypatch.setattr(pretrain, "half_precision", lambda: able)
+    one, other, kinds = network(), network(), []
+    for trained, step in ((one, pretrain.update), (other, lambda _, optimizers, __: [o.step() for o in optimizers])):
+        optimizers = pretrain.make_optimizers(trained, 0.01)
+        torch.manual_seed(0)
+        for weight in trained.parameters():
+            weight.grad = 1e-4 * torch.randn_like(weight)
+        step(trained, optimizers, 1.0)
+        kinds.append({type(state["momentum_buffer"]) for state in optimizers[0].state.values()})
+    assert kinds == [{torch.Tensor if able else pretrain.Unrounded}, {torch.Tensor}]
+    gaps = [float((a - b).detach().abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+    assert max(gaps) == 0 if able else 0 < max(gaps) < 1e-3
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path, monkeypatch, able):
+    """Fault 49, with gradients that stay in float32 and without."""
+    monkeypatch.setattr(pretrain, "half_precision", lambda: able)
     straight, halves = network(), network()
     wanted = pretrain.train(straight, steps, 0.01, tmp_path / "straight")
     pretrain.train(halves, steps, 0.01, tmp_path / "halves", save_every=4, stop_after=10)
