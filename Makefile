@@ -62,7 +62,7 @@ compare: setup ## paired comparison of two finished studies: make compare A=samp
 	@$(BIN)/python -m emosafe_lib.compare $(A) $(B)
 
 test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-wlm, munge and root)
-	@$(BIN)/python -m pytest tests/cluster -rs -s
+	@EMOSAFE_NEEDS_SLURM=1 $(BIN)/python -m pytest tests/cluster -rs -s
 
 chaos: setup ## kill a reduced study at random moments and count what is lost: make chaos KILLS=50
 	@$(BIN)/python tests/code/chaos.py --kills $(KILLS)

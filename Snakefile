@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
-from emosafe_lib.execute import stage_digest
+from emosafe_lib.execute import INDEXED, stage_digest
 from emosafe_lib.params import load_model, load_study
 from emosafe_lib.plan import resources
 from emosafe_lib.stage import outputs_root
@@ -50,7 +50,7 @@ TARGETS = {
     "04_lora_finetuning": per_model("04_lora_finetuning"),
     "05_scaling_analysis": f"{BASE}/05_scaling_analysis/receipt.json",
     "06_on_device": f"{BASE}/06_on_device/receipt.json",
-    "index": f"{BASE}/index.html",
+    "index": f"{BASE}/{INDEXED}",
 }
 
 localrules: all, index

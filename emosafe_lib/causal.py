@@ -165,16 +165,22 @@ def attend_merged(query, key, value, mask, scaling, prefix_key, prefix_value):
     return torch.lerp(far, near, share)
 
 
-def refuse_unsupported(network) -> None:
-    """Raise ModelError for architectures whose attention or output layer this scorer would not reproduce exactly."""
+def refuse_unsupported(network, longest: int) -> None:
+    """Raise ModelError for architectures whose attention or output layer this scorer would not reproduce exactly.
+
+    A window of attention is no hindrance where it is wider than the `longest` sequence.
+    """
     config = network.config
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
     problem = None
     if getattr(config, "is_encoder_decoder", False) or network.get_output_embeddings() is None:
         problem = "is not a causal language model"
     elif kinds or not getattr(network, "_supports_attention_backend", False):
         problem = f"has attention of another kind ({', '.join(sorted(kinds)) or config.model_type})"
+    elif window and window < longest:
+        problem = f"looks back {window} tokens only, and {longest} are asked for"
     elif rope.get("rope_type") in UNSTABLE_ROPE:
         problem = f"has {rope['rope_type']} positions"
     elif any(getattr(config, name, None) not in (None, 1, 1.0) for name in RESCALED_LOGITS):
@@ -324,14 +330,21 @@ def score_in_batches(
     network, prompt: Prompt, messages: list[list[int]], budget: int = 8192, notes: list[str] | None = None
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (row numbers, log-probabilities) batch by batch; see `label_log_probabilities`."""
-    refuse_unsupported(network)
     tree, notes = plant(prompt.suffixes, prompt.answers), notes if notes is not None else []
-    refuse_too_long(network, len(prompt.prefix) + max(map(len, messages), default=0) + int(tree.depths.max()) + 1)
+    longest = len(prompt.prefix) + max(map(len, messages), default=0) + int(tree.depths.max()) + 1
+    refuse_unsupported(network, longest)
+    refuse_too_long(network, longest)
     prefix = read_prefix(network, prompt.prefix)
     budget = min(budget, CPU_TOKENS) if device_of(network).type == "cpu" else budget
+    lengths = np.array([len(ids) + len(tree.ids) for ids in messages])
+    left = budget_batches(lengths, budget)
     with torch.inference_mode(), own_attention(network):
-        for batch in budget_batches([len(ids) + len(tree.ids) for ids in messages], budget):
+        while left:
+            batch, known = left.pop(0), len(notes)
             yield batch, halving(network, [messages[row] for row in batch], tree, prefix, notes)
+            if len(notes) > known and left:  # what did not fit once would not fit again
+                budget, rest = max(1, budget // 2), np.concatenate(left)
+                left = [rest[part].tolist() for part in budget_batches(lengths[rest], budget)]
 
 
 def label_log_probabilities(network, prompt: Prompt, messages: list[list[int]], budget: int = 8192) -> np.ndarray:

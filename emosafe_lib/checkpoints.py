@@ -150,6 +150,8 @@ def save_classifier(network, tokenizer, folder: Path, state: dict | None = None,
     ------
     TrainingError : the disk is full; the older folder is untouched
     """
+    from safetensors import SafetensorError
+
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -157,9 +159,10 @@ def save_classifier(network, tokenizer, folder: Path, state: dict | None = None,
         write_weights(network, partial, state)
         tokenizer.save_pretrained(partial)
         seal(partial, tokenizer=tokenizer_digest(tokenizer), **facts)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(folder, f"could not be saved ({error.strerror})", "make room on the disk; rerun") from None
+        why = getattr(error, "strerror", None) or "its weights were not written"
+        raise TrainingError(folder, f"could not be saved ({why})", "make room on the disk; rerun") from None
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return folder

@@ -1,7 +1,8 @@
 """Use an exported pair of classifiers: load it anywhere, classify messages as they stream in.
 
 A user sees what the study evaluated, with its temperature and thresholds. Where the processor has bf16 instructions,
-most rows are read in bf16: labels are those of fp32, probabilities differ by some thousandths (`mixed`). Elsewhere the
+most rows are read in bf16: probabilities differ by some thousandths, and labels are those of fp32 unless a row moves
+twice as far as any validation row did (`mixed`). Elsewhere the
 fp32 ONNX graph reads them where it was exported: it is faster than PyTorch, and differs by rounding alone. A row that
 cannot be read gets an outcome that says why, and the rest goes on. Texts are read and forgotten: no output, log or
 error holds one.
@@ -12,7 +13,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,11 @@ class TaskClassifier:
         return mixed.rescored(rough, close, encoded, exact)
 
     def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Calibrated probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,)."""
+        """Probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,).
+
+        Levels are calibrated by a temperature. Categories are as the sigmoid gives them without the weights of training;
+        what was fitted for them is the threshold.
+        """
         encoded = encode(self.tokenizer, texts, self.fitted["max_length"])
         logits = self.logits(encoded, tokens_per_batch)
         if self.task == "safety":
@@ -207,17 +212,34 @@ def texts_of(path: str, column: str) -> Iterator:
 
 
 def csv_texts(stream, path: str, column: str) -> Iterator:
-    """The column of a CSV file, row by row; ModelError, by the row's number, where a quote never closes."""
+    """The column of a CSV file, row by row.
+
+    A row with a stray quote, or with an unquoted comma in a cell, is unreadable by itself: half a message could mean the
+    opposite of the whole. Where a quote never closes, or a cell has no end in sight, nobody can tell where rows begin.
+
+    Raises
+    ------
+    ModelError : the column is absent, or a quote never closes; by the row's number
+    """
     csv.field_size_limit(MOST_CELL_CHARACTERS)
-    reader, number = csv.DictReader(stream, strict=True), 0
-    try:
-        if column not in (reader.fieldnames or []):
-            raise ModelError(path, f"has no column {column!r}", "name it with --column")
-        for row in reader:
-            number += 1
+    reader = csv.DictReader(stream, strict=True)
+    for number in count():
+        try:
+            if number == 0 and column not in (reader.fieldnames or []):
+                raise ModelError(path, f"has no column {column!r}", "name it with --column")
+            row = next(reader, None)
+        except csv.Error as error:
+            if "expected after" in str(error) and number:
+                yield Unreadable("a quote stands inside a cell")
+                continue
+            remedy = "close the quote, or double it inside a cell"
+            raise ModelError(path, f"row {number + 1}: {error}", remedy) from None
+        if row is None:
+            return
+        if None in row:
+            yield Unreadable("the row has too many cells: put a message with commas into quotes")
+        else:
             yield row[column] if row[column] is not None else Unreadable("the row is too short")
-    except csv.Error as error:
-        raise ModelError(path, f"row {number + 1}: {error}", "close the quote, or double it inside a cell") from None
 
 
 def jsonl_texts(stream, path: str, column: str) -> Iterator:

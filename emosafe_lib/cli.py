@@ -5,12 +5,16 @@ failure of any of them is told here, so that all of them fail in the same way; a
 here too.
 """
 
+import errno
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from emosafe_lib.errors import EmosafeError
 
+# A full or read-only disk is nobody's bug; what else the operating system refuses may be ours, and shows where.
+SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 COMMANDS = {
     "classify": ("emosafe_lib.classify", "classify messages with an exported model"),
     "onnx": ("emosafe_lib.export", "add ONNX files, in fp32 and int8, to an exported model"),
@@ -42,6 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        place = Path(error.filename).name if error.filename else "a file"
+        print(f"error: {place}: {error.strerror}; free space, or let it be written", file=sys.stderr)
         return 1
 
 

@@ -19,18 +19,20 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from emosafe_lib import stage as stages
 from emosafe_lib.engine import snakemake_arguments, stop_stages, watch_parent
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
 from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root, settled
+from emosafe_lib.plan import STUDY_RESOURCES
 from emosafe_lib.progress import say
 
 MAX_CELL_TEXT = 200_000
+MARKED_UP = ("text/html", "text/markdown", "text/latex")
+TEXT_KINDS = ("text/plain", *MARKED_UP)
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
-SHELL_ESCAPE = re.compile(r"^\s*(!|%%?(bash|sh|script|system|sx|cmd)\b)", re.MULTILINE)
+SHELL_ESCAPE = re.compile(r"^\s*([\w, ]+=\s*)?(!|%%?(!|(bash|sh|script|system|sx|cmd)\b))", re.MULTILINE)
 CHATTER = re.compile(
     r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided cores|Rules claiming|Select jobs|Execute \d|"
     r"Finished jobid|Complete log|Elapsed|Job stats|job  |-----|all  |total  |localrules|RuleException|"
@@ -38,6 +40,7 @@ CHATTER = re.compile(
 )
 HEARTBEAT_SECONDS = 15
 RECEIPT, PROOF = "receipt.json", ".receipt.json"
+INDEXED = ".index.json"  # written once index.html is; Snakemake removes what it is told of, and that page shall stay
 
 
 def notebook_source(stage: str) -> Path:
@@ -91,19 +94,30 @@ def reason(output: dict) -> str:
     return f"{name}: {message}" if name in own else name
 
 
-def check_manifest(folder: Path, started: datetime, where: object) -> dict:
+def manifest_text(folder: Path) -> str:
+    """A stage's manifest as it lies on disk, empty where there is none."""
+    path = folder / "manifest.json"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def check_manifest(folder: Path, before: str, where: object) -> dict:
     """Read the manifest that the notebook wrote and hold it against the files on disk.
+
+    `before` is its text before the notebook ran: times would not do, since a machine's clock may be set back.
 
     Raises
     ------
-    StageError : it is absent, older than this execution, or names a file whose hash differs
+    StageError : it is absent, that of an earlier run, not one that `run.finish` writes, or names a file whose hash
+        differs
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise StageError(where, "wrote no manifest", "end the notebook with run.finish()")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if datetime.fromisoformat(manifest["finished"]) < started:
-        raise StageError(where, "left the manifest of an earlier run", "end the notebook with run.finish()")
+    text, remedy = manifest_text(folder), "end the notebook with run.finish()"
+    if not text:
+        raise StageError(where, "wrote no manifest", remedy)
+    if text == before:
+        raise StageError(where, "left the manifest of an earlier run", remedy)
+    manifest = read_or_empty(folder / "manifest.json")
+    if stages.MANIFEST - manifest.keys():
+        raise StageError(where, "left a manifest that cannot be read", remedy)
     for name, digest in manifest["outputs"].items():
         target = stages.outputs_root() / manifest["study"] / name
         if not target.is_file() or stages.file_sha256(target) != digest:
@@ -112,12 +126,18 @@ def check_manifest(folder: Path, started: datetime, where: object) -> dict:
 
 
 def cap_outputs(notebook: dict) -> None:
-    """Shorten text outputs that no reader would scroll through, and say so in their place."""
+    """Shorten text outputs that no reader would scroll through, and say so in their place.
+
+    Half a table of HTML would spoil the page that it stands in, so such an output leaves as a whole.
+    """
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
-            text = "".join(output.get("text", ""))
-            if len(text) > MAX_CELL_TEXT:
-                output["text"] = text[:MAX_CELL_TEXT] + f"\n[{len(text) - MAX_CELL_TEXT} characters left out]\n"
+            holders = [(output, "text")] + [(output.get("data", {}), kind) for kind in TEXT_KINDS]
+            for holder, kind in holders:
+                text = "".join(holder.get(kind, ""))
+                if len(text) > MAX_CELL_TEXT:
+                    kept = "" if kind in MARKED_UP else text[:MAX_CELL_TEXT]
+                    holder[kind] = kept + f"\n[{len(text) - len(kept)} characters left out]\n"
 
 
 @contextmanager
@@ -160,8 +180,12 @@ def signals_as_exceptions() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def execute_notebook(source: Path, target: Path, parameters: dict, label: str, minutes: int) -> None:
+def execute_notebook(
+    source: Path, target: Path, parameters: dict, label: str, minutes: float, remedy: str = "raise resources.minutes"
+) -> None:
     """Execute `source` into `target` with papermill, with a kernel of this very environment.
+
+    `remedy` is what to do about a cell that takes longer than `minutes`.
 
     Raises
     ------
@@ -191,7 +215,7 @@ def execute_notebook(source: Path, target: Path, parameters: dict, label: str, m
         failure = reason({"ename": error.ename, "evalue": error.evalue})
         raise StageError(label, f"cell {error.cell_index} failed: {failure}", "see the failed notebook") from None
     except CellTimeoutError:
-        raise StageError(label, f"a cell ran longer than {minutes} minutes", "raise resources.minutes") from None
+        raise StageError(label, f"a cell ran longer than {minutes} minutes", remedy) from None
     except (DeadKernelError, RuntimeError) as error:
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
@@ -216,8 +240,17 @@ def finished_before(folder: Path, digest: str, after: Sequence[str]) -> bool:
     proof = folder / PROOF
     if not proof.is_file() or any(Path(path).stat().st_mtime_ns > proof.stat().st_mtime_ns for path in after):
         return False
-    receipt = json.loads(proof.read_text(encoding="utf-8"))
-    return receipt["digest"] == digest and intact(folder, receipt)
+    receipt = read_or_empty(proof)
+    return receipt.get("digest") == digest and intact(folder, receipt)
+
+
+def read_or_empty(path: Path) -> dict:
+    """A receipt or manifest, or an empty one where the file was cut short, as a power failure does it."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def spare_url_grammar() -> None:
@@ -265,12 +298,14 @@ def run_stage(
     check_source(nbformat.read(source, 4), source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
-    started, clock = datetime.now(UTC), time.monotonic()
-    minutes = model_params.resources.minutes if model_params else 120
-    execute_notebook(source, temporary, parameters, label, minutes)
+    before, clock = manifest_text(folder), time.monotonic()
+    limits = model_params.resources if model_params else STUDY_RESOURCES
+    name = f"params/models/{model_params.name}.yaml" if model_params else ""
+    remedy = f"raise resources.minutes in {name}" if name else "run again: what was finished is kept; or use fewer rows"
+    execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
-    manifest = check_manifest(folder, started, label)
+    manifest = check_manifest(folder, before, label)
     return publish(notebook, temporary, folder, manifest, time.monotonic() - clock, digest)
 
 
@@ -315,13 +350,27 @@ def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = Non
 
 
 def is_current(stage: str, study: StudyParams, model: str | None, models: Sequence[str]) -> bool:
-    """Whether a stage's receipt, which must be there, was written for these parameters and this code."""
-    receipt = json.loads((stages.stage_folder(study.name, stage, model) / RECEIPT).read_text(encoding="utf-8"))
-    return receipt.get("digest") == stage_digest(stage, study, load_model(model) if model else None, models)
+    """Whether a stage's receipt, which must be there, was written for these parameters and this code, and no file that
+    it speaks for has been removed since.
+    """
+    folder = stages.stage_folder(study.name, stage, model)
+    receipt = read_or_empty(folder / RECEIPT)
+    digest = stage_digest(stage, study, load_model(model) if model else None, models)
+    return receipt.get("digest") == digest and complete(folder, receipt)
+
+
+def complete(folder: Path, receipt: dict) -> bool:
+    """Whether every file that a receipt and its stage's manifest name is there; what is in them is not looked at."""
+    named = [folder / name for name in (*receipt["files"], "manifest.json")]
+    if not all(path.is_file() for path in named):
+        return False
+    manifest = read_or_empty(folder / "manifest.json")
+    base = folder.parents[1] if manifest.get("model") else folder.parent
+    return all((base / name).is_file() for name in manifest.get("outputs", ()))
 
 
 def outdated(study: StudyParams, models: Sequence[str], until: str = "") -> list[str]:
-    """Receipts, of the stages up to `until`, that other parameters or other code left behind.
+    """Receipts, of the stages up to `until`, that other parameters or other code left behind, or whose files are gone.
 
     Snakemake notices a change by its own notes alone, which it keeps by path: they are gone once a checkout or its
     outputs have moved, or `.snakemake` was removed. It would then take every receipt for a current one.
@@ -352,13 +401,34 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
             raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
     root, base = project_root(), stages.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
+    if not (base / "index.html").is_file():
+        (base / INDEXED).unlink(missing_ok=True)
+    chosen = models or loaded.models
     command = [sys.executable, "-m", "emosafe_lib.engine", str(base), str(os.getpid())]
-    command += snakemake_arguments(root, cores, study=study, models=",".join(models or loaded.models), until=until)
-    stale = outdated(loaded, models or loaded.models, until)
-    command += ["--forcerun", *stale] if stale else []
-    command += ["--rerun-incomplete", "--keep-going", "--show-failed-logs", "--quiet", "host", "reason", "rules"]
-    command += ["--profile", str(root / "profiles" / profile)] if profile else []
+    command += [*snakemake_arguments(root, cores, study=study, models=",".join(chosen), until=until)]
+    command += [*what_to_run(loaded, chosen, until), "--keep-going", "--show-failed-logs"]
+    command += ["--quiet", "host", "reason", "rules"]
+    command += ["--profile", str(root / "profiles" / profile)] if profile else machine_limits(chosen)
     return run_engine([*command, *shlex.split(extra)])
+
+
+def what_to_run(study: StudyParams, models: Sequence[str], until: str = "") -> list[str]:
+    """What Snakemake cannot know by itself of what is to be done again, as its arguments."""
+    stale = outdated(study, models, until)
+    return ["--rerun-incomplete", *(["--forcerun", *stale] if stale else [])]
+
+
+def machine_limits(models: Sequence[str]) -> list[str]:
+    """What stages that run side by side on this machine share, as Snakemake's arguments: its memory, and its GPUs.
+
+    Every stage takes the first GPU that it sees, so one stage with a GPU runs at a time. A stage that asks for more than
+    there is runs alone.
+    """
+    import psutil
+
+    asked = [load_model(name).resources for name in models]
+    memory = max([psutil.virtual_memory().total // 2**20, *(part.memory_mb for part in asked)])
+    return ["--resources", f"mem_mb={memory}", f"gpu={max([1, *(part.gpus for part in asked)])}"]
 
 
 def run_engine(command: list[str]) -> int:
@@ -428,7 +498,9 @@ def main(arguments: list[str] | None = None) -> int:
     from emosafe_lib import reference, site
 
     if chosen.command == "index":
-        print(site.write_index(load_study(chosen.study), models))
+        page = site.write_index(load_study(chosen.study), models)
+        stages.write_json(page.parent / INDEXED, {page.name: stages.file_sha256(page)})
+        print(page)
     else:
         print(*reference.make(chosen.study, chosen.cores), sep="\n")
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -287,6 +288,12 @@ def probabilities_of(logits: np.ndarray, plan: Plan) -> np.ndarray:
     return (logits.softmax(-1) if task == "safety" else logits.sigmoid()).numpy()
 
 
+def refuse_broken(plan: Plan, what: str) -> None:
+    """Raise TrainingError for a run whose numbers have gone."""
+    where = f"{plan.model.name}/{plan.task}"
+    raise TrainingError(where, what, "lower training.learning_rate; the last good checkpoint is kept")
+
+
 class EpochLoader(DataLoader):
     """A loader that tells its batch sampler which epoch it is."""
 
@@ -326,9 +333,7 @@ class BudgetTrainer(Trainer):
         weights = self.weights.to(outputs.logits.device)
         loss = loss_per_row(outputs.logits.float(), labels, known, weights, self.plan.task).sum() / self.units_per_batch
         if not bool(torch.isfinite(loss)):
-            where = f"{self.plan.model.name}/{self.plan.task}"
-            what = f"the loss is not finite at step {self.state.global_step + 1}"
-            raise TrainingError(where, what, "lower training.learning_rate; the last good checkpoint is kept")
+            refuse_broken(self.plan, f"the loss is not finite at step {self.state.global_step + 1}")
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
@@ -338,6 +343,8 @@ class BudgetTrainer(Trainer):
         losses = loss_per_row(torch.from_numpy(logits), labels, known, self.weights.double(), self.plan.task)
         units = known[:, 0].sum() if self.plan.task == "safety" else known.sum()
         metrics = {f"{metric_key_prefix}_loss": float(losses.sum() / units)}
+        if not np.isfinite(metrics[f"{metric_key_prefix}_loss"]):  # before a checkpoint of these weights is kept
+            refuse_broken(self.plan, f"the validation loss is not finite after step {self.state.global_step}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -426,6 +433,8 @@ def readable_failures(plan: Plan, longest: int):
     where = f"{plan.model.name}/{plan.task}"
     try:
         yield
+    except SafetensorError:
+        raise TrainingError(where, "could not save its weights", "make room on the disk; rerun") from None
     except OSError as error:
         raise TrainingError(where, f"could not save ({error.strerror})", "make room on the disk; rerun") from None
     except (RuntimeError, MemoryError) as error:
@@ -521,11 +530,14 @@ def finetune(
     facts = facts_of(plan, network, encoded, notes)
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
     trained, state = trained_state(trainer, network)
-    scores = scores_of(plan, trained, tokenizer, encoded)
-    if trainer.is_world_process_zero():
-        save_final(plan, network, tokenizer, home, state)
-        write_finished(plan, home, scores, encoded, history_of(trainer), facts)
-        shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    with readable_failures(plan, int(encoded["test"].lengths.max())):
+        scores = scores_of(plan, trained, tokenizer, encoded)
+        if not all(np.isfinite(scores[part]).all() for part in ("validation", "test")):
+            refuse_broken(plan, "the trained model's answers are not finite")
+        if trainer.is_world_process_zero():
+            save_final(plan, network, tokenizer, home, state)
+            write_finished(plan, home, scores, encoded, history_of(trainer), facts)
+            shutil.rmtree(home / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return read_finished(plan, home)
 

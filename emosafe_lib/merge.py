@@ -72,7 +72,7 @@ def read_sources(data: DataParams, folder: Path | None = None) -> tuple[pd.DataF
     chosen = chosen_sources(data)
     absent = sources.missing(chosen, folder)
     if absent:
-        remedy = "run `make data`, or set EMOSAFE_DATA_DIR to a folder that holds them"
+        remedy = "run `make data STUDY=...`, or set EMOSAFE_DATA_DIR to a folder that holds them"
         raise SourceError("data", f"{len(absent)} files missing: {', '.join(absent)}", remedy)
     tables = {source.name: sources.read(source, folder) for source in chosen}
     left_out = {name: table.attrs.pop("left_out") for name, table in tables.items()}

@@ -158,9 +158,18 @@ def mixed_precision(model: ModelParams):
 
 
 def pick_quantization(model: ModelParams) -> str:
-    """int8 or int4 where it is asked for and bitsandbytes has a GPU to run on, else none."""
-    able = pick_device(model).type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
-    return model.quantization if able else "none"
+    """int8 or int4 where it is asked for and there is a GPU, else none.
+
+    Raises
+    ------
+    ModelError : a GPU without bitsandbytes; whoever asks for four bits there has no room for sixteen
+    """
+    if model.quantization == "none" or pick_device(model).type != "cuda":
+        return "none"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        what = f"asks for {model.quantization}, and bitsandbytes is not installed"
+        raise ModelError(model.name, what, "run `.venv/bin/pip install bitsandbytes`, or set quantization: none")
+    return model.quantization
 
 
 def hardware(model: ModelParams) -> dict:
@@ -173,7 +182,7 @@ def hardware(model: ModelParams) -> dict:
     if dtype != model.dtype:
         notes.append(f"{model.dtype} is not fit for this {device}: runs in {dtype}")
     if quantization != model.quantization:
-        notes.append(f"{model.quantization} needs bitsandbytes and a GPU: runs unquantized")
+        notes.append(f"{model.quantization} needs a GPU: runs unquantized")
     return {"device": device, "dtype": dtype, "quantization": quantization, "fallbacks": notes}
 
 
@@ -191,8 +200,8 @@ def is_sharded() -> bool:
 
 
 def placement() -> dict:
-    """The `device_map` of quantized weights: none under FSDP, this process's own GPU among several processes, else all
-    GPUs there are.
+    """The `device_map` of weights that are quantized or take several GPUs: none under FSDP, this process's own GPU among
+    several processes, else all GPUs there are.
     """
     if is_sharded():
         return {}
@@ -201,10 +210,12 @@ def placement() -> dict:
 
 
 def quantization_options(model: ModelParams) -> dict:
-    """The `from_pretrained` arguments of 8- and 4-bit loading (NF4, arXiv 2305.14314); none for full precision."""
+    """The `from_pretrained` arguments of 8- and 4-bit loading (NF4, arXiv 2305.14314); for full precision none, unless
+    the model's file asks for several GPUs.
+    """
     kind = pick_quantization(model)
     if kind == "none":
-        return {}
+        return placement() if model.resources.gpus > 1 and pick_device(model).type == "cuda" else {}
     from transformers import BitsAndBytesConfig
 
     if kind == "int8":
@@ -255,6 +266,10 @@ def load_network(model: ModelParams, auto_class, **options):
     ModelError : weights absent or damaged, or a repository that wants to run its own code
     """
     if model.weights == "random":
+        if pick_quantization(model) != "none":
+            raise ModelError(
+                model.name, f"has random weights, which {model.quantization} loading cannot make", "use none"
+            )
         config = shape_config(model)
         config.update(options)
         return auto_class.from_config(config, dtype=pick_dtype(model)).to(pick_device(model)).eval()
@@ -263,7 +278,7 @@ def load_network(model: ModelParams, auto_class, **options):
         network = auto_class.from_pretrained(
             weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **options
         )
-    placed = "quantization_config" in options or is_sharded()
+    placed = "quantization_config" in options or "device_map" in options or is_sharded()
     return network.eval() if placed else network.to(pick_device(model)).eval()
 
 

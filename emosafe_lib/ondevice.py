@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pandas as pd
 from emosafe_lib.errors import ModelError
 from emosafe_lib.models import load_network, pick_device, quiet, use_threads
 from emosafe_lib.params import ModelParams, load_model
+from emosafe_lib.stage import peak_memory_mb
 from emosafe_lib.taxonomy import TASKS
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
@@ -128,16 +128,12 @@ def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process so far, in MiB: on a GPU the device's, else resident memory.
-
-    Linux hands a parent's peak on to `ru_maxrss` of every process that it starts; VmHWM is the process's own.
-    """
+    """Peak memory of this process so far, in MiB: on a GPU the device's, else resident memory."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    own = next((line.split()[1] for line in lines_of("/proc/self/status") if line.startswith("VmHWM")), None)
-    return float(own or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    return peak_memory_mb()
 
 
 def stored_mb(network) -> float:

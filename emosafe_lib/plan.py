@@ -96,8 +96,10 @@ def graph_of(study: str, models: list[str], cores: int) -> Graph:
     ------
     StageError : Snakemake refuses the study
     """
+    from emosafe_lib.execute import what_to_run
+
     told = snakemake_arguments(project_root(), cores, study=study, models=",".join(models))
-    command = [sys.executable, "-m", "snakemake", *told, "--dag"]
+    command = [sys.executable, "-m", "snakemake", *told, *what_to_run(load_study(study), models), "--dag"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -330,25 +332,28 @@ def by_hardware(table):
 
 
 def measured(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict | None:
-    """The manifest of an earlier run of this stage with these very parameters, or None."""
+    """The manifest of an earlier run of this stage with these very parameters on rows of the same data, or None."""
+    wanted = {"01_data_merge": (None, []), stage: (model, models)}
     for base in run_folders(study):
-        path = (base / model.name if model else base) / stage / "manifest.json"
-        if not path.is_file():
-            continue
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["parameters"] == stages.parameters_of(stage, study, model, models):
+        for name, (of, among) in wanted.items():
+            path = (base / of.name if of else base) / name / "manifest.json"
+            manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if manifest.get("parameters") != stages.parameters_of(name, study, of, among):
+                break
+        else:
             return manifest
     return None
 
 
 def resources(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> ResourceParams:
     """What to ask a scheduler for: what the model's parameter file declares (`STUDY_RESOURCES` for a stage of the whole
-    study), corrected by an earlier run with the same parameters.
+    study), corrected by an earlier run with the same parameters. What was declared anew since that run is asked for as
+    it stands: whoever raises a limit has seen it hit.
 
     A measured peak is that of the notebook's process; a job also holds the runner and its engine.
     """
     declared, earlier = (model.resources if model else STUDY_RESOURCES), measured(stage, study, model, models)
-    if earlier is None:
+    if earlier is None or (model and earlier.get("resources") not in (None, declared.model_dump())):
         return declared
     memory = math.ceil(earlier["peak_memory_mb"] * MEMORY_SLACK / 100) * 100 + SPARE_MB
     minutes = math.ceil(earlier["seconds"] / 60 * TIME_SLACK) + SPARE_MINUTES

@@ -27,7 +27,7 @@ CONTENT_FREE = ("N/A", "[MASK]", "...")
 # Chat templates such as Llama 3.1's print today's date; a fixed one keeps a prompt the same tomorrow.
 TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 PLAIN_FRAME = ("", "\nAnswer:", "\n\n")
-CONTROL_LIKE = re.compile(r"[<\[](?=[|/<a-zA-Z_\[])")
+CONTROL_LIKE = re.compile(r"[<\[](?=[|\uff5c/<a-zA-Z_\[])")
 
 VERBALIZERS = {"safety": SAFETY_LEVELS, "categories": ("yes", "no")}
 SAFETY_LIST = "\n".join(f"{level}: {text}" for level, text in SAFETY_DEFINITIONS.items())
@@ -375,8 +375,12 @@ def safety_turns(rows: pd.DataFrame, per_class: int) -> list[Turn]:
 def category_turns(rows: pd.DataFrame, per_class: int, seed: int) -> list[Turn]:
     """For each category the first rows that have it and the first known not to have it, one turn each.
 
-    With `per_class` 0, one turn a category: yes for every second one, counted from the seed. A category without rows
-    for an answer is left out; what no source asked cannot be shown.
+    With `per_class` 0, one turn a category: yes for every second one, counted from the seed. What no source asked
+    cannot be shown.
+
+    Raises
+    ------
+    PromptError : too few training rows for an answer, which would leave the exemplars unbalanced
     """
     labels, known = category_matrix(rows), known_matrix(rows)
     turns, used = [], set()
@@ -385,8 +389,9 @@ def category_turns(rows: pd.DataFrame, per_class: int, seed: int) -> list[Turn]:
         for answer in answers:
             fits = (labels[:, number] == (answer == "yes")) & known[:, number] & ~rows["id"].isin(used).to_numpy()
             part = rows[fits].head(max(1, per_class))
-            if part.empty:
-                raise PromptError(f"category {name}", f"no training row answers {answer!r}", "add rows to train")
+            if len(part) < max(1, per_class):
+                what = f"only {len(part)} training rows answer {answer!r}"
+                raise PromptError(f"category {name}", what, "lower shots_per_class, or add rows to train")
             used |= set(part["id"])
             turns += [turn_of(row, number, answer) for row in part.itertuples()]
     return turns

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from emosafe_lib import causal, metrics, models, predictions, prompts
+from emosafe_lib import causal, checkpoints, metrics, models, predictions, prompts
 from emosafe_lib.errors import PredictionError, PromptError
 from emosafe_lib.params import ModelParams, PromptingParams
 from emosafe_lib.progress import bar
@@ -318,14 +318,17 @@ def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = 
 
 
 def one_shard(backend, asked: Asked, rows: pd.DataFrame, home: Path | None, number: int) -> dict:
-    """Read a finished shard, or score it and keep it by rename."""
+    """Read a finished shard, or score it and keep it by rename.
+
+    A shard with a row that a server failed to answer is not kept: the next run asks for it again.
+    """
     path = home / f"shard-{number:05d}.npz" if home else None
     if path and (kept := read_shard(path, len(rows))):
         return kept
     start = time.perf_counter()
     scores, outcomes = backend.score(asked.question, rows["text"].to_list())
     shard = {"scores": scores, "outcomes": np.array(outcomes), "seconds": time.perf_counter() - start}
-    if path:
+    if path and "api_error" not in outcomes:
         home.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **shard)
@@ -355,9 +358,11 @@ def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
 
 
 def weights_digest(model: ModelParams) -> str:
-    """SHA-256 over a local model's files; a hub model is known by its revision, a server by its address."""
-    if model.backend == "openai" or model.weights not in ("assets", "package"):
+    """SHA-256 over a local model's files; a hub model is known by its commit, a server by its address."""
+    if model.backend == "openai":
         return f"{model.base_url or ''} {model.revision or 'main'}"
+    if model.weights not in ("assets", "package"):
+        return checkpoints.base_digest(model)
     files = sorted(path for path in Path(models.weights_location(model)).iterdir() if path.is_file())
     digest = hashlib.sha256()
     for path in files:
@@ -385,8 +390,12 @@ class Calibration:
 
 
 def content_free_bias(backend, asked: Asked) -> np.ndarray:
-    """Mean normalised log-probabilities (questions, answers) of inputs without content (Zhao et al. 2021)."""
-    scores, _ = backend.score(asked.question, list(prompts.CONTENT_FREE))
+    """Mean normalised log-probabilities (questions, answers) of inputs without content (Zhao et al. 2021); even ones
+    where none of them was answered.
+    """
+    scores, outcomes = backend.score(asked.question, list(prompts.CONTENT_FREE))
+    answered = np.isin(outcomes, USABLE_OUTCOMES)
+    scores = scores[answered] if answered.any() else np.zeros_like(scores)
     return np.log(np.exp(log_softmax(scores, axis=-1)).mean(axis=0))
 
 
@@ -454,9 +463,11 @@ def predictions_of(scores: Scores, calibration: Calibration) -> pd.DataFrame:
 
 
 def chances(backend, asked: Asked, calibration: Calibration, texts: list[str]) -> np.ndarray:
-    """Calibrated probabilities of texts that belong to no row, such as attacks."""
-    values, _ = backend.score(asked.question, texts)
-    return probabilities_of(values, asked.task, calibration.bias, calibration.temperature)
+    """Calibrated probabilities of texts that belong to no row, such as attacks; NaN for those without an answer."""
+    values, outcomes = backend.score(asked.question, texts)
+    found = probabilities_of(values, asked.task, calibration.bias, calibration.temperature)
+    found[~np.isin(outcomes, USABLE_OUTCOMES)] = np.nan
+    return found
 
 
 def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, bins: int = 10) -> pd.DataFrame:

@@ -31,6 +31,9 @@ STAGES = {
     "05_scaling_analysis": {"model": False, "sections": ["analysis", "models"]},
     "06_on_device": {"model": False, "sections": ["models"]},
 }
+# What every manifest holds.
+MANIFEST = {"stage", "study", "model", "parameters", "inputs", "outputs", "numbers", "versions", "seconds", "finished"}
+MANIFEST |= {"peak_memory_mb"}
 LOCK_SECONDS = 20
 PACKAGES = ("torch", "transformers", "peft", "datasets", "scikit-learn", "numpy", "pandas", "papermill")
 
@@ -50,8 +53,25 @@ def write_json(path: Path, data: object) -> None:
     """Write JSON by rename, so that a reader sees the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    with open(partial, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())  # or a power failure could leave the new name with nothing in it
     os.replace(partial, path)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, in MiB.
+
+    Linux hands a parent's peak on to `ru_maxrss` of every process that it starts; VmHWM is the process's own. macOS
+    counts `ru_maxrss` in bytes.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    own = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+    if own is not None:
+        return float(own) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def stage_folder(study: str, stage: str, model: str | None = None, outputs: Path | None = None) -> Path:
@@ -162,7 +182,8 @@ class Run:
             "numbers": numbers,
             "versions": versions(),
             "seconds": round(time.monotonic() - self.started, 2),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_memory_mb": int(peak_memory_mb()),
+            "resources": self.model.resources.model_dump() if self.model else None,
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -247,7 +268,11 @@ def imported_names(source: str) -> tuple[str, ...]:
     """Dotted names below `emosafe_lib` that a piece of code imports; kept, since every stage reaches the same modules."""
     lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
     names = []
-    for node in ast.walk(ast.parse("\n".join(lines))):
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:  # its cell will say so when it runs
+        return ()
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "emosafe_lib":
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):

@@ -76,7 +76,9 @@ def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
     absent = sorted(name for name, path in paths.items() if not path.is_file())
     if absent:
         what = f"{len(absent)} of {len(paths)} files absent: {', '.join(absent)}"
-        raise SourceError(source.name, what, "run `make data`, or set EMOSAFE_DATA_DIR to a folder that holds them")
+        raise SourceError(
+            source.name, what, "run `make data STUDY=...`, or set EMOSAFE_DATA_DIR to a folder that holds them"
+        )
     for file in source.files:
         check_file(source, file, paths[file.name])
     return paths

@@ -110,14 +110,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m emosafe_lib.sources", description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=["fetch", "list"])
     parser.add_argument("--study", default="sample", help="a file in params/study/")
+    parser.add_argument("--sources", nargs="+", help="these registered sources, in place of a study's")
     options = parser.parse_args(arguments)
     try:
         data = load_study(options.study).data
         known = known_sources(data)
-        absent = sorted(set(data.sources) - set(known))
+        wanted = set(options.sources or data.sources)
+        absent = sorted(wanted - set(known))
         if absent:
             raise SourceError(f"sources {', '.join(absent)}", "not registered", f"use of {', '.join(known)}")
-        chosen = [known[name] for name in sorted(set(data.sources))]
+        chosen = [known[name] for name in sorted(wanted)]
         if options.command == "list":
             for source in chosen:
                 print(f"{source.name:28} {source.licence}")

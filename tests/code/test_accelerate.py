@@ -90,10 +90,11 @@ def test_a_shipped_configuration_is_one_that_accelerate_reads_and_fits_its_model
 
     config, model = load_config_from_file(str(path)), load_model(path.stem)
     assert config.num_processes == model.resources.gpus and config.mixed_precision == "bf16"
+    assert model.quantization == "int4"
     assert f"--model {model.name}" in path.read_text()
     if config.num_processes > 1:
         assert hasattr(modeling_llama, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
-        assert model.quantization == "int4" and config.fsdp_config["fsdp_use_orig_params"] is False
+        assert config.fsdp_config["fsdp_use_orig_params"] is False
 
 
 def test_large_sizes_have_a_configuration():

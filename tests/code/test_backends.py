@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prompting import make_rows, model_params, settings
 
-from emosafe_lib import chat, scoring
+from emosafe_lib import attacks, chat, scoring
 from emosafe_lib.errors import ModelError
 from emosafe_lib.taxonomy import CATEGORY_TABLE
 
@@ -203,6 +203,32 @@ def test_a_long_message_is_cut_and_says_so(serve):
     assert scores.outcomes == ["truncated"]
     content = server.requests[0]["messages"][-1]["content"]
     assert len(content) < 1500 and content.endswith("Answer with one word: safe, borderline or unsafe.")
+
+
+def test_a_row_that_a_server_failed_to_answer_is_asked_again_by_the_next_run(serve, tmp_path):
+    healthy = []
+    _, backend = serve(lambda _: completion("safe") if healthy else (503, "down"))
+    asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
+    assert scoring.score_rows(backend, asked, TEST, tmp_path).outcomes == ["api_error"] * 4
+    healthy.append(True)
+    assert scoring.score_rows(backend, asked, TEST, tmp_path).outcomes == ["ok"] * 4
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_37_a_text_that_was_refused_counts_neither_for_nor_against_an_attack(serve, answered):
+    """Equal probabilities, which an unanswered row carries, would read as "safe"."""
+    _, backend = serve(lambda request: completion("unsafe" if answered or clean(request) else "I cannot say"))
+    asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
+    plain = scoring.Calibration(np.zeros((1, 3)), 1.0, None, False)
+    unsafe = TEST.assign(safety="unsafe")
+    table = attacks.probe(lambda texts: scoring.chances(backend, asked, plain, texts), unsafe)
+    assert (table["rows"] == (len(TEST) if answered else 0)).all()
+    assert (table["success"] == 0).all() if answered else table["success"].isna().all()
+
+
+def clean(request) -> bool:
+    """Whether a request's message is one of the untouched ones."""
+    return any(f'"""\n{text}\n"""' in request["messages"][-1]["content"] for text in TEST["text"])
 
 
 def test_resume_asks_a_server_only_once(serve, tmp_path):

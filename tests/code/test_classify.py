@@ -247,6 +247,16 @@ def test_a_csv_is_read_to_its_first_broken_row_and_a_huge_cell_is_only_refused(t
         next(classify.texts_of(str(tmp_path / "in.txt"), "text"))
 
 
+def test_one_bad_csv_row_neither_stops_the_rest_nor_is_read_by_half(tmp_path):
+    """Half of a message could mean the opposite of the whole."""
+    path = tmp_path / "in.csv"
+    path.write_text('id,text\n1,calm, and more\n2,"calm "quoted" word"\n3,calm\n4\n5,"so, calm"\n')
+    found = list(classify.texts_of(str(path), "text"))
+    assert [text if isinstance(text, str) else None for text in found] == [None, None, "calm", None, "so, calm"]
+    reasons = [classify.unusable(text) for text in found if not isinstance(text, str)]
+    assert "too many cells" in reasons[0] and "inside a cell" in reasons[1] and "too short" in reasons[2]
+
+
 @pytest.mark.parametrize("given", [[], ["--file", "in.csv", "calm"]])
 def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(given, capsys):
     with pytest.raises(SystemExit, match="2"):

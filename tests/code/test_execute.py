@@ -1,5 +1,6 @@
 """The runner believes only what it can check: the ways in which a notebook can pretend to be done (faults 72 to 78)."""
 
+import errno
 import json
 import os
 import signal
@@ -67,16 +68,16 @@ FALSE_GREENS = {
     "kernel-killed": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", {}),
     "kernel-exit": ("import os\nos._exit(0)", {}),
     "no-finish": ("x = 1", {"last": "x = 2"}),
-    "finish-forged": (
-        "(run.folder).mkdir(parents=True)\n(run.folder / 'manifest.json').write_text('{}')",
-        {"last": "1"},
-    ),
+    "finish-forged": ("run.folder.mkdir(exist_ok=True)", {"last": "(run.folder / 'manifest.json').write_text('{}')"}),
+    "finish-torn": ("run.folder.mkdir(exist_ok=True)", {"last": "(run.folder / 'manifest.json').write_text('{')"}),
     "output-changed": (
         "run.out('a.txt').write_text('a')",
         {"last": "run.finish()\n(run.folder / 'a.txt').write_text('b')"},
     ),
     "shell": ("!false", {}),
+    "shell-kept": ("said = !false", {}),
     "bash-cell": ("%%bash\nfalse", {}),
+    "shell-cell": ("%%!\nfalse", {}),
     "raises-tag": ("1 / 0", {"tags": ["raises-exception"]}),
     "skip-tag": ("1 / 0", {"tags": ["skip-execution"]}),
 }
@@ -93,7 +94,9 @@ def test_72_73_a_stage_that_did_not_finish_is_failed_and_the_last_good_output_st
     said = capsys.readouterr().err
     assert said.startswith("error: ") and STAGE in said
     assert not (outputs / "toy" / STAGE / "receipt.json").exists()
-    if case not in ("output-changed", "finish-forged"):
+    if case.startswith("finish"):
+        assert "left a manifest that cannot be read" in said
+    elif case != "output-changed":
         assert published(outputs) == before
 
 
@@ -129,11 +132,31 @@ def test_75_the_source_is_never_its_own_target(checkout):
         execute_notebook(source, source, {}, STAGE, minutes=1)
 
 
-def test_78_thirty_megabytes_of_output_are_capped_with_a_notice(checkout, outputs):
-    toy.write(checkout, STAGE, "print('x' * 30_000_000)")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('x' * 30_000_000)",
+        "'x' * 30_000_000",
+        "from IPython.display import HTML, display\ndisplay(HTML('<p>x</p>' * 5_000_000))",
+    ],
+)
+def test_78_thirty_megabytes_of_output_are_capped_with_a_notice(checkout, outputs, body):
+    toy.write(checkout, STAGE, body)
     run_stage(STAGE, "toy")
     page = outputs / "toy" / STAGE / f"{STAGE}.html"
     assert page.stat().st_size < 1_000_000 and "characters left out" in page.read_text()
+
+
+def test_a_disk_that_is_full_or_may_not_be_written_is_told_in_one_line(checkout, capsys, monkeypatch):
+    for number in (errno.ENOSPC, errno.EACCES):
+
+        def refuse(*_, number=number):
+            raise OSError(number, os.strerror(number), "/somewhere/receipt.json")
+
+        monkeypatch.setattr(execute, "publish", refuse)
+        assert cli.main(["run", "stage", STAGE, "--study", "toy"]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and said.startswith(f"error: receipt.json: {os.strerror(number)}; ")
 
 
 def test_an_error_of_a_foreign_class_never_shows_its_message(checkout, capsys):
@@ -146,7 +169,8 @@ def test_a_receipt_of_other_code_is_old_even_where_the_engine_has_lost_its_notes
     def receipt(stage, model=None, digest=""):
         params = load_model(model) if model else None
         digest = digest or execute.stage_digest(stage, load_study("toy"), params, ["nano-1"])
-        stages.write_json(stages.stage_folder("toy", stage, model) / "receipt.json", {"digest": digest})
+        stages.write_json(stages.stage_folder("toy", stage, model) / "receipt.json", {"digest": digest, "files": {}})
+        stages.write_json(stages.stage_folder("toy", stage, model) / "manifest.json", {"outputs": {}})
         return str(stages.stage_folder("toy", stage, model) / "receipt.json")
 
     asked = []
@@ -159,11 +183,45 @@ def test_a_receipt_of_other_code_is_old_even_where_the_engine_has_lost_its_notes
     old = [receipt(f"0{n}", "nano-1", "old") for n in ("3_prompting_baselines", "4_lora_finetuning")]
     execute.run_study("toy", ["nano-1"], 1)
     at = asked[-1].index("--forcerun")
-    assert asked[-1][at + 1 : at + 4] == [*old, "--rerun-incomplete"]
+    assert asked[-1][at + 1 : at + 4] == [*old, "--keep-going"] and "--rerun-incomplete" in asked[-1]
     study = load_study("toy")
     assert execute.outdated(study, ["nano-1"], "03_prompting_baselines") == old[:1]
     assert execute.outdated(study, ["nano-1"], "04_lora_finetuning") == old[1:]
     assert execute.outdated(study, ["nano-1"], "01_data_merge") == []
+
+
+@pytest.mark.parametrize("lost", ["rows.txt", "01_data_merge.html", "manifest.json"])
+def test_a_stage_whose_files_were_deleted_is_old(checkout, outputs, lost):
+    run_stage(STAGE, "toy")
+    assert execute.outdated(load_study("toy"), ["nano-1"]) == []
+    (outputs / "toy" / STAGE / lost).unlink()
+    assert execute.outdated(load_study("toy"), ["nano-1"]) == [str(outputs / "toy" / STAGE / "receipt.json")]
+
+
+def test_a_receipt_that_was_cut_short_is_old(checkout, outputs):
+    receipt = run_stage(STAGE, "toy")
+    for path in (receipt, receipt.with_name(execute.PROOF)):
+        path.write_text("")
+    assert execute.outdated(load_study("toy"), ["nano-1"]) == [str(receipt)]
+    assert json.loads(run_stage(STAGE, "toy", after=[]).read_text())["stage"] == STAGE
+
+
+def test_a_clock_that_was_set_back_fails_no_stage(checkout, outputs):
+    run_stage(STAGE, "toy")
+    path = outputs / "toy" / STAGE / "manifest.json"
+    stages.write_json(path, json.loads(path.read_text()) | {"finished": "2999-01-01T00:00:00+00:00"})
+    toy.write(checkout, STAGE, "run.out('rows.txt').write_text('later')")
+    assert json.loads(run_stage(STAGE, "toy").read_text())["stage"] == STAGE
+
+
+def test_stages_with_a_gpu_take_turns_and_one_that_asks_for_more_than_there_is_still_runs(checkout, monkeypatch):
+    few, many = load_model("llama-1b"), load_model("llama-70b")
+    monkeypatch.setattr(execute, "load_model", {"few": few, "many": many, "none": load_model("nano-1")}.get)
+    memory = psutil.virtual_memory().total // 2**20
+    assert execute.machine_limits(["none"]) == ["--resources", f"mem_mb={memory}", "gpu=1"]
+    assert execute.machine_limits(["few", "none"])[-1] == "gpu=1"
+    huge = max(memory, many.resources.memory_mb)
+    assert execute.machine_limits(["few", "many"]) == ["--resources", f"mem_mb={huge}", f"gpu={many.resources.gpus}"]
 
 
 def test_executed_checks_name_the_cell():

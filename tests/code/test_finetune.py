@@ -361,6 +361,23 @@ def test_51_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, mon
     assert newest is not None and not notes
 
 
+def test_51_weights_that_break_in_the_last_step_are_neither_kept_nor_called_finished(tmp_path, monkeypatch):
+    plain, broken = finetune.BudgetTrainer.evaluate, []
+
+    def evaluate(self, *args, **options):
+        if not broken:
+            broken.append(True)
+            for weight in self.model.parameters():
+                weight.data.fill_(float("nan"))
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    with pytest.raises(TrainingError, match="validation loss is not finite"):
+        train(tmp_path, epochs=1.0)
+    assert not list(tmp_path.glob("*/done.json")) and not list(tmp_path.glob("*/checkpoints/checkpoint-*"))
+    assert np.isfinite(train(tmp_path, epochs=1.0).test_probabilities).all()
+
+
 def test_52_exhausted_memory_names_batch_and_length(tmp_path, monkeypatch):
     def no_memory(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
@@ -400,6 +417,25 @@ def test_53_a_full_disk_at_the_end_keeps_the_older_model(adapter, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
     with pytest.raises(TrainingError, match="No space left"):
         checkpoints.save_classifier(network, tokenizer, adapter, labels=SAFETY_LEVELS)
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    assert [path.name for path in adapter.parent.iterdir()] == ["model"]
+
+
+def test_53_weights_that_cannot_be_written_keep_the_older_model(adapter):
+    """A limit on the size of files stands for a full disk: safetensors answers it with an error of its own class."""
+    import resource
+    import signal
+
+    network, tokenizer = restore(adapter)
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(TrainingError, match="could not be saved"):
+            checkpoints.save_classifier(network, tokenizer, adapter, labels=SAFETY_LEVELS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
     assert [path.name for path in adapter.parent.iterdir()] == ["model"]
 

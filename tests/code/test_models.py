@@ -152,6 +152,18 @@ def test_quantized_weights_lie_where_the_launcher_wants_them(monkeypatch, enviro
     assert models.placement() == expected
 
 
+def test_four_bits_on_a_gpu_need_bitsandbytes_and_several_gpus_share_whatever_is_loaded(monkeypatch):
+    monkeypatch.setattr(models, "pick_device", lambda model: torch.device("cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    model = load_model("llama-70b")
+    with pytest.raises(ModelError, match="bitsandbytes is not installed; run"):
+        models.quantization_options(model)
+    plain = model.model_copy(update={"quantization": "none"})
+    assert models.quantization_options(plain) == {"device_map": "auto"}
+    one = plain.model_copy(update={"resources": plain.resources.model_copy(update={"gpus": 1})})
+    assert models.quantization_options(one) == {}
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_4_bit_weights_stay_frozen_while_adapters_learn(tmp_path, assets, monkeypatch):
     import torch

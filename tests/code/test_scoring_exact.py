@@ -202,6 +202,23 @@ def test_sliding_windows_are_refused():
         causal.label_log_probabilities(transformers.Gemma2ForCausalLM(config).eval(), PROMPT, MESSAGES)
 
 
+@pytest.mark.parametrize("window, fits", [(8, False), (4096, True), (None, True)])
+def test_a_window_of_attention_is_refused_where_a_sequence_is_longer(window, fits):
+    """Mistral's configuration names no kinds of layers, only the window."""
+    import transformers
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = transformers.MistralConfig(vocab_size=320, sliding_window=window, **sizes, **heads)
+    net = transformers.MistralForCausalLM(config).eval()
+    if not fits:
+        with pytest.raises(ModelError, match="looks back 8 tokens only"):
+            causal.label_log_probabilities(net, PROMPT, MESSAGES)
+        return
+    plain = np.stack([causal.plain_log_probabilities(net, PROMPT, ids) for ids in MESSAGES])
+    assert np.abs(causal.label_log_probabilities(net, PROMPT, MESSAGES) - plain).max() < 1e-4
+
+
 def test_positions_that_depend_on_the_batch_are_refused():
     net = network("llama")
     net.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0}
@@ -216,7 +233,7 @@ def test_an_encoder_is_refused():
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     with pytest.raises(ModelError, match="not a causal"):
-        causal.refuse_unsupported(transformers.BertModel(config))
+        causal.refuse_unsupported(transformers.BertModel(config), 8)
 
 
 def test_a_sequence_beyond_the_context_is_refused():

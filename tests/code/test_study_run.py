@@ -90,12 +90,24 @@ def test_a_study_by_its_path_analyses_the_models_that_the_run_names_and_ends_wit
     for stage in ("05_scaling_analysis", "06_on_device"):
         manifest = json.loads((outputs / "mine" / stage / "manifest.json").read_text())
         assert manifest["parameters"]["models"] == ["nano-1", "minilm"]
-    assert (outputs / "mine" / "index.html").is_file()
+    front = outputs / "mine" / "index.html"
+    assert front.is_file()
     loaded, models = load_study(mine), ["nano-1", "minilm"]
     pairs = site.expected_stages(loaded, models)
     assert {site.state(loaded, stage, model, models)[0] for stage, model in pairs} == {"done"} and len(pairs) == 8
     assert started(study("--models", "nano-1 minilm", name=mine, until="")) == []
+    front.unlink()
+    assert started(study("--models", "nano-1 minilm", name=mine, until="")) == [] and front.is_file()
     assert started(study("--models", "nano-1", name=mine, until="")) == ["05_scaling_analysis", "06_on_device"]
+
+
+def test_a_front_page_that_cannot_be_made_leaves_the_last_one(checkout, outputs):
+    assert study("--models", "nano-1", until="").returncode == 0
+    front = outputs / "toy" / "index.html"
+    before = front.read_bytes()
+    toy.write(checkout, "06_on_device", "(run.base / 'data_card.json').write_text('{')")
+    assert study("--models", "nano-1", until="").returncode != 0
+    assert front.read_bytes() == before
 
 
 def test_folders_with_spaces_and_a_study_by_its_relative_path(tmp_path, monkeypatch):

@@ -162,3 +162,9 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, 
     assert fetch.main(["fetch", "--study", "sample"]) == 0
     assert fetch.main(["fetch", "--study", "no-such-study"]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_sources_that_no_study_merges_can_be_named(capsys):
+    assert fetch.main(["list", "--sources", "goemotions", "gutenberg_novels"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["goemotions", "gutenberg_novels"]
+    assert fetch.main(["list", "--sources", "nobody"]) == 1 and "not registered" in capsys.readouterr().err
