@@ -34,7 +34,7 @@ TEXT_KINDS = ("text/plain", *MARKED_UP)
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
 SHELL_ESCAPE = re.compile(r"^\s*([\w, ]+=\s*)?(!|%%?(!|(bash|sh|script|system|sx|cmd)\b))", re.MULTILINE)
 CHATTER = re.compile(
-    r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided cores|Rules claiming|Select jobs|Execute \d|"
+    r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided|Rules claiming|Select jobs|Execute \d|"
     r"Finished jobid|Complete log|Elapsed|Job stats|job  |-----|all  |total  |localrules|RuleException|"
     r"\[IPKernelApp\]|CalledProcessError|Exiting because|WorkflowError|At least one|\w+ +\d+$)|Command 'set -euo"
 )
