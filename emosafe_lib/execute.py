@@ -408,7 +408,7 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     command += [*snakemake_arguments(root, cores, study=study, models=",".join(chosen), until=until)]
     command += [*what_to_run(loaded, chosen, until), "--keep-going", "--show-failed-logs"]
     command += ["--quiet", "host", "reason", "rules"]
-    command += ["--profile", str(root / "profiles" / profile)] if profile else machine_limits(chosen)
+    command += ["--profile", str(root / "profiles" / profile)] if profile else machine_limits()
     return run_engine([*command, *shlex.split(extra)])
 
 
@@ -418,17 +418,15 @@ def what_to_run(study: StudyParams, models: Sequence[str], until: str = "") -> l
     return ["--rerun-incomplete", *(["--forcerun", *stale] if stale else [])]
 
 
-def machine_limits(models: Sequence[str]) -> list[str]:
+def machine_limits() -> list[str]:
     """What stages that run side by side on this machine share, as Snakemake's arguments: its memory, and its GPUs.
 
-    Every stage takes the first GPU that it sees, so one stage with a GPU runs at a time. A stage that asks for more than
-    there is runs alone.
+    Every stage takes the first GPU that it sees, so one stage with a GPU runs at a time. Snakemake lets a stage that asks
+    for more than there is run alone.
     """
     import psutil
 
-    asked = [load_model(name).resources for name in models]
-    memory = max([psutil.virtual_memory().total // 2**20, *(part.memory_mb for part in asked)])
-    return ["--resources", f"mem_mb={memory}", f"gpu={max([1, *(part.gpus for part in asked)])}"]
+    return ["--resources", f"mem_mb={psutil.virtual_memory().total // 2**20}", "gpu=1"]
 
 
 def run_engine(command: list[str]) -> int:
