@@ -198,6 +198,13 @@ def test_a_stage_whose_files_were_deleted_is_old(checkout, outputs, lost):
     assert execute.outdated(load_study("toy"), ["nano-1"]) == [str(outputs / "toy" / STAGE / "receipt.json")]
 
 
+def test_a_notebook_that_is_no_python_fails_by_its_cell_and_does_not_stop_the_plan(checkout, outputs, capsys):
+    toy.write(checkout, STAGE, "x = (")
+    assert execute.outdated(load_study("toy"), ["nano-1"]) == []
+    assert cli.main(["run", "stage", STAGE, "--study", "toy"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {STAGE}: cell ")
+
+
 def test_a_receipt_that_was_cut_short_is_old(checkout, outputs):
     receipt = run_stage(STAGE, "toy")
     for path in (receipt, receipt.with_name(execute.PROOF)):

@@ -154,6 +154,13 @@ def test_the_form_is_begun_for_the_model_and_its_questions_branch_at_the_title(t
         assert made.decode(answer) == f" {turn.answer}"
 
 
+def test_too_few_rows_for_an_answer_are_refused_instead_of_shown_unbalanced():
+    rows = make_rows()
+    train = rows[rows["split"] == "train"]
+    with pytest.raises(PromptError, match=r"only \d+ training rows answer 'yes'; lower shots_per_class"):
+        prompts.draw_exemplars(train, "categories", 1000, 0)
+
+
 def test_the_form_costs_less_than_half_of_what_six_questions_cost():
     made = AutoTokenizer.from_pretrained(ASSETS / "nano" / "nano-1")
     nodes = {}

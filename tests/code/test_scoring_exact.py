@@ -172,6 +172,24 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch):
     assert notes and "tokens_per_batch" in notes[0]
 
 
+def test_after_the_first_shortage_of_memory_the_rest_is_packed_smaller(monkeypatch):
+    """Six messages of eight tokens in batches of two: only the first of them has to fail."""
+    real, failed, messages = causal.score_batch, [], [[5, 6, 7, 8, 9, 10, 11, 12]] * 6
+    row = len(messages[0]) + len(causal.plant(PROMPT.suffixes, PROMPT.answers).ids)
+
+    def hungry(net, part, *rest):
+        if len(part) > 1:
+            failed.append(len(part))
+            raise torch.OutOfMemoryError("no room")
+        return real(net, part, *rest)
+
+    want = causal.label_log_probabilities(NETWORKS["llama"], PROMPT, messages)
+    monkeypatch.setattr(causal, "score_batch", hungry)
+    found = list(causal.score_in_batches(NETWORKS["llama"], PROMPT, messages, 2 * row))
+    assert failed == [2] and sorted(number for batch, _ in found for number in batch) == list(range(6))
+    assert max(np.abs(values - want[batch]).max() for batch, values in found) < TOLERANCE
+
+
 def test_out_of_memory_on_one_row_is_one_clear_line(monkeypatch):
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
