@@ -140,3 +140,20 @@ def test_82_a_planted_cell_is_caught_and_a_masked_one_is_not(cell):
 def test_no_typed_results_in_prose(path):
     for source in cells(path, "markdown"):
         assert not re.search(r"(?i)\b(f1|accuracy|recall|auprc|auc)\s*(of|=|is|was|:)\s*0?\.\d", source)
+
+
+def glossary():
+    text = (ROOT / "notebooks" / "GLOSSARY.md").read_text()
+    return re.findall(r"^\*\*(.+?)\*\* \((\w+)\):", text, re.MULTILINE)
+
+
+def test_the_glossary_explains_each_word_once():
+    words = [word for word, _ in glossary()]
+    assert len(words) > 40 and len(set(words)) == len(words)
+
+
+@pytest.mark.parametrize(("word", "notebook"), glossary())
+def test_a_word_of_the_glossary_stands_in_the_notebook_that_it_names(word, notebook):
+    (path,) = (path for path in NOTEBOOKS if path.stem.startswith(f"{notebook}_"))
+    read = " ".join([*cells(path, "markdown"), *cells(path, "code")]).split()
+    assert word.lower() in " ".join(read).lower()
