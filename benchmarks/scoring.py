@@ -44,8 +44,8 @@ WORDS = (
     "table window river garden paper kettle morning station bicycle cousin letter kitchen market yellow winter engine "
     "carpet museum orange ticket pencil basket forest button harbour lantern notebook teacher bridge pocket singer cloud"
 ).split()
-# One layer as wide as the 1B's: what growth with the prefix looks like where weights outweigh attention.
-WIDE = ShapeParams(layers=1, hidden=2048, heads=32, kv_heads=8, intermediate=8192, vocabulary=4096)
+# Two layers as wide as the 1B's: what growth with the prefix looks like where weights outweigh attention.
+WIDE = ShapeParams(layers=2, hidden=2048, heads=32, kv_heads=8, intermediate=8192, vocabulary=4096)
 TRUE_SHAPES = ("llama-1b", "llama-8b")
 
 
@@ -291,9 +291,13 @@ def growth_with_texts(network, tokenizer, sizes) -> list[dict]:
 
 
 def growth_with_prefix(label: str, network, tokenizer, lengths, texts: int, peer_texts: int) -> list[dict]:
-    """Time against the prefix's length; the harness scores a few texts, scaled."""
+    """Time against the prefix's length; the harness scores a few texts, scaled.
+
+    `growth` is the time over the first length's, `growth_by_arithmetic` the same for the operations that exact attention
+    to the prefix takes: no exact way stays below it by doing less.
+    """
     prompt, messages = prompt_of(tokenizer, "safety", 1000), messages_of(tokenizer, texts)
-    model, rows = harness_of(network, tokenizer), []
+    model, rows, work = harness_of(network, tokenizer), [], []
     model.batch_size_per_gpu = 4
     for length in lengths:
         prefix = (prompt.prefix * (length // len(prompt.prefix) + 1))[:length]
@@ -303,7 +307,25 @@ def growth_with_prefix(label: str, network, tokenizer, lengths, texts: int, peer
             *_, peer = clocked(lambda setup=setup: harness(model, setup, messages[:peer_texts]))
             peer *= texts / peer_texts
         rows.append(growth_row(f"growth with prefix {label} {length}", setup, timed(setup, 2), peer, HARNESS))
+        work.append(operations(setup))
+        rows[-1] |= {
+            "growth": round(rows[-1]["ours"] / rows[0]["ours"], 2),
+            "growth_by_arithmetic": round(work[-1] / work[0], 2),
+        }
     return rows
+
+
+def operations(setup: Setup) -> float:
+    """Floating-point operations of the layers: twice the weights a token, and attention to what each token sees.
+
+    A message's token sees half its message on average; the tree's own few steps are left out.
+    """
+    config, prefix = setup.network.config, len(setup.prompt.prefix)
+    nodes = len(causal.plant(setup.prompt.suffixes, setup.prompt.answers).ids)
+    lengths = [len(ids) for ids in setup.messages]
+    seen = sum((n + nodes) * prefix + n * n / 2 + nodes * n for n in lengths) + prefix**2 / 2
+    tokens = sum(lengths) + nodes * len(lengths) + prefix
+    return 2 * body_weights(setup.network) * tokens + 4 * config.num_hidden_layers * config.hidden_size * seen
 
 
 def gemm_peak(device: str, dtype, size: int) -> float:
@@ -337,11 +359,8 @@ def true_shape(name: str, shape: ShapeParams, device: str, dtype, texts: int, ge
     ids = [random.integers(0, shape.vocabulary, length).tolist() for length in [1000, 25, *[110] * texts]]
     prompt = prompts.Prompt("safety", "made", tuple(ids[0]), (tuple(ids[1]),), ((1,), (2, 3), (4, 5)))
     setup = Setup(network, prompt, ids[2:])
-    nodes, weights = len(causal.plant(prompt.suffixes, prompt.answers).ids), body_weights(network)
     causal.label_log_probabilities(network, prompt, setup.messages[:8])
     _, seconds = timed_on(device, lambda: causal.label_log_probabilities(network, prompt, setup.messages))
-    fed = texts * (110 + nodes)
-    attention = 4 * shape.layers * shape.hidden * (fed * (1000 + 60) + 1000 * 500)
     peak = gemm_peak(device, dtype, gemm_size)
     return {
         "case": f"{name} true shape {device}",
@@ -350,7 +369,7 @@ def true_shape(name: str, shape: ShapeParams, device: str, dtype, texts: int, ge
         "peer_name": "measured matrix product, TFLOP/s",
         "unit": "texts/s",
         "ratio": None,
-        "limit_share": round((2 * weights * (fed + 1000) + attention) / seconds / peak, 3),
+        "limit_share": round(operations(setup) / seconds / peak, 3),
         "texts": texts,
         "prefix_tokens": 1000,
     }
@@ -369,8 +388,10 @@ def devices() -> dict:
 
 def shown(row: dict) -> str:
     """A row of the results as one line."""
-    extras = ("largest_difference", "label_agreement", "limit_share", "limit_share_without_prefix", "pairs")
-    more = ", ".join(f"{key} {row[key]:.3g}" for key in extras if row.get(key) is not None)
+    extras = (
+        "largest_difference label_agreement limit_share limit_share_without_prefix pairs growth growth_by_arithmetic"
+    )
+    more = ", ".join(f"{key} {row[key]:.3g}" for key in extras.split() if row.get(key) is not None)
     return f"{row['case']}: ours {row['ours']}, {row['peer_name']} {row['peer']} {row['unit']}, x{row['ratio']}; {more}"
 
 
@@ -405,7 +426,7 @@ def main() -> None:
             keep(growth_with_prefix(shape, networks[shape], tokenizer, lengths[::step], texts, 2))
         networks.clear()
         wide = network_of(WIDE)
-        keep(growth_with_prefix("1B-wide layer", wide, tokenizer, lengths[::2], texts // 2, 0))
+        keep(growth_with_prefix("1B-wide layers", wide, tokenizer, lengths[::2], texts // 2, 0))
         if torch.cuda.is_available():
             for name in TRUE_SHAPES:
                 keep([true_shape(name, load_model(name).shape, "cuda", torch.bfloat16, 2000)])

@@ -206,7 +206,8 @@ def read_prefix(network, prefix) -> Prefix:
         return Prefix([], 0)
     device = device_of(network)
     try:
-        cache = network.base_model(torch.tensor([prefix], device=device), use_cache=True).past_key_values
+        with last_mlp_at(network, []):  # nothing is read from the prefix, and no layer follows the last
+            cache = network.base_model(torch.tensor([prefix], device=device), use_cache=True).past_key_values
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

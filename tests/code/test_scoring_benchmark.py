@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,14 @@ def test_pairs_alternate_and_a_peer_scores_its_share_once(bench, setup):
 def test_a_true_shape_is_measured_on_any_device(bench):
     row = bench.true_shape("tiny", TINY, "cpu", torch.float32, 3, gemm_size=64)
     assert row["ours"] > 0 and 0 < row["limit_share"] < 10 and row["texts"] == 3
+
+
+def test_operations_grow_by_what_attention_to_the_prefix_takes(bench, setup):
+    def work(length):
+        return bench.operations(replace(setup, prompt=replace(setup.prompt, prefix=(1,) * length)))
+
+    config, tree = setup.network.config, causal.plant(setup.prompt.suffixes, setup.prompt.answers)
+    tokens = sum(map(len, setup.messages)) + len(setup.messages) * len(tree.ids)
+    per_pair = 4 * config.num_hidden_layers * config.hidden_size
+    grown = work(100) - work(0)
+    assert grown == 2 * bench.body_weights(setup.network) * 100 + per_pair * (100 * tokens + 100**2 / 2)
