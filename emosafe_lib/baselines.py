@@ -42,7 +42,8 @@ FEW_TEXTS = 20  # fewer may share no word at all, as where all but one small sou
 
 
 def fit_majority(train: pd.DataFrame, task: str) -> Predictor:
-    """Every text gets the class shares of the training rows, so the commonest level and no category at all."""
+    """Every text gets the class shares of the training rows, so the commonest level, and a category only where
+    at least half of the rows that were asked about it have it."""
     shares = label_shares(train, task)
     return lambda rows: np.tile(shares, (len(rows), 1))
 
@@ -184,13 +185,15 @@ def predict(name: str, rows: pd.DataFrame, *, train_rows: int | None = None, var
     name : one of `BASELINES`
     rows : merged rows of all splits
     train_rows : cap on training rows, the same as the fine-tuned models', so that budgets compare
-    variant : "" or "no-augmentation" (re-interpretations left out of training)
+    variant : "" or "no-augmentation" (re-interpretations taken away from the same training rows, as in fine-tuning)
 
     Returns
     -------
     a table as `predictions.make` builds it, setting "baseline"
     """
-    train = take(rows, "train", train_rows, human_only=variant == "no-augmentation")
+    train = take(rows, "train", train_rows)
+    if variant == "no-augmentation":
+        train = train[train["origin"] != "reinterpretation"]
     test = take(rows, "test", human_only=True)
     tables = []
     for task in TASKS:

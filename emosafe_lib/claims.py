@@ -265,14 +265,17 @@ def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
     if own is None or len(models) < 2 or not evidence.keys(own):
         return unable(name, ladder, "a fine-tuned run of the smallest and of a larger model is needed", test)
     over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], METRIC)
-    rivals = [m for m in [models[-1], *encoders] if evidence.keys(own._replace(model=m))]
+    rivals = [models[-1], *encoders]
+    untrained = [m for m in rivals if not evidence.keys(own._replace(model=m))]
+    if over is None:
+        return unable(name, ladder, "the TF-IDF baseline is needed", test)
+    if untrained or not encoders:
+        return unable(name, ladder, f"a fine-tuned run of {', '.join(untrained) or 'an encoder'} is needed", test)
     gaps = {
         f"{METRIC_NAMES[metric]} against {m}": evidence.contrast([(1, own), (-1, own._replace(model=m))], metric)
         for m in rivals
         for metric in (METRIC, "unsafe_recall")
     }
-    if over is None or not rivals:
-        return unable(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
     clear = [int(gap.low > -margin) - int(gap.high < -margin) for gap in gaps.values()]
     memory = fits_two_gigabytes(evidence.models[models[0]])
     fits = {SUPPORTED: 1, CONTRADICTED: -1}.get(memory.verdict, 0)

@@ -62,9 +62,11 @@ class Plan:
         rows = pd.concat([self.train, self.validation, self.test])
         labels = [str(row) for row in np.hstack([targets(rows, self.task)[0], targets(rows, self.task)[1]])]
         recipe = self.settings.model_dump_json(include=RECIPE) + self.model.training.model_dump_json()
+        here = {name: value for name, value in hardware(self.model).items() if name != "fallbacks"}
+        precision = f"{here} {mixes_precision(self.model)} {MAX_POSITIVE_WEIGHT}"
         return {
             "data": checkpoints.text_digest(*rows["id"], *rows["text"], *labels),
-            "parameters": checkpoints.text_digest(recipe),
+            "parameters": checkpoints.text_digest(recipe, precision),
             "base": checkpoints.base_digest(self.model),
             "task": self.task,
             "seed": self.seed,
@@ -666,7 +668,8 @@ def predictions_of(result, rows: pd.DataFrame, setting: str) -> pd.DataFrame:
 def label_scores(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """F1 of every label in a prediction table, one row a (task, setting, variant, seed, label); unknown cells left out.
 
-    `support` counts the label's known positive test rows; F1 is NaN where there is none.
+    `support` counts the label's known positive test rows; F1 is NaN where there is none and none was claimed, as in
+    `metrics.scores`.
     """
     found = []
     for (task, setting, variant, seed), part in table.groupby(["task", "setting", "variant", "seed"]):
@@ -675,7 +678,7 @@ def label_scores(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             real, asked = truth[:, number] > 0, known[:, number] > 0
             guess = part["label"].map(lambda names, label=label: label in names).to_numpy()
             hits, total = (real & guess & asked).sum(), (real & asked).sum() + (guess & asked).sum()
-            f1 = 2 * hits / total if (real & asked).any() else float("nan")
+            f1 = 2 * hits / total if total else float("nan")
             keys = {"task": task, "setting": setting, "variant": variant, "seed": seed, "label": label}
             found.append(keys | {"f1": f1, "support": int((real & asked).sum())})
     return pd.DataFrame(found)

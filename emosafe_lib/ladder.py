@@ -242,6 +242,17 @@ def seen_ids(folder: Path = NANO) -> set[str]:
         return set(stream.read().split("\n"))
 
 
+def already_read(model: ModelParams, rows: pd.DataFrame) -> int:
+    """How many of these rows a model of the shipped ladder may have read in pre-training; 0 for any other model.
+
+    Those on record, and all of GoEmotions, of which no record is kept. The record holds no row that `real.yaml` puts into
+    validation or test; a study with another salt or other shares splits otherwise.
+    """
+    if model.weights != "assets":
+        return 0
+    return int((rows["id"].isin(seen_ids()) | (rows["source"] == "goemotions")).sum())
+
+
 def write_seen(rows: pd.DataFrame, folder: Path = NANO) -> None:
     """Keep the ids of the rows; the file's bytes depend on the ids alone."""
     text = "\n".join(sorted(rows["id"][rows["source"] != "goemotions"]))

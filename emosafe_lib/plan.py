@@ -156,8 +156,15 @@ def rows_of(study: StudyParams) -> Rows | None:
         if card.is_file():
             splits = json.loads(card.read_text(encoding="utf-8"))["safety"]
             counts = {name: sum(classes.values()) for name, classes in splits.items()}
+            counts["train"] += accepted(base)
             return Rows(counts["train"], counts["validation"], counts["test"], mean_tokens(base))
     return None
+
+
+def accepted(base: Path) -> int:
+    """Re-interpretations that notebook 02 added to the training rows; 0 where it has not run."""
+    card = base / "augmentation_card.json"
+    return json.loads(card.read_text(encoding="utf-8"))["accepted"] if card.is_file() else 0
 
 
 def mean_tokens(base: Path) -> float | None:
@@ -187,30 +194,31 @@ def text_tokens(rows: Rows | None, cap: int) -> float:
 
 
 def prompt_tokens(task: str, variant: str, setting: str, shots: int) -> tuple[float, float]:
-    """Tokens of the prefix, read once, and of all questions with their answers, read for every message."""
+    """Tokens of the prefix, before its exemplars are cut to a context, and of all questions with their answers."""
     from emosafe_lib.prompts import INSTRUCTIONS, VERBALIZERS, questions_of
 
-    prefix = len(INSTRUCTIONS[task, variant]) / CHARACTERS_PER_TOKEN
+    prefix, questions = len(INSTRUCTIONS[task, variant]) / CHARACTERS_PER_TOKEN, questions_of(task, variant)
     if setting == "few-shot":
-        prefix += shots * len(VERBALIZERS[task]) * (SHOWN_TOKENS + FRAME_TOKENS)
-    questions = questions_of(task, variant)
+        turns = len(questions) * (shots * len(VERBALIZERS[task]) or 1)
+        prefix += turns * (SHOWN_TOKENS + FRAME_TOKENS)
     asked = sum(len(words) / CHARACTERS_PER_TOKEN + FRAME_TOKENS for words in {q.words for q in questions})
     asked += sum(len(q.cue) for q in questions) / CHARACTERS_PER_TOKEN
     return prefix, asked
 
 
 def prompting_tokens(study: StudyParams, model: ModelParams, rows: Rows | None) -> float:
-    """Tokens that notebook 03 sends through a model: the prefix once, each message once, the questions per message."""
-    from emosafe_lib.scoring import ways_of_asking
+    """Tokens that notebook 03 sends through a model: the prefix once a shard, each message once with all questions."""
+    from emosafe_lib.scoring import SHARD_ROWS, ways_of_asking
 
     settings = study.prompting
-    messages = capped(rows, "test", settings.evaluation_rows) + capped(rows, "validation", settings.validation_rows)
-    total = 0.0
+    parts = capped(rows, "test", settings.evaluation_rows), capped(rows, "validation", settings.validation_rows)
+    messages, shards, total = sum(parts), sum(max(1.0, n // SHARD_ROWS) for n in parts), 0.0
     for way in ways_of_asking(settings):
         prefix, asked = prompt_tokens(way["task"], way["variant"], way["setting"], settings.shots_per_class)
         if model.family == "encoder":
             prefix, asked = 0.0, 0.0
-        total += prefix + messages * (text_tokens(rows, settings.max_text_tokens) + asked)
+        prefix = min(prefix, model.context_tokens)
+        total += shards * prefix + messages * (text_tokens(rows, settings.max_text_tokens) + asked)
     return total
 
 
@@ -382,7 +390,7 @@ def comparison(study: StudyParams, models: dict[str, ModelParams], table):
             memory, kind = COSTED[stage]
             row["computed_gb"] = computed.at[name, memory]
             row["computed_minutes"] = 60 * computed.at[name, f"{kind}_hours"]
-        row |= {"measured_gb": manifest["peak_memory_mb"] / 1000, "measured_minutes": manifest["seconds"] / 60}
+        row |= {"measured_gb": manifest["peak_memory_mb"] * 2**20 / 1e9, "measured_minutes": manifest["seconds"] / 60}
         row["overhead_s"] = overhead_seconds(study, stage, name)
         found.append(row | {"machine": f"{manifest['versions'].get('cpus', '?')} cpus"})
     return pd.DataFrame(found)

@@ -7,6 +7,7 @@ in the table: the nano ladder's numbers are the nano ladder's.
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.results import FIRST_SEED
 from emosafe_lib.scaling import INSUFFICIENT, METRICS
 from emosafe_lib.taxonomy import TASKS
 
@@ -70,12 +71,13 @@ def labels_of(table: pd.DataFrame) -> pd.DataFrame:
 def budget_table(table: pd.DataFrame, train_rows: int) -> pd.DataFrame:
     """Macro-F1 of fine-tuned models by training rows: each budget that was run, and the main run with `train_rows`.
 
-    Columns: task, model, rows, value, low, high; empty where no budget was run.
+    All with the first seed, since budgets are run with no other. Columns: task, model, rows, value, low, high; empty
+    where no budget was run.
     """
     runs = table[(table["setting"] == "fine-tuned") & (table["metric"] == METRICS[0]) & (table["category"] == "")]
     budgets = runs[runs["variant"].str.startswith("budget-")]
     budgets = budgets.assign(rows=budgets["variant"].str.removeprefix("budget-").astype(int))
-    whole = runs[(runs["variant"] == "") & runs["model"].isin(budgets["model"])].assign(rows=train_rows)
+    whole = runs[(runs["variant"] == FIRST_SEED) & runs["model"].isin(budgets["model"])].assign(rows=train_rows)
     joined = pd.concat([budgets, whole]).drop_duplicates(["task", "model", "rows"])
     return joined[["task", "model", "rows", "value", "low", "high"]].reset_index(drop=True)
 

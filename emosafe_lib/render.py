@@ -17,6 +17,7 @@ from emosafe_lib.stage import outputs_root
 
 STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
 KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRIVATE = (
     ("a key", SECRET_VALUE),
     ("a home path", re.compile(r"(?:/home/|/Users/|/root/|[A-Z]:\\+Users\\+)[\w.-]+")),
@@ -50,12 +51,13 @@ def clean(notebook: dict) -> None:
     ------
     StageError : an output or source holds something private; it names the cell and the kind, never the value
     """
-    notebook["metadata"] = {
-        key: notebook["metadata"][key] for key in ("kernelspec", "language_info") if key in notebook["metadata"]
-    }
+    language = notebook["metadata"].get("language_info")
+    notebook["metadata"] = {"kernelspec": dict(KERNEL)} | ({"language_info": language} if language else {})
     for number, cell in enumerate(notebook["cells"]):
         cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
         for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output["metadata"] = {}
             for mime in set(output.get("data", {})) - KEPT_MIME:
                 del output["data"][mime]
             if "image/png" in output.get("data", {}):

@@ -1,11 +1,13 @@
 """From prediction files to `results.csv`: which runs exist, which are missing, and what each is worth.
 
 A headline number of a model and setting is the average over its prompt wordings and seeds, and it exists only if all of
-them do: a missing run is listed as a gap, and nothing is averaged over the rest. Runs are compared on rows that all of
-them answered, on the same resamples of groups.
+them do: a missing run is listed as a gap, and nothing is averaged over the rest. A study may ask its slow settings fewer
+rows than its quick ones; the numbers of one table then rest on the rows that all of them answered, since other rows hold
+other sources. Comparisons are made on common rows as well, and on the same resamples of groups.
 """
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +39,7 @@ RESULT_COLUMNS = (
     "seeds",
 )
 PROMPTED = ("zero-shot", "few-shot")
+FIRST_SEED = "first-seed"
 FILES = {"prompting": PROMPTED, "finetuning": ("fine-tuned", "probe")}
 
 
@@ -53,13 +56,15 @@ class Key(NamedTuple):
 class Cell(NamedTuple):
     """What a table shows as one number: a model on a task in a setting.
 
-    An empty variant means the headline: all wordings of a prompted setting, the main training run of the others.
+    An empty variant means the headline: all wordings of a prompted setting, the main training run of the others. With a
+    seed, one run stands for all seeds: the fair rival of a variant that was run with that seed alone.
     """
 
     model: str
     task: str
     setting: str
     variant: str = ""
+    seed: int | None = None
 
 
 @dataclass
@@ -124,7 +129,9 @@ class Evidence:
         here = [key for key in self.answers if key[:3] == cell[:3]]
         if cell.variant or cell.setting not in PROMPTED:
             here = [key for key in here if key.variant == cell.variant]
-        return [] if missing_runs(self.study, self.family(cell.model), cell, here) else sorted(here)
+        if cell.seed is not None:
+            return sorted(key for key in here if key.seed == cell.seed)
+        return [] if missing_runs(self.study, cell, here) else sorted(here)
 
     def cells(self) -> list[Cell]:
         """Every headline cell that exists, by model, task and setting."""
@@ -144,6 +151,13 @@ class Evidence:
             here[self.answers[key].rows] = True
             mask &= here
         return mask
+
+    def common(self, task: str) -> np.ndarray:
+        """Which test rows every headline run of a task answered, bool array over the truth."""
+        place = ("common", task)
+        if place not in self.cache:
+            self.cache[place] = self.answered(*(cell for cell in self.cells() if cell.task == task))
+        return self.cache[place]
 
     def score(self, cell: Cell, mask: np.ndarray | None = None) -> Score | None:
         """The cell's scores on the rows of `mask`, on all its own rows if omitted; None if the cell has a gap."""
@@ -187,7 +201,7 @@ class Evidence:
         return difference(float(value), draws, self.study.analysis.confidence)
 
 
-def missing_runs(study: StudyParams, family: str, cell: Cell, keys: list[Key]) -> list[str]:
+def missing_runs(study: StudyParams, cell: Cell, keys: list[Key]) -> list[str]:
     """Which wordings and seeds a cell lacks of those that the study asks for; all are named."""
     if not keys:
         return ["all runs"]
@@ -195,7 +209,7 @@ def missing_runs(study: StudyParams, family: str, cell: Cell, keys: list[Key]) -
     seeds = {"few-shot": study.prompting.exemplar_seeds, "fine-tuned": study.finetuning.seeds}.get(cell.setting, [])
     if cell.setting == "fine-tuned" and cell.variant:  # ablations and training budgets
         seeds = seeds[:1]
-    asked = wordings.get(cell.setting, []) if family == "llama" and not cell.variant else []
+    asked = wordings.get(cell.setting, []) if not cell.variant else []
     found = [f"wording {name}" for name in asked if name not in {key.variant for key in keys}]
     for variant in sorted({key.variant for key in keys}):
         have = {key.seed for key in keys if key.variant == variant}
@@ -273,9 +287,20 @@ def gaps_of(evidence: Evidence) -> pd.DataFrame:
     for (model, setting), task in ((pair, task) for pair in asked for task in TASKS):
         cell = Cell(model, task, setting)
         keys = [key for key in evidence.answers if key[:3] == cell[:3] and (setting in PROMPTED or not key.variant)]
-        missing = missing_runs(evidence.study, evidence.family(model), cell, keys)
+        missing = missing_runs(evidence.study, cell, keys)
         found += [(model, task, setting, ", ".join(missing))] if missing else []
+    for model, (task, variant) in product(evidence.models, variants_asked(evidence.study)):
+        main = Cell(model, task, "fine-tuned")  # without it nothing beside it counts, and it is listed above
+        if evidence.keys(main) and not evidence.keys(main._replace(variant=variant)):
+            found.append((model, task, "fine-tuned", variant))
     return pd.DataFrame(found, columns=["model", "task", "setting", "missing"])
+
+
+def variants_asked(study: StudyParams) -> list[tuple[str, str]]:
+    """(task, variant) of the fine-tuning runs that a study asks for beside the main ones."""
+    settings = study.finetuning
+    ablations = [(task, "no-augmentation") for task in settings.ablation_tasks] if settings.ablation else []
+    return ablations + [(task, f"budget-{rows}") for task in TASKS for rows in settings.budgets]
 
 
 def results_table(evidence: Evidence) -> pd.DataFrame:
@@ -283,14 +308,25 @@ def results_table(evidence: Evidence) -> pd.DataFrame:
 
     Headline rows have an empty `variant`. `low` and `high` are the bootstrap interval over groups, except for
     `variant_spread_*` and `seed_spread_*`, where `value` is the width and `low` and `high` the smallest and largest
-    value among wordings or seeds. `source_macro_f1` and `origin_*` have the source or origin in `category`.
+    value among wordings or seeds. `source_macro_f1` and `origin_*` have the source or origin in `category`. Variant
+    `FIRST_SEED` is the main training run with the first seed alone, beside which budgets and ablations stand.
+
+    All scores of a task rest on the rows that every headline run of it answered; `n` counts those of them that a number
+    is made of: for a source its own rows, for a category the rows in which it is known.
     """
-    records = []
-    for cell in [*evidence.cells(), *evidence.variants()]:
-        score = evidence.score(cell)
-        records += metric_records(evidence, cell, score)
+    records, first = [], evidence.study.finetuning.seeds[0]
+    variants = evidence.variants()
+    alone = dict.fromkeys(cell._replace(variant="", seed=first) for cell in variants if cell.setting == "fine-tuned")
+    for cell in [*evidence.cells(), *variants, *alone]:
+        mask = evidence.common(cell.task) & evidence.answered(cell)
+        score = evidence.score(cell, mask) if mask.any() else None
+        if score is None:
+            continue
+        if cell in alone:
+            cell = cell._replace(variant=FIRST_SEED)
+        records += metric_records(evidence, cell, score, evidence.truth.at(mask))
         if not cell.variant:
-            records += spread_records(evidence, cell, score) + origin_records(evidence, cell)
+            records += spread_records(evidence, cell, score) + origin_records(evidence, cell, mask)
     return pd.DataFrame(records, columns=list(RESULT_COLUMNS))
 
 
@@ -314,13 +350,21 @@ def record(evidence: Evidence, cell: Cell, score: Score, metric: str, category: 
     }
 
 
-def metric_records(evidence: Evidence, cell: Cell, score: Score) -> list[dict]:
-    """All metrics of a cell with their sampling intervals."""
-    level = evidence.study.analysis.confidence
-    return [
-        record(evidence, cell, score, metric, category, value, *interval(score.draws[metric, category], level))
-        for (metric, category), value in score.values.items()
-    ]
+def metric_records(evidence: Evidence, cell: Cell, score: Score, truth: Truth) -> list[dict]:
+    """All metrics of a cell with their sampling intervals; `truth` holds the rows that they are made of."""
+    level, found = evidence.study.analysis.confidence, []
+    for (metric, category), value in score.values.items():
+        limits = interval(score.draws[metric, category], level)
+        row = record(evidence, cell, score, metric, category, value, *limits)
+        found.append(row | {"n": rows_behind(truth, metric, category)})
+    return found
+
+
+def rows_behind(truth: Truth, metric: str, category: str) -> int:
+    """How many rows a number is made of: those of its source, those in which its category is known, else all."""
+    if metric == "source_macro_f1":
+        return int((truth.source == category).sum())
+    return int(truth.known[:, CATEGORIES.index(category)].sum()) if category in CATEGORIES else len(truth)
 
 
 def spread_records(evidence: Evidence, cell: Cell, score: Score) -> list[dict]:
@@ -350,10 +394,9 @@ def run_means(score: Score, metric: str, by: str) -> dict:
     return values.groupby([getattr(key, by) for key in score.keys]).mean().to_dict()
 
 
-def origin_records(evidence: Evidence, cell: Cell) -> list[dict]:
+def origin_records(evidence: Evidence, cell: Cell, mask: np.ndarray) -> list[dict]:
     """Macro-F1 of the rows of each origin apart: human-authored, synthetic, re-interpretation."""
-    found = []
-    mask, labels = evidence.answered(cell), evidence.truth.origin
+    found, labels = [], evidence.truth.origin
     for name in sorted(set(labels[mask])):
         score = evidence.score(cell, mask & (labels == name))
         limits = interval(score.draws["macro_f1", ""], evidence.study.analysis.confidence)

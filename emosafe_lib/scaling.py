@@ -229,12 +229,15 @@ def rank_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS
 
 
 def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
-    """The comparisons that the study makes, fixed before any score is seen: (family of tests, first, second)."""
-    plan = []
+    """The comparisons that the study makes, fixed before any score is seen: (family of tests, first, second).
+
+    Ablations were run with the first seed alone, so that seed stands for the main run beside them.
+    """
+    plan, seed = [], evidence.study.finetuning.seeds[0]
     encoders = [name for name in evidence.models if evidence.models[name].family == "encoder"]
     for task in TASKS:
         for ladder in ladders(evidence):
-            models = evidence.ladder(ladder)
+            models = [name for name in evidence.ladder(ladder) if evidence.parameters[name]]
             steps = [*pairwise(models), (models[0], models[-1])] if len(models) > 2 else list(pairwise(models))
             plan += [("size", Cell(b, task, s), Cell(a, task, s)) for s in SCALED_SETTINGS for a, b in steps]
             plan += [
@@ -245,7 +248,8 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
             plan += [("setting", tuned, zero), ("setting", Cell(name, task, "few-shot"), zero)]
             plan += [("setting", tuned, Cell(name, task, "probe"))]
             plan += [("baseline", tuned, Cell("tfidf", task, "baseline"))]
-            plan += [("augmentation", tuned, tuned._replace(variant="no-augmentation"))]
+            alone = tuned._replace(seed=seed)
+            plan += [("augmentation", alone, alone._replace(variant="no-augmentation"))]
         by_source, tfidf = Cell("source", task, "baseline"), Cell("tfidf", task, "baseline")
         runs = [Cell(name, task, setting) for name in evidence.models for setting in SCALED_SETTINGS]
         plan += [("source name", cell, by_source) for cell in [*runs, tfidf]]

@@ -41,9 +41,11 @@ def made_up_rows(n: int = 300, sources: int = 2, seed: int = 0) -> pd.DataFrame:
 
 
 def study(models=("nano-1", "nano-2", "nano-3", "nano-4", "minilm"), resamples: int = 200, **more) -> StudyParams:
-    """The sample study's parameters with few resamples and chosen models."""
-    changes = {"models": list(models), "analysis": AnalysisParams(resamples=resamples), **more}
-    return load_study("sample").model_copy(update=changes)
+    """The sample study's parameters with few resamples, no ablation, and chosen models."""
+    sample = load_study("sample")
+    finetuning = sample.finetuning.model_copy(update={"ablation": False})
+    changes = {"models": list(models), "analysis": AnalysisParams(resamples=resamples), "finetuning": finetuning}
+    return sample.model_copy(update=changes | more)
 
 
 def safety_probabilities(levels: np.ndarray, skill: float, random) -> np.ndarray:

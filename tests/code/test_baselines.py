@@ -50,7 +50,10 @@ def test_a_source_that_training_never_saw_gets_the_shares_of_all_rows():
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
 def test_labels_of_test_rows_change_no_prediction(name):
-    turned = ROWS.assign(safety=np.where(ROWS["split"] == "test", "unsafe", ROWS["safety"]))
+    test = ROWS["split"] == "test"
+    pairs = zip(ROWS["categories"], test, strict=True)
+    categories = [[not cell for cell in cells] if here else cells for cells, here in pairs]
+    turned = ROWS.assign(safety=np.where(test, "unsafe", ROWS["safety"]), categories=categories)
     pd.testing.assert_frame_equal(baselines.predict(name, ROWS), baselines.predict(name, turned))
 
 
@@ -110,3 +113,24 @@ def test_a_source_of_a_few_rows_beside_a_large_one_stops_nothing():
     assert "left_out_source" in shortcuts.report(rows)
     report = shortcuts.report(rows[(rows["source"] == "large") | (rows["split"] == "test")], slow=False)
     assert "source_from_text" not in report and report["text"]["safety_macro_f1"] > 0.7
+
+
+def test_without_re_interpretations_the_same_training_rows_are_left_but_for_those():
+    """As in fine-tuning: their places are not filled with other rows, or two changes would be measured at once."""
+    seen = []
+
+    def fit(train, task):
+        seen.append(train)
+        return baselines.fit_majority(train, task)
+
+    origin = np.where((ROWS["split"] == "train") & (ROWS.index % 3 == 0), "reinterpretation", "human")
+    rows, before = ROWS.assign(origin=origin), dict(baselines.BASELINES)
+    try:
+        baselines.BASELINES["tfidf"] = (fit, True)
+        for variant in ("", "no-augmentation"):
+            baselines.predict("tfidf", rows, train_rows=30, variant=variant)
+    finally:
+        baselines.BASELINES.update(before)
+    whole, without = seen[0], seen[-1]
+    assert len(whole) == 30 and 0 < len(without) < 30
+    assert without["id"].tolist() == whole.loc[whole["origin"] == "human", "id"].tolist()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from analysis_world import evidence, made_up_rows, model_table
 
-from emosafe_lib import baselines, claims
+from emosafe_lib import baselines, claims, metrics
 from emosafe_lib.params import load_model
 
 ROWS = made_up_rows(900, sources=2)
@@ -79,6 +79,12 @@ def test_size_helping_most_once_trained_contradicts_the_claim():
     assert claims.most_in_categories_and_zero_shot(world(alike, steep), "nano").verdict == "contradicted"
 
 
+def test_size_helping_least_in_categories_contradicts_the_claim_whatever_zero_shot_says():
+    alike = dict.fromkeys(RISING, 2.0)
+    steep = dict(zip(RISING, (0.0, 1.0, 2.0, 4.0), strict=True))
+    assert claims.most_in_categories_and_zero_shot(world(steep, alike, alike), "nano").verdict == "contradicted"
+
+
 def test_a_small_model_far_behind_is_not_level(rising):
     claim = claims.tuned_small_is_level(rising, "nano")
     assert claim.verdict == "contradicted" and len(claim.numbers["behind"]) == 3
@@ -131,6 +137,47 @@ def test_without_a_memory_plan_nothing_is_said_about_memory(monkeypatch):
 
 def test_a_small_model_that_lags_behind_is_not_viable(rising):
     assert claims.small_is_viable(rising, "nano").verdict == "contradicted"
+
+
+def viable_world(**changes):
+    """All models alike, TF-IDF blind, and a margin that the rows can show."""
+    same = dict.fromkeys(["nano-1", "nano-2", "nano-3", "nano-4", "minilm"], 1.5)
+    here = world(same, same)
+    here.study = here.study.model_copy(update={"analysis": here.study.analysis.model_copy(update={"margin": 0.3})})
+    return dataclasses.replace(here, **changes)
+
+
+def test_a_small_model_as_good_as_all_and_better_than_counting_words_is_viable():
+    assert claims.small_is_viable(viable_world(), "nano").verdict == "supported"
+
+
+def test_a_small_model_that_does_not_fit_is_not_viable(monkeypatch):
+    large = claims.fits_two_gigabytes(load_model("llama-8b"))
+    monkeypatch.setattr(claims, "fits_two_gigabytes", lambda model: large)
+    assert claims.small_is_viable(viable_world(), "nano").verdict == "contradicted"
+
+
+def test_a_small_model_below_counting_words_is_not_viable():
+    here = viable_world()
+    parts = model_table(ROWS, "tfidf", 6.0)
+    key = next(key for key in here.answers if key[:3] == ("tfidf", "safety", "baseline"))
+    best = parts[(parts["task"] == "safety") & (parts["setting"] == "fine-tuned")]
+    here.answers[key] = metrics.align(best, here.truth)
+    assert claims.small_is_viable(here, "nano").verdict == "contradicted"
+
+
+@pytest.mark.parametrize("lost", ["nano-4", "minilm"])
+def test_a_rival_without_a_tuned_run_leaves_viability_open(lost):
+    here = viable_world()
+    kept = {key: value for key, value in here.answers.items() if key[:3] != (lost, "safety", "fine-tuned")}
+    claim = claims.small_is_viable(dataclasses.replace(here, answers=kept, cache={}), "nano")
+    assert claim.verdict == "cannot tell" and lost in claim.because
+
+
+def test_without_an_encoder_viability_is_open():
+    skills = dict.fromkeys(RISING, 1.5)
+    claim = claims.small_is_viable(world(skills, skills), "nano")
+    assert claim.verdict == "cannot tell" and "encoder" in claim.because
 
 
 def test_a_ladder_without_runs_cannot_tell_and_nano_numbers_do_not_leak_into_it(rising):

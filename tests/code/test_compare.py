@@ -7,6 +7,7 @@ from analysis_world import SHA, answers_of, made_up_rows, model_table
 
 from emosafe_lib import compare, predictions, stage
 from emosafe_lib.rows import write_rows
+from emosafe_lib.uncertainty import holm
 
 ROWS = made_up_rows(240)
 PARAMS = "name: {name}\ndata: {{sources: [emosafe_sample]}}\nanalysis: {{resamples: 200}}\nmodels: [nano-1, nano-2]\n"
@@ -54,6 +55,9 @@ def test_a_better_second_study_is_found_cell_by_cell(put, outputs, capsys):
     said = capsys.readouterr().out
     table = pd.read_csv(outputs / "compare" / "one-two.csv")
     clear = table[(table["metric"] == "macro_f1") & (table["p_holm"].astype(float) < 0.05)]
+    for _, part in table.groupby("metric"):
+        assert np.allclose(part["p_holm"].astype(float), holm(part["p"].astype(float)), atol=1e-4, equal_nan=True)
+    assert (table["p_holm"].astype(float) > table["p"].astype(float)).any()
     assert {"nano-1", "nano-2"} <= set(clear["model"]) and (clear["value"].astype(float) > 0).all()
     assert "nano-1" in said and np.isclose(table["value"], table["second"] - table["first"], atol=1e-5).all()
 

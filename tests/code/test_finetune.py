@@ -82,11 +82,21 @@ def test_only_adapters_and_head_train_under_lora():
     assert any("down_proj" in name for name in moving) and any("score" in name for name in moving)
 
 
-def test_test_rows_and_labels_do_not_move_training(tmp_path):
+def with_other_test_labels(rows):
+    """The rows with every label of the test split turned, in both tasks."""
+    test = rows["split"] == "test"
+    turned = [
+        [not cell for cell in cells] if here else cells for cells, here in zip(rows["categories"], test, strict=True)
+    ]
+    return rows.assign(safety=rows["safety"].where(~test, "safe"), categories=turned)
+
+
+@pytest.mark.parametrize("task", list(TASK_LABELS))
+def test_test_rows_and_labels_do_not_move_training(tmp_path, task):
     """Other test texts and labels: the same losses."""
-    changed = ROWS.copy()
-    changed.loc[changed["split"] == "test", ["text", "safety"]] = ["something else", "safe"]
-    assert train(tmp_path / "a").history == train(tmp_path / "b", rows=changed).history
+    changed = with_other_test_labels(ROWS)
+    changed.loc[changed["split"] == "test", "text"] = "something else"
+    assert train(tmp_path / "a", task).history == train(tmp_path / "b", task, rows=changed).history
 
 
 def test_a_masked_category_enters_no_loss():
@@ -280,13 +290,27 @@ def begin_and_stop(folder, monkeypatch, name="llama", after=2, **finetuning):
     return next(folder.iterdir())
 
 
+def finished_epochs(monkeypatch) -> list:
+    """A list that grows by one with every epoch that is trained from here on: a run made anew would also end equal."""
+    plain, epochs = finetune.BudgetTrainer.evaluate, []
+
+    def evaluate(self, *args, **kwargs):
+        epochs.append(self.state.epoch)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    return epochs
+
+
 @pytest.mark.parametrize("name", ["llama", "encoder"])
 def test_49_resumed_equals_straight(tmp_path, monkeypatch, name):
     """Equal losses and equal probabilities, bit for bit, with dropout on."""
     straight = train(tmp_path / "straight", name=name, epochs=4.0)
     home = begin_and_stop(tmp_path / "resumed", monkeypatch, name)
     assert len(list((home / "checkpoints").glob("checkpoint-*"))) == 2
+    epochs = finished_epochs(monkeypatch)
     resumed = train(tmp_path / "resumed", name=name, epochs=4.0)
+    assert epochs == [3, 4]
     assert resumed.folder == home and resumed.history == straight.history
     assert np.array_equal(resumed.test_probabilities, straight.test_probabilities)
 
@@ -296,7 +320,9 @@ def test_47_a_checkpoint_that_lacks_a_file_is_passed_over_and_named(tmp_path, mo
     home = begin_and_stop(tmp_path / "hurt", monkeypatch)
     newest = max((home / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
     (newest / "optimizer.pt").unlink()
+    epochs = finished_epochs(monkeypatch)
     resumed = train(tmp_path / "hurt", epochs=4.0)
+    assert epochs == [2, 3, 4]
     assert newest.name in resumed.facts["notes"][0] and "optimizer.pt" in resumed.facts["notes"][0]
     assert resumed.history == straight.history
 
@@ -320,6 +346,14 @@ def test_48_a_checkpoint_of_something_else_is_refused(tmp_path, monkeypatch, cha
     shutil.copytree(home / "checkpoints", stranger / "checkpoints")
     with pytest.raises(TrainingError, match=f"other {change}"):
         train(tmp_path, rows=rows, model=model, epochs=4.0)
+
+
+@pytest.mark.parametrize("other", [{"dtype": "bfloat16"}, {"quantization": "int4"}, {"device": "cuda"}])
+def test_48_a_run_in_another_precision_or_on_another_device_is_another_run(monkeypatch, other):
+    plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
+    before, plain = plan.identity, finetune.hardware
+    monkeypatch.setattr(finetune, "hardware", lambda model: plain(model) | other)
+    assert plan.identity["parameters"] != before["parameters"]
 
 
 def test_50_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
@@ -403,7 +437,9 @@ def test_53_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
         with pytest.raises(TrainingError, match="make room on the disk"):
             train(tmp_path, epochs=4.0)
     straight = train(tmp_path / "straight", epochs=4.0)
+    epochs = finished_epochs(monkeypatch)
     resumed = train(tmp_path, epochs=4.0)
+    assert epochs == [2, 3, 4]
     assert "passed over" in resumed.facts["notes"][0] and resumed.history == straight.history
 
 
@@ -483,10 +519,10 @@ def test_predictions_fit_the_common_schema(trained, task, tmp_path):
 
 
 def test_calibration_reads_validation_labels_only(trained):
-    changed = ROWS.copy()
-    changed.loc[changed["split"] == "test", "safety"] = "safe"
+    changed = with_other_test_labels(ROWS)
     for task in TASK_LABELS:
         result = trained["llama", task]
+        assert not np.array_equal(*(finetune.targets(rows, task)[0] for rows in (ROWS, changed)))
         assert finetune.calibrate(result, ROWS) == finetune.calibrate(result, changed)
 
 

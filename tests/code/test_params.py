@@ -144,10 +144,11 @@ def test_71_paths_that_leave_or_surprise_are_refused(path):
         validate(MODEL | {"path": path}, ModelParams, "m.yaml")
 
 
-@pytest.mark.parametrize("name", ["../sample", "Sample", "a b", "", "x;y"])
-def test_71_names_are_plain(name):
-    with pytest.raises(ParameterError):
-        load_study(name)
+@pytest.mark.parametrize("load", [load_study, load_model])
+@pytest.mark.parametrize("name", ["../sample", "../study/sample", "../models/nano-1", "Sample", "a b", "", "x;y"])
+def test_71_names_are_plain(load, name):
+    with pytest.raises(ParameterError, match="is not a name"):
+        load(name)
 
 
 def test_a_name_that_differs_from_its_file_is_refused(tmp_path):

@@ -76,7 +76,7 @@ def test_tokens_follow_rows_caps_and_runs():
                 update={
                     "seeds": [0, 1],
                     "epochs": 2.0,
-                    "train_rows": 100,
+                    "train_rows": 30,
                     "ablation": False,
                     "min_steps": 0,
                     "budgets": [],
@@ -86,8 +86,8 @@ def test_tokens_follow_rows_caps_and_runs():
     )
     rows = plan.Rows(train=50, validation=10, test=20, text_tokens=12.0)
     trained, read = plan.finetuning_tokens(study, load_model("nano-1"), rows)
-    assert trained == 2 * 2 * 2 * 50 * 12  # tasks, seeds, epochs
-    assert read == 12 * (50 + 10 + 20) + 2 * 2 * 12 * (2 * 10 + 20)
+    assert trained == 2 * 2 * 2 * 30 * 12  # tasks, seeds, epochs; the cap binds
+    assert read == 12 * (30 + 10 + 20) + 2 * 2 * 12 * (2 * 10 + 20)
     assert math.isnan(plan.capped(None, "test", None)) and plan.capped(None, "test", 7) == 7
 
 

@@ -13,6 +13,7 @@ import torch
 
 from emosafe_lib import instruct, ladder, pretrain
 from emosafe_lib.errors import MergeError, SourceError, TrainingError
+from emosafe_lib.params import load_model
 from emosafe_lib.taxonomy import CATEGORY_TABLE, SAFETY_LEVELS
 
 SYLLABLES = "gar win tea let mor kit rod".split()
@@ -136,6 +137,18 @@ def test_without_bfloat16_muon_works_in_float32_and_learns_the_same(network, mon
     assert max(gaps) == 0 if able else 0 < max(gaps) < 1e-3
 
 
+def losses_taken(monkeypatch) -> list:
+    """A list that grows by one with every loss worked out from here on: a run made anew would also end equal."""
+    plain, taken = pretrain.training_loss, []
+
+    def training_loss(*arguments):
+        taken.append(1)
+        return plain(*arguments)
+
+    monkeypatch.setattr(pretrain, "training_loss", training_loss)
+    return taken
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path, monkeypatch, able):
     """Fault 49, with gradients that stay in float32 and without."""
@@ -143,20 +156,21 @@ def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path, monke
     straight, halves = network(), network()
     wanted = pretrain.train(straight, steps, 0.01, tmp_path / "straight")
     pretrain.train(halves, steps, 0.01, tmp_path / "halves", save_every=4, stop_after=10)
-    again = network()
+    again, taken = network(), losses_taken(monkeypatch)
     found = pretrain.train(again, steps, 0.01, tmp_path / "halves", save_every=4)
-    assert found == wanted
+    assert found == wanted and len(taken) == len(wanted) - 8
     for one, other in zip(straight.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_older_one(network, steps, tmp_path):
+def test_a_damaged_checkpoint_gives_way_to_the_older_one(network, steps, tmp_path, monkeypatch):
     """Fault 47."""
     folder = tmp_path / "run"
     wanted = pretrain.train(network(), steps, 0.01, folder, save_every=4, stop_after=10)
     (folder / "checkpoint-8" / "state.safetensors").write_bytes(b"cut")
+    taken = losses_taken(monkeypatch)
     found = pretrain.train(network(), steps, 0.01, folder, save_every=4, stop_after=10)
-    assert found == wanted
+    assert found == wanted and len(taken) == 10 - 4
 
 
 def test_resume_with_other_data_is_refused(network, steps, tmp_path):
@@ -202,10 +216,19 @@ def test_lessons_never_teach_the_target_tasks(corpus):
         assert not set(re.findall(r"[a-z]+", lesson.instruction.lower())) & set(SAFETY_LEVELS)
 
 
-def test_words_asked_about_belong_to_no_target_category(corpus):
+def test_words_asked_about_belong_to_no_target_category(rows):
+    """Though they are as frequent in the corpus as those that may be asked about."""
+    assert {"drugs", "violence"} <= instruct.TARGET_WORDS
+    corpus = instruct.Corpus(rows, [sentence(n) + " with drugs and violence and kettles" for n in range(100, 108)])
+    assert "kettles" in corpus.rank and not set(corpus.rank) & instruct.TARGET_WORDS
     for _ in range(200):
         _, _, words = corpus.named(sentence(3) + " with people who hurt and drugs and violence")
         assert not set(words) & instruct.TARGET_WORDS
+
+
+def test_topics_close_to_a_target_category_are_never_a_lesson(corpus):
+    topics = {topic for _, _, topic in corpus.counsel}
+    assert {"grief", "sleep", "stress"} <= topics and "self-harm" not in topics
 
 
 def test_every_answer_is_among_the_listed_options(corpus):
@@ -300,6 +323,13 @@ def test_no_row_that_the_ladder_read_is_held_out_now(real_data):
     held = set(rows["id"][rows["split"] != "train"])
     seen = ladder.seen_ids()
     assert len(seen) > 10_000 and not seen & held
+
+
+def test_rows_that_the_ladder_may_have_read_are_counted_for_its_rungs_alone():
+    known = sorted(ladder.seen_ids())[:3]
+    rows = pd.DataFrame({"id": [*known, "new:1", "goemotions:9"], "source": ["x"] * 4 + ["goemotions"]})
+    assert ladder.already_read(load_model("nano-1"), rows) == 4
+    assert ladder.already_read(load_model("llama-1b"), rows) == ladder.already_read(load_model("minilm"), rows) == 0
 
 
 def test_thinning_keeps_the_mean():

@@ -257,6 +257,13 @@ def test_injection_through_the_whole_path(backend):
     plain = scoring.Calibration(np.zeros((1, 3)), 1.0, None, False)
     table = attacks.probe(lambda texts: scoring.chances(backend, asked, plain, texts), TEST)
     assert len(table) == len(attacks.ATTACKS) and table["shift"].abs().le(1).all()
+    texts = attacks.attacked(TEST.head(1))["text"].to_list()
+    together, _ = backend.score(asked.question, texts)
+    control = {number for number, token in backend.tokenizer.added_tokens_decoder.items() if token.special}
+    for text, scores in zip(texts, together, strict=True):
+        apart = backend.explain(asked.question, text)["plain"].to_numpy()
+        assert np.allclose(scores.ravel(), apart, atol=1e-4)
+        assert not control & set(prompts.encode_messages(backend.tokenizer, [text], 200)[0][0])
 
 
 def test_scores_use_no_gradient(backend):

@@ -95,10 +95,30 @@ def test_no_notebook_redefines_what_the_library_defines(path):
                 assert node.name not in library, f"{node.name} is defined in emosafe_lib"
 
 
+UNESCAPED = re.compile(r"(?<!\bplots)\.style\b|\bStyler\b|to_html\(|escape\s*=\s*False|HTML\(")
+
+
 @every
 def test_80_nothing_that_skips_escaping(path):
     for source in cells(path, "code"):
-        assert not re.search(r"\.style\.|to_html\(|escape\s*=\s*False|HTML\(", source)
+        assert not UNESCAPED.search(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ("table.style", True),
+        ("table.style.hide()", True),
+        ("Styler(table)", True),
+        ("display(HTML(text))", True),
+        ("table.to_html()", True),
+        ("table.to_html(escape = False)", True),
+        ("plots.style()", False),
+        ("table.head()", False),
+    ],
+)
+def test_80_a_planted_cell_is_caught_and_a_harmless_one_is_not(source, caught):
+    assert bool(UNESCAPED.search(source)) == caught
 
 
 @every
