@@ -265,12 +265,10 @@ def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
     if own is None or len(models) < 2 or not evidence.keys(own):
         return unable(name, ladder, "a fine-tuned run of the smallest and of a larger model is needed", test)
     over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], METRIC)
-    rivals = [models[-1], *encoders]
-    untrained = [m for m in rivals if not evidence.keys(own._replace(model=m))]
-    if over is None:
-        return unable(name, ladder, "the TF-IDF baseline is needed", test)
-    if untrained or not encoders:
-        return unable(name, ladder, f"a fine-tuned run of {', '.join(untrained) or 'an encoder'} is needed", test)
+    rivals = [m for m in [models[-1], *encoders] if evidence.keys(own._replace(model=m))]
+    untrained = [m for m in [models[-1], *(encoders or ["an encoder"])] if m not in rivals]
+    if over is None or not rivals:
+        return unable(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
     gaps = {
         f"{METRIC_NAMES[metric]} against {m}": evidence.contrast([(1, own), (-1, own._replace(model=m))], metric)
         for m in rivals
@@ -282,7 +280,10 @@ def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
     numbers = {"margin": margin, "over_tfidf": numbers_of(over), "memory": memory.verdict, "metric": METRIC}
     numbers |= {"against": {key: numbers_of(gap) for key, gap in gaps.items()}}
     because = f"{models[0]} minus TF-IDF {spoken(over)}; its " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
-    return Claim(STATEMENTS[name], ladder, verdict_of(over.clear, fits, *clear), numbers, test, because)
+    if untrained:
+        because += f"; not trained: {', '.join(untrained)}"
+    verdict = verdict_of(over.clear, fits, *clear, *(0 for _ in untrained))
+    return Claim(STATEMENTS[name], ladder, verdict, numbers, test, because)
 
 
 ANCHORS = (

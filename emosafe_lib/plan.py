@@ -199,7 +199,7 @@ def prompt_tokens(task: str, variant: str, setting: str, shots: int) -> tuple[fl
 
     prefix, questions = len(INSTRUCTIONS[task, variant]) / CHARACTERS_PER_TOKEN, questions_of(task, variant)
     if setting == "few-shot":
-        turns = len(questions) * (shots * len(VERBALIZERS[task]) or 1)
+        turns = len(questions) * shots * len(VERBALIZERS[task])
         prefix += turns * (SHOWN_TOKENS + FRAME_TOKENS)
     asked = sum(len(words) / CHARACTERS_PER_TOKEN + FRAME_TOKENS for words in {q.words for q in questions})
     asked += sum(len(q.cue) for q in questions) / CHARACTERS_PER_TOKEN
@@ -207,18 +207,21 @@ def prompt_tokens(task: str, variant: str, setting: str, shots: int) -> tuple[fl
 
 
 def prompting_tokens(study: StudyParams, model: ModelParams, rows: Rows | None) -> float:
-    """Tokens that notebook 03 sends through a model: the prefix once a shard, each message once with all questions."""
+    """Tokens that notebook 03 sends through a model: each message once with all questions, the prefix once a shard and
+    once for the content-free inputs.
+    """
     from emosafe_lib.scoring import SHARD_ROWS, ways_of_asking
 
     settings = study.prompting
     parts = capped(rows, "test", settings.evaluation_rows), capped(rows, "validation", settings.validation_rows)
-    messages, shards, total = sum(parts), sum(max(1.0, n // SHARD_ROWS) for n in parts), 0.0
+    messages, total = sum(parts), 0.0
+    readings = 1 + (0 if math.isnan(messages) else sum(math.ceil(n / SHARD_ROWS) for n in parts))
     for way in ways_of_asking(settings):
         prefix, asked = prompt_tokens(way["task"], way["variant"], way["setting"], settings.shots_per_class)
         if model.family == "encoder":
             prefix, asked = 0.0, 0.0
         prefix = min(prefix, model.context_tokens)
-        total += shards * prefix + messages * (text_tokens(rows, settings.max_text_tokens) + asked)
+        total += readings * prefix + messages * (text_tokens(rows, settings.max_text_tokens) + asked)
     return total
 
 

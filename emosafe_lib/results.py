@@ -66,6 +66,11 @@ class Cell(NamedTuple):
     variant: str = ""
     seed: int | None = None
 
+    @property
+    def shown(self) -> str:
+        """The variant as tables name it; the main run with one seed is none that was asked for under a name."""
+        return self.variant if self.seed is None or self.variant else FIRST_SEED
+
 
 @dataclass
 class Score:
@@ -125,7 +130,9 @@ class Evidence:
         return sorted(on_it, key=lambda model: self.parameters[model] or 0)
 
     def keys(self, cell: Cell) -> list[Key]:
-        """The runs that make up a cell; empty if one of those that the study asks for is missing."""
+        """The runs that make up a cell; empty if one of those that the study asks for is missing. A cell of one seed needs
+        that seed's run alone.
+        """
         here = [key for key in self.answers if key[:3] == cell[:3]]
         if cell.variant or cell.setting not in PROMPTED:
             here = [key for key in here if key.variant == cell.variant]
@@ -186,15 +193,16 @@ class Evidence:
             self.cache[place] = (values, draws, answers.coverage)
         return self.cache[place]
 
-    def contrast(self, terms: list[tuple[float, Cell]], metric="macro_f1", category="") -> Difference | None:
-        """A weighted sum of cells' scores on the rows that all of them answered, with its paired interval and p-value.
+    def contrast(self, terms: list[tuple[float, Cell]], metric="macro_f1", category="", mask=None) -> Difference | None:
+        """A weighted sum of cells' scores, with its paired interval and p-value, on the rows of `mask`, or where it is
+        omitted, on those that all of the cells answered.
 
         None if a cell has a gap. With weights 1 and -1 this is the paired difference of two models or settings.
         """
         cells = [cell for _, cell in terms]
         if any(not self.keys(cell) for cell in cells):
             return None
-        mask = self.answered(*cells)
+        mask = self.answered(*cells) if mask is None else mask
         scores = [self.score(cell, mask) for cell in cells]
         value = sum(weight * score.values[metric, category] for (weight, _), score in zip(terms, scores, strict=True))
         draws = sum(weight * score.draws[metric, category] for (weight, _), score in zip(terms, scores, strict=True))
@@ -290,8 +298,8 @@ def gaps_of(evidence: Evidence) -> pd.DataFrame:
         missing = missing_runs(evidence.study, cell, keys)
         found += [(model, task, setting, ", ".join(missing))] if missing else []
     for model, (task, variant) in product(evidence.models, variants_asked(evidence.study)):
-        main = Cell(model, task, "fine-tuned")  # without it nothing beside it counts, and it is listed above
-        if evidence.keys(main) and not evidence.keys(main._replace(variant=variant)):
+        main = Cell(model, task, "fine-tuned", seed=evidence.study.finetuning.seeds[0])
+        if evidence.keys(main) and not evidence.keys(main._replace(variant=variant)):  # else the main run's gap says it
             found.append((model, task, "fine-tuned", variant))
     return pd.DataFrame(found, columns=["model", "task", "setting", "missing"])
 
@@ -322,10 +330,8 @@ def results_table(evidence: Evidence) -> pd.DataFrame:
         score = evidence.score(cell, mask) if mask.any() else None
         if score is None:
             continue
-        if cell in alone:
-            cell = cell._replace(variant=FIRST_SEED)
         records += metric_records(evidence, cell, score, evidence.truth.at(mask))
-        if not cell.variant:
+        if not cell.shown:
             records += spread_records(evidence, cell, score) + origin_records(evidence, cell, mask)
     return pd.DataFrame(records, columns=list(RESULT_COLUMNS))
 
@@ -338,7 +344,7 @@ def record(evidence: Evidence, cell: Cell, score: Score, metric: str, category: 
         "parameters": evidence.parameters.get(cell.model) or "",
         "task": cell.task,
         "setting": cell.setting,
-        "variant": cell.variant,
+        "variant": cell.shown,
         "metric": metric,
         "category": category,
         "value": value,

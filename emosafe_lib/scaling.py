@@ -68,10 +68,13 @@ def pretraining_tokens(model: ModelParams) -> float:
 
 
 def points(evidence: Evidence, table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """The headline rows of `results.csv` that belong on a size axis, with the facts of `sizes` joined."""
+    """The headline rows of `results.csv` that belong on a size axis, with the facts of `sizes` joined; models of unknown
+    size have no place on it.
+    """
     chosen = table[(table["variant"] == "") & table["setting"].isin(SCALED_SETTINGS)]
     known = facts.drop(columns=["family", "parameters"]).merge(facts[["model", "parameters"]], on="model")
-    return chosen.drop(columns="parameters").merge(known, on="model").sort_values("parameters", kind="stable")
+    joined = chosen.drop(columns="parameters").merge(known, on="model").dropna(subset="parameters")
+    return joined.sort_values("parameters", kind="stable")
 
 
 def kendall(sizes_: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -123,9 +126,10 @@ def ladder_scores(evidence: Evidence, models: list[str], task: str, setting: str
     cells = [Cell(name, task, setting) for name in names]
     if len({evidence.parameters[name] for name in names}) < MIN_SIZES:
         return None
-    scores = [evidence.score(cell, evidence.answered(*cells)) for cell in cells]
+    mask = evidence.answered(*cells) & evidence.common(task)
+    scores = [evidence.score(cell, mask) for cell in cells] if mask.any() else []
     values = np.array([score.values[metric, ""] for score in scores])
-    if np.isnan(values).any() or np.ptp(values) == 0:
+    if not len(values) or np.isnan(values).any() or np.ptp(values) == 0:
         return None
     count = np.array([evidence.parameters[name] for name in names], float)
     return count, values, np.array([score.draws[metric, ""] for score in scores], float)
@@ -237,8 +241,9 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
     encoders = [name for name in evidence.models if evidence.models[name].family == "encoder"]
     for task in TASKS:
         for ladder in ladders(evidence):
-            models = [name for name in evidence.ladder(ladder) if evidence.parameters[name]]
-            steps = [*pairwise(models), (models[0], models[-1])] if len(models) > 2 else list(pairwise(models))
+            models = evidence.ladder(ladder)
+            sized = [name for name in models if evidence.parameters[name]]
+            steps = [*pairwise(sized), (sized[0], sized[-1])] if len(sized) > 2 else list(pairwise(sized))
             plan += [("size", Cell(b, task, s), Cell(a, task, s)) for s in SCALED_SETTINGS for a, b in steps]
             plan += [
                 ("encoder", Cell(m, task, "fine-tuned"), Cell(e, task, "fine-tuned")) for m in models for e in encoders
@@ -290,20 +295,25 @@ COMPARISON_COLUMNS = (
 
 
 def compare(evidence: Evidence, family: str, first: Cell, second: Cell, metric: str) -> dict:
-    """One paired comparison: first minus second on the rows that both answered."""
-    found = evidence.contrast([(1, first), (-1, second)], metric)
-    flips = flips_of(evidence, first, second)
+    """One paired comparison: first minus second on the rows that both answered.
+
+    What is held against the source's name stands beside the headline scores, and so rests on their rows.
+    """
+    mask = evidence.answered(first, second)
+    if family == "source name":
+        mask &= evidence.common(first.task)
+    found = evidence.contrast([(1, first), (-1, second)], metric, mask=mask)
+    flips = flips_of(evidence, first, second, mask)
     row = {"family": family, "task": first.task, "metric": metric}
-    row |= {"first": first.model, "first_setting": first.setting, "first_variant": first.variant}
-    row |= {"second": second.model, "second_setting": second.setting, "second_variant": second.variant}
+    row |= {"first": first.model, "first_setting": first.setting, "first_variant": first.shown}
+    row |= {"second": second.model, "second_setting": second.setting, "second_variant": second.shown}
     row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
     row |= {"gained": flips.gained, "lost": flips.lost, "mcnemar_p": flips.p, "cohens_g": flips.g}
-    return row | {"n": int(evidence.answered(first, second).sum())}
+    return row | {"n": int(mask.sum())}
 
 
-def flips_of(evidence: Evidence, first: Cell, second: Cell):
-    """McNemar's test between the first run of each cell, on common rows."""
-    mask = evidence.answered(first, second)
+def flips_of(evidence: Evidence, first: Cell, second: Cell, mask: np.ndarray):
+    """McNemar's test between the first run of each cell, on the rows of `mask`."""
     sides = [evidence.answers[evidence.keys(cell)[0]].on(mask) for cell in (first, second)]
     return mcnemar(*(right_rows(evidence.truth, side) for side in sides))
 

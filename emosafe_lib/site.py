@@ -141,13 +141,21 @@ def results_section(base: Path) -> str:
     return (
         "<h2>Results</h2>"
         + figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, a panel a task")
-        + headline(tables.read_csv(folder / "headline.csv"), read_json(folder / "manifest.json"))
+        + headline(tables.read_csv(folder / "headline.csv"), read_json(folder / "manifest.json"), rows_scored(base))
         + f'<p class="links">As files: {links}.</p>'
     )
 
 
-def headline(numbers: pd.DataFrame, manifest: dict) -> str:
-    """The headline table: a block a model, a line a setting, and a group of columns a task; `manifest` is notebook 05's.
+def rows_scored(base: Path) -> str:
+    """How many test rows the headline scores rest on, in words; they differ where one task was asked fewer."""
+    numbers = tables.read_csv(base / "results.csv")
+    heads = numbers[(numbers["metric"] == "macro_f1") & (numbers["variant"] == "")]
+    return " and ".join(f"{rows:,}" for rows in dict.fromkeys(heads["n"].astype(int)))
+
+
+def headline(numbers: pd.DataFrame, manifest: dict, rows: str) -> str:
+    """The headline table: a block a model, a line a setting, and a group of columns a task; `manifest` is notebook 05's,
+    `rows` says how many test rows were scored.
 
     Where pooled and within-source scores are the same in every line, as with a single source, the second is left out
     and the caption says so.
@@ -170,9 +178,9 @@ def headline(numbers: pd.DataFrame, manifest: dict) -> str:
     level = manifest["parameters"]["analysis"]["confidence"]
     note = (
         "<p>Only messages as their authors wrote them are scored; re-interpretations may train a model and never test it. "
-        f"Each score stands above its {level:.0%} interval, bootstrapped over groups of related texts. The last column "
-        "of a task is the paired difference to a baseline that knows nothing but the text's source; a star marks what "
-        f"Holm's correction leaves clear.{one}</p>"
+        f"All scores rest on the same {rows} test rows. Each stands above its {level:.0%} interval, bootstrapped over "
+        "groups of related texts. The last column of a task is the paired difference to a baseline that knows nothing but "
+        f"the text's source; a star marks what Holm's correction leaves clear.{one}</p>"
     )
     return note + whole_table(head, body, "Macro-F1 by model and setting", "headline")
 

@@ -115,7 +115,7 @@ def test_a_source_of_a_few_rows_beside_a_large_one_stops_nothing():
     assert "source_from_text" not in report and report["text"]["safety_macro_f1"] > 0.7
 
 
-def test_without_re_interpretations_the_same_training_rows_are_left_but_for_those():
+def test_without_re_interpretations_the_same_training_rows_are_left_but_for_those(monkeypatch):
     """As in fine-tuning: their places are not filled with other rows, or two changes would be measured at once."""
     seen = []
 
@@ -124,13 +124,9 @@ def test_without_re_interpretations_the_same_training_rows_are_left_but_for_thos
         return baselines.fit_majority(train, task)
 
     origin = np.where((ROWS["split"] == "train") & (ROWS.index % 3 == 0), "reinterpretation", "human")
-    rows, before = ROWS.assign(origin=origin), dict(baselines.BASELINES)
-    try:
-        baselines.BASELINES["tfidf"] = (fit, True)
-        for variant in ("", "no-augmentation"):
-            baselines.predict("tfidf", rows, train_rows=30, variant=variant)
-    finally:
-        baselines.BASELINES.update(before)
+    monkeypatch.setitem(baselines.BASELINES, "tfidf", (fit, True))
+    for variant in ("", "no-augmentation"):
+        baselines.predict("tfidf", ROWS.assign(origin=origin), train_rows=30, variant=variant)
     whole, without = seen[0], seen[-1]
     assert len(whole) == 30 and 0 < len(without) < 30
     assert without["id"].tolist() == whole.loc[whole["origin"] == "human", "id"].tolist()

@@ -174,10 +174,12 @@ def test_a_rival_without_a_tuned_run_leaves_viability_open(lost):
     assert claim.verdict == "cannot tell" and lost in claim.because
 
 
-def test_without_an_encoder_viability_is_open():
-    skills = dict.fromkeys(RISING, 1.5)
-    claim = claims.small_is_viable(world(skills, skills), "nano")
-    assert claim.verdict == "cannot tell" and "encoder" in claim.because
+def test_without_an_encoder_viability_is_open_unless_another_part_fails():
+    same = dict.fromkeys(RISING, 1.5)
+    here, wide = world(same, same), viable_world().study
+    claim = claims.small_is_viable(dataclasses.replace(here, study=wide), "nano")
+    assert claim.verdict == "cannot tell" and "not trained: an encoder" in claim.because
+    assert claims.small_is_viable(world(RISING, RISING), "nano").verdict == "contradicted"
 
 
 def test_a_ladder_without_runs_cannot_tell_and_nano_numbers_do_not_leak_into_it(rising):

@@ -69,6 +69,33 @@ def test_lora_trains_the_two_factors_of_every_linear_layer():
     assert plan.trainable_parameters(model, count_parameters(model)) == expected
 
 
+def test_prompting_counts_every_exemplar_and_every_reading_of_the_prefix():
+    """Two exemplars a category and answer; 300 rows are two shards, 10 are one, and content-free inputs read it too."""
+    changes = {"variants": ["plain"], "few_shot_variants": ["plain"], "exemplar_seeds": [0], "shots_per_class": 2}
+    changes |= {"evaluation_rows": None, "validation_rows": None, "max_text_tokens": 64}
+    real = load_study("real")
+    study = real.model_copy(update={"prompting": real.prompting.model_copy(update=changes)})
+    model = load_model("llama-1b")
+    few, _ = plan.prompt_tokens("categories", "plain", "few-shot", 2)
+    zero, _ = plan.prompt_tokens("categories", "plain", "zero-shot", 2)
+    assert few - zero == 6 * 2 * 2 * (plan.SHOWN_TOKENS + plan.FRAME_TOKENS)
+    rows = plan.Rows(train=1000, validation=10, test=300, text_tokens=12.0)
+    ways = [(t, s) for t in ("safety", "categories") for s in ("zero-shot", "few-shot")]
+    told = [plan.prompt_tokens(t, "plain", s, 2) for t, s in ways]
+    expected = sum((2 + 1 + 1) * prefix + 310 * (12 + asked) for prefix, asked in told)
+    assert plan.prompting_tokens(study, model, rows) == pytest.approx(expected)
+
+
+def test_training_rows_count_accepted_re_interpretations(outputs):
+    base = outputs / "sample"
+    base.mkdir(parents=True)
+    card = {"safety": {"train": {"safe": 5}, "validation": {"safe": 1}, "test": {"safe": 2}}}
+    (base / "data_card.json").write_text(json.dumps(card))
+    assert plan.rows_of(load_study("sample")).train == 5
+    (base / "augmentation_card.json").write_text(json.dumps({"accepted": 3}))
+    assert plan.rows_of(load_study("sample")).train == 8
+
+
 def test_tokens_follow_rows_caps_and_runs():
     study = load_study("real").model_copy(
         update={

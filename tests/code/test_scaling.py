@@ -199,11 +199,11 @@ def test_numbers_of_one_table_rest_on_the_rows_that_all_settings_answered():
     asked = rows.loc[rows["source"] != "source2", "id"]
     table = model_table(rows, "nano-1", 1.0)
     table = table[table["id"].isin(asked)]
-    perfect = baselines.predict("source", rows).assign(model="source")
+    everything = baselines.predict("source", rows).assign(model="source")
     finetuning, prompting = (
         getattr(study(), part).model_copy(update={"evaluation_rows": 1}) for part in ("finetuning", "prompting")
     )
-    here = evidence(rows, {"nano-1": 1.0}, pd.concat([table, perfect]), finetuning=finetuning, prompting=prompting)
+    here = evidence(rows, {"nano-1": 1.0}, pd.concat([table, everything]), finetuning=finetuning, prompting=prompting)
     found = results.results_table(here)
     test = rows[rows["split"] == "test"]
     shared = test["id"].isin(asked)
@@ -211,9 +211,14 @@ def test_numbers_of_one_table_rest_on_the_rows_that_all_settings_answered():
     by_source = found[found["metric"] == "source_macro_f1"]
     assert set(by_source["category"]) == {"source0", "source1"}
     head = found[(found["model"] == "source") & (found["metric"] == "macro_f1") & (found["task"] == "safety")]
-    alone = here.score(Cell("source", "safety", "baseline"), here.common("safety"))
-    assert head["value"].iloc[0] == alone.values["macro_f1", ""]
-    assert alone.values != here.score(Cell("source", "safety", "baseline")).values
+    cell = Cell("source", "safety", "baseline")
+    alone, whole = here.score(cell, here.common("safety")), here.score(cell)
+    assert head["value"].iloc[0] == alone.values["macro_f1", ""] != whole.values["macro_f1", ""]
+    compared = scaling.comparisons(here)
+    over = compared[(compared["first_setting"] == "probe") & (compared["family"] == "source name")]
+    over = over[(over["task"] == "safety") & (over["metric"] == "macro_f1")].iloc[0]
+    model = here.score(Cell("nano-1", "safety", "probe"), here.common("safety")).values["macro_f1", ""]
+    assert over["value"] == pytest.approx(model - head["value"].iloc[0]) and over["n"] == shared.sum()
 
 
 def test_n_counts_the_rows_that_a_number_is_made_of(known):
@@ -237,6 +242,7 @@ def test_a_variant_run_with_one_seed_is_held_against_that_seed_alone():
     found = scaling.comparisons(here)
     part = found[found["family"] == "augmentation"]
     assert len(part) == 4 and (part["value"] == 0).all() and (part["gained"] == 0).all()
+    assert set(part["first_variant"]) == {"first-seed"}
     curve = readings.budget_table(results.results_table(here), 100)
     assert curve.groupby("task")["value"].nunique().eq(1).all() and set(curve["rows"]) == {64, 100}
 
@@ -251,13 +257,20 @@ def test_an_encoder_that_lacks_a_wording_has_no_headline():
     table = model_table(ROWS, "minilm", 1.0)
     here = evidence(ROWS, {"minilm": 1.0}, table[table["variant"] != "guard"])
     assert "wording guard" in here.gaps["missing"].tolist()
+    assert {cell.setting for cell in here.cells()} == {"few-shot", "fine-tuned", "probe"}
 
 
-def test_a_model_of_unknown_size_is_neither_larger_nor_smaller(known):
-    known.parameters["nano-4"], before = None, known.parameters["nano-4"]
-    pairs = [(first.model, second.model) for family, first, second in scaling.planned(known) if family == "size"]
-    known.parameters["nano-4"] = before
-    assert pairs and not any("nano-4" in pair for pair in pairs)
+def test_a_model_of_unknown_size_is_neither_larger_nor_smaller_and_still_meets_the_encoder(monkeypatch):
+    here = evidence(ROWS, SKILLS | {"minilm": 1.0})
+    monkeypatch.setitem(here.parameters, "nano-4", None)
+    plan = scaling.planned(here)
+    pairs = {family: [{first.model, second.model} for f, first, second in plan if f == family] for family, *_ in plan}
+    assert pairs["size"] and not any("nano-4" in pair for pair in pairs["size"])
+    assert {"nano-4", "minilm"} in pairs["encoder"]
+    facts = scaling.sizes(here.models).set_index("model")
+    facts.loc["nano-4", "parameters"] = np.nan
+    on_axis = scaling.points(here, results.results_table(here), facts.reset_index())
+    assert "nano-4" not in set(on_axis["model"]) and "nano-3" in set(on_axis["model"])
 
 
 def test_comparisons_are_corrected_within_their_family(known):
