@@ -45,7 +45,7 @@ MOST_EPOCHS = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """All that determines one training run: who learns what from which rows, with which seed."""
+    """All that determines one training run: who learns what from which rows, with which seed, in which precision."""
 
     model: ModelParams
     settings: FinetuningParams
@@ -62,8 +62,9 @@ class Plan:
         rows = pd.concat([self.train, self.validation, self.test])
         labels = [str(row) for row in np.hstack([targets(rows, self.task)[0], targets(rows, self.task)[1]])]
         recipe = self.settings.model_dump_json(include=RECIPE) + self.model.training.model_dump_json()
+        recipe += f"{MAX_POSITIVE_WEIGHT}"
         here = {name: value for name, value in hardware(self.model).items() if name != "fallbacks"}
-        precision = f"{here} {mixes_precision(self.model)} {MAX_POSITIVE_WEIGHT}"
+        precision = f"{here} {mixes_precision(self.model)}"
         return {
             "data": checkpoints.text_digest(*rows["id"], *rows["text"], *labels),
             "parameters": checkpoints.text_digest(recipe, precision),

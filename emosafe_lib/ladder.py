@@ -6,7 +6,6 @@ that were read in `seen.txt.gz`, so that anybody can check at any time that none
 """
 
 import argparse
-import gzip
 import itertools
 import json
 import time
@@ -18,12 +17,12 @@ import pandas as pd
 
 from emosafe_lib import checkpoints, instruct, metrics, pretrain, scoring, sources, uncertainty
 from emosafe_lib.errors import ModelError
-from emosafe_lib.models import ASSETS, half_precision, load_tokenizer
+from emosafe_lib.models import half_precision, load_tokenizer
 from emosafe_lib.params import ModelParams, PromptingParams, load_model, load_study
 from emosafe_lib.rows import category_matrix, known_matrix, read_rows, take
+from emosafe_lib.seen import NANO, write_seen
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
-NANO = ASSETS / "nano"
 PLAIN_TOKENS = 600_000
 CHAT_TOKENS = 1_400_000
 NOVEL_TOKENS = 16_384  # of the held-out novel
@@ -234,29 +233,6 @@ def curves(folder: Path = NANO) -> list[dict]:
     ModelError : there is no record
     """
     return read_record(folder / "curves.json", "train the ladder with notebook A1")
-
-
-def seen_ids(folder: Path = NANO) -> set[str]:
-    """Ids of every row of the study's sources that the shipped ladder may have read."""
-    with gzip.open(folder / "seen.txt.gz", "rt", encoding="utf-8") as stream:
-        return set(stream.read().split("\n"))
-
-
-def already_read(model: ModelParams, rows: pd.DataFrame) -> int:
-    """How many of these rows a model of the shipped ladder may have read in pre-training; 0 for any other model.
-
-    Those on record, and all of GoEmotions, of which no record is kept. The record holds no row that `real.yaml` puts into
-    validation or test; a study with another salt or other shares splits otherwise.
-    """
-    if model.weights != "assets":
-        return 0
-    return int((rows["id"].isin(seen_ids()) | (rows["source"] == "goemotions")).sum())
-
-
-def write_seen(rows: pd.DataFrame, folder: Path = NANO) -> None:
-    """Keep the ids of the rows; the file's bytes depend on the ids alone."""
-    text = "\n".join(sorted(rows["id"][rows["source"] != "goemotions"]))
-    (folder / "seen.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def write_manifest(folder: Path = NANO, **facts) -> dict:

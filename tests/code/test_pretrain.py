@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from emosafe_lib import instruct, ladder, pretrain
+from emosafe_lib import instruct, ladder, pretrain, seen
 from emosafe_lib.errors import MergeError, SourceError, TrainingError
 from emosafe_lib.params import load_model
 from emosafe_lib.taxonomy import CATEGORY_TABLE, SAFETY_LEVELS
@@ -321,15 +321,15 @@ def test_no_row_that_the_ladder_read_is_held_out_now(real_data):
 
     rows = merge.merge(load_study("real").data).rows
     held = set(rows["id"][rows["split"] != "train"])
-    seen = ladder.seen_ids()
-    assert len(seen) > 10_000 and not seen & held
+    read = seen.seen_ids()
+    assert len(read) > 10_000 and not read & held
 
 
 def test_rows_that_the_ladder_may_have_read_are_counted_for_its_rungs_alone():
-    known = sorted(ladder.seen_ids())[:3]
+    known = sorted(seen.seen_ids())[:3]
     rows = pd.DataFrame({"id": [*known, "new:1", "goemotions:9"], "source": ["x"] * 4 + ["goemotions"]})
-    assert ladder.already_read(load_model("nano-1"), rows) == 4
-    assert ladder.already_read(load_model("llama-1b"), rows) == ladder.already_read(load_model("minilm"), rows) == 0
+    assert seen.already_read(load_model("nano-1"), rows) == 4
+    assert seen.already_read(load_model("llama-1b"), rows) == seen.already_read(load_model("minilm"), rows) == 0
 
 
 def test_thinning_keeps_the_mean():
