@@ -2,7 +2,8 @@
 
 A claim such as "fits on a phone" needs three numbers that people often mix up: the bytes of the weights, the memory of
 the whole process at its peak, and the time until one message is classified. They are measured here for a network with a
-fresh head (training moves no byte and no millisecond), on random tokens, with the machine named beside them.
+fresh head (training moves no byte and no millisecond), on random tokens, with the machine named beside them. For the same
+reason a LLaMA's true shape needs no checkpoint: on a GPU it is measured with random weights.
 """
 
 import importlib.util
@@ -11,8 +12,9 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,14 @@ def local_dtypes(model: ModelParams) -> list[str]:
     return dtypes_here(model) if model.backend == "transformers" else []
 
 
+def true_shapes(names: Iterable[str]) -> dict[str, ModelParams]:
+    """These models with random weights, where there is a GPU to measure them on; none on a CPU, which would take hours."""
+    import torch
+
+    named = names if torch.cuda.is_available() else ()
+    return {name: load_model(name).model_copy(update={"weights": "random"}) for name in named}
+
+
 def loaded_as(dtype: str) -> str:
     """The dtype whose weights lie in memory while loading: a CPU quantizes what it has loaded in fp32."""
     import torch
@@ -105,10 +115,25 @@ def network_for(model: ModelParams, dtype: str):
     if not cpu:
         kind = {"quantization": dtype if packed else "none", "dtype": "bfloat16" if packed else dtype}
         model = model.model_copy(update=kind)
+    if packed and not cpu and model.weights == "random":
+        return saved_and_loaded(model)
     network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
     if cpu and packed:
         return torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
     return network.to(getattr(torch, dtype)) if cpu else network
+
+
+def saved_and_loaded(model: ModelParams):
+    """A classifier of random weights that went through a checkpoint: bitsandbytes packs what it reads from one."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = model.model_copy(update={"device": "cpu", "quantization": "none"})
+        network = load_network(plain, AutoModelForSequenceClassification, num_labels=3)
+        network.to(torch.bfloat16).save_pretrained(folder)
+        stored = model.model_copy(update={"weights": "hub", "path": folder})
+        return load_network(stored, AutoModelForSequenceClassification, num_labels=3)
 
 
 def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
@@ -165,14 +190,14 @@ def measure(model: ModelParams, dtype: str) -> list[dict]:
     return rows
 
 
-def measure_apart(name: str, dtype: str) -> pd.DataFrame:
-    """`measure` in a fresh process, so that peak memory belongs to this model alone.
+def measure_apart(name: str, dtype: str, random: bool = False) -> pd.DataFrame:
+    """`measure` in a fresh process, so that peak memory belongs to this model alone; `random` for its shape only.
 
     Raises
     ------
     ModelError : the process died, for want of memory perhaps
     """
-    command = [sys.executable, "-m", "emosafe_lib.ondevice", name, dtype]
+    command = [sys.executable, "-m", "emosafe_lib.ondevice", name, dtype, *(["random"] if random else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
@@ -180,9 +205,12 @@ def measure_apart(name: str, dtype: str) -> pd.DataFrame:
     return pd.DataFrame(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_all(chosen: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """`measure_apart` for (model, dtype) pairs, one below the other; no rows, but the columns, where there is no pair."""
-    parts = [measure_apart(name, dtype) for name, dtype in chosen]
+def measure_all(chosen: Iterable[tuple[str, str]], random: Collection[str] = ()) -> pd.DataFrame:
+    """`measure_apart` for (model, dtype) pairs, one below the other; no rows, but the columns, where there is no pair.
+
+    `random` names the models whose shape alone is measured.
+    """
+    parts = [measure_apart(name, dtype, name in random) for name, dtype in chosen]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 
@@ -224,8 +252,10 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
 
 
 def main() -> None:
-    """`python -m emosafe_lib.ondevice MODEL DTYPE` prints the rows as JSON."""
+    """`python -m emosafe_lib.ondevice MODEL DTYPE [random]` prints the rows as JSON."""
     model = load_model(sys.argv[1])
+    if "random" in sys.argv[3:]:
+        model = model.model_copy(update={"weights": "random"})
     use_threads(model)
     print(json.dumps(measure(model, sys.argv[2])))
 
