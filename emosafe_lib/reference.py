@@ -226,11 +226,10 @@ def score_table(numbers: pd.DataFrame) -> str:
         if all(cell == "–" for cell in cells):
             cells = [score_text(scores, model, task, "baseline") if s == "zero-shot" else "" for task, s in columns]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    rows = " and ".join(f"{n:,}" for n in dict.fromkeys(head.loc[head["metric"] == "macro_f1", "n"].astype(int)))
     note = (
-        f"Macro-F1 on {rows} test rows, pooled / within sources (one number where they are the same). The baselines stand "
-        "in the first column: the majority class, the source's name alone, the text's length alone, a list of keywords, and "
-        "TF-IDF with logistic regression."
+        f"Macro-F1 on {site.rows_scored(numbers)} test rows, pooled / within sources (one number where they are the same). "
+        "The baselines stand in the first column: the majority class, the source's name alone, the text's length alone, a "
+        "list of keywords, and TF-IDF with logistic regression."
     )
     return "\n".join(lines) + f"\n\n{note}"
 

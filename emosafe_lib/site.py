@@ -141,14 +141,17 @@ def results_section(base: Path) -> str:
     return (
         "<h2>Results</h2>"
         + figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, a panel a task")
-        + headline(tables.read_csv(folder / "headline.csv"), read_json(folder / "manifest.json"), rows_scored(base))
+        + headline(
+            tables.read_csv(folder / "headline.csv"),
+            read_json(folder / "manifest.json"),
+            rows_scored(tables.read_csv(base / "results.csv")),
+        )
         + f'<p class="links">As files: {links}.</p>'
     )
 
 
-def rows_scored(base: Path) -> str:
-    """How many test rows the headline scores rest on, in words; they differ where one task was asked fewer."""
-    numbers = tables.read_csv(base / "results.csv")
+def rows_scored(numbers: pd.DataFrame) -> str:
+    """How many test rows the headline scores of `results.csv` rest on; two numbers where one task was asked fewer."""
     heads = numbers[(numbers["metric"] == "macro_f1") & (numbers["variant"] == "")]
     return " and ".join(f"{rows:,}" for rows in dict.fromkeys(heads["n"].astype(int)))
 

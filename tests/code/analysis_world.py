@@ -40,6 +40,14 @@ def made_up_rows(n: int = 300, sources: int = 2, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def with_other_test_labels(rows: pd.DataFrame, level: str) -> pd.DataFrame:
+    """The rows with every label of the test split turned, in both tasks; its texts all get one safety level."""
+    test = rows["split"] == "test"
+    pairs = zip(rows["categories"], test, strict=True)
+    turned = [[not cell for cell in cells] if here else cells for cells, here in pairs]
+    return rows.assign(safety=rows["safety"].where(~test, level), categories=turned)
+
+
 def study(models=("nano-1", "nano-2", "nano-3", "nano-4", "minilm"), resamples: int = 200, **more) -> StudyParams:
     """The sample study's parameters with few resamples, no ablation, and chosen models."""
     sample = load_study("sample")

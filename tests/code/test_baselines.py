@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_world import made_up_rows
+from analysis_world import made_up_rows, with_other_test_labels
 
 from emosafe_lib import baselines, metrics, predictions, shortcuts
 from emosafe_lib.rows import take
@@ -50,10 +50,7 @@ def test_a_source_that_training_never_saw_gets_the_shares_of_all_rows():
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
 def test_labels_of_test_rows_change_no_prediction(name):
-    test = ROWS["split"] == "test"
-    pairs = zip(ROWS["categories"], test, strict=True)
-    categories = [[not cell for cell in cells] if here else cells for cells, here in pairs]
-    turned = ROWS.assign(safety=np.where(test, "unsafe", ROWS["safety"]), categories=categories)
+    turned = with_other_test_labels(ROWS, "unsafe")
     pd.testing.assert_frame_equal(baselines.predict(name, ROWS), baselines.predict(name, turned))
 
 

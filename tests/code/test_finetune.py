@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from analysis_world import with_other_test_labels
 from safetensors.torch import load_file, save_file
 
 from emosafe_lib import checkpoints, finetune, models, predictions, probes
@@ -82,19 +83,10 @@ def test_only_adapters_and_head_train_under_lora():
     assert any("down_proj" in name for name in moving) and any("score" in name for name in moving)
 
 
-def with_other_test_labels(rows):
-    """The rows with every label of the test split turned, in both tasks."""
-    test = rows["split"] == "test"
-    turned = [
-        [not cell for cell in cells] if here else cells for cells, here in zip(rows["categories"], test, strict=True)
-    ]
-    return rows.assign(safety=rows["safety"].where(~test, "safe"), categories=turned)
-
-
 @pytest.mark.parametrize("task", list(TASK_LABELS))
 def test_test_rows_and_labels_do_not_move_training(tmp_path, task):
     """Other test texts and labels: the same losses."""
-    changed = with_other_test_labels(ROWS)
+    changed = with_other_test_labels(ROWS, "safe")
     changed.loc[changed["split"] == "test", "text"] = "something else"
     assert train(tmp_path / "a", task).history == train(tmp_path / "b", task, rows=changed).history
 
@@ -519,7 +511,7 @@ def test_predictions_fit_the_common_schema(trained, task, tmp_path):
 
 
 def test_calibration_reads_validation_labels_only(trained):
-    changed = with_other_test_labels(ROWS)
+    changed = with_other_test_labels(ROWS, "safe")
     for task in TASK_LABELS:
         result = trained["llama", task]
         assert not np.array_equal(*(finetune.targets(rows, task)[0] for rows in (ROWS, changed)))

@@ -125,7 +125,7 @@ def test_81_metadata_of_the_execution_is_dropped():
         for output in cell.get("outputs", []):
             output["metadata"] = {"note": "private"}
     render.clean(made)
-    assert "private" not in nbformat.writes(made)
+    assert "papermill" not in made.metadata and "private" not in nbformat.writes(made)
 
 
 def test_82_text_of_real_rows_is_masked_and_the_page_carries_a_content_note():
