@@ -5,11 +5,14 @@ is complete: the seal lists every file with its hash, and is written last. Folde
 over for an older one, weights are read from safetensors only, and an adapter only goes on the base it was trained on.
 """
 
+import ast
 import hashlib
 import json
 import os
 import shutil
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.models import classifier_class, load_classifier, pick_device, pick_dtype, quiet, weights_location
@@ -118,6 +121,27 @@ def text_digest(*parts: str) -> str:
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """A short hash of what modules say, order included: comments, docstrings and layout change nothing, all else does.
+
+    Results that are kept carry it, so that a correction of the code makes them anew where a better comment does not.
+    """
+    return text_digest(*(syntax_of(Path(module.__file__)) for module in modules))
+
+
+@cache
+def syntax_of(path: Path) -> str:
+    """The syntax tree of a Python file without its docstrings, as text; kept, since every run of a study asks for it."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def tokenizer_digest(tokenizer) -> str:
