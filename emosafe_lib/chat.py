@@ -2,8 +2,9 @@
 
 Where the server tells the log-probabilities of its first token, labels are scored by them. Where it does not, its
 answer is parsed strictly, and an answer that does not parse is an outcome of its own: it counts as wrong and lowers
-coverage, it is never guessed at. The server tokenises by itself, so control-like strings in a message are spelled out
-first.
+coverage, it is never guessed at. Which of the two it is, the first request finds out, for all that follow. The server
+tokenises by itself, so control-like strings in a message are spelled out first, and since a message may leave this
+machine, identifiers give way to placeholders as they do before an augmentation.
 """
 
 import os
@@ -15,12 +16,15 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib import prompts
-from emosafe_lib.errors import ModelError
+from emosafe_lib.augment import privacy, server
+from emosafe_lib.errors import AugmentationError, ModelError
 from emosafe_lib.params import ModelParams, PromptingParams
 
 CONCURRENCY = 8
 TIMEOUT_SECONDS = 60.0
-TOP = 20
+FAILURES_IN_A_ROW = 20
+# What a request asks for, the best first: vLLM and OpenAI list 20 tokens, some servers fewer, some none.
+WAYS = ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 5}, {})
 ANSWER_TOKENS = 8
 CHARACTERS_PER_TOKEN = 4
 # A parsed answer has no probability of its own; this much goes to it, the rest evenly to the other answers.
@@ -35,11 +39,13 @@ class ChatQuestion:
     ----------
     turns : (user, answer) pairs
     instruction : stands before the message; empty where a turn has shown it already
+    words : the questions, one for safety and six for the categories
     """
 
     task: str
     variant: str
     instruction: str
+    words: tuple[str, ...]
     turns: tuple[tuple[str, str], ...] = ()
     exemplar_ids: tuple[str, ...] = ()
     exemplar_groups: tuple[str, ...] = ()
@@ -52,8 +58,11 @@ def user_words(instruction: str, text: str, question: str) -> str:
     return opening + prompts.wrap(prompts.spelled_out(text)) + question
 
 
-def cut_words(text: str, limit: int) -> tuple[str, bool]:
-    """A text of at most about `limit` tokens, its middle left out, and whether it was cut."""
+def outgoing(text: str, limit: int) -> tuple[str, bool]:
+    """A text as it may leave this machine: without identifiers, of at most about `limit` tokens, its middle left out;
+    and whether it was cut.
+    """
+    text = privacy.scrub(text)
     room = limit * CHARACTERS_PER_TOKEN
     if len(text) <= room:
         return text, False
@@ -101,12 +110,12 @@ def parsed_scores(label: str | None, words) -> np.ndarray:
 
 
 def read_choice(choice, words) -> tuple[np.ndarray, str]:
-    """Scores and outcome of one answer of the server."""
+    """Scores and outcome of one answer of the server; AttributeError or TypeError where it is not shaped like one."""
     equal = parsed_scores(None, words)
     if choice.finish_reason == "content_filter" or getattr(choice.message, "refusal", None):
         return equal, "refused"
     listed = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
-    top = [(entry.token, entry.logprob) for entry in listed[0].top_logprobs] if listed else []
+    top = [(entry.token, entry.logprob) for entry in listed[0].top_logprobs or []] if listed else []
     scores = first_token_scores(top, words) if top else None
     if scores is not None:
         return scores, "ok"
@@ -114,17 +123,40 @@ def read_choice(choice, words) -> tuple[np.ndarray, str]:
     return parsed_scores(label, words), "ok" if label else "parse_error"
 
 
+def open_client(model: ModelParams):
+    """The official client for this model's server; it follows no redirect, which could carry a text elsewhere.
+
+    A server on this machine or the local network may need no key.
+
+    Raises
+    ------
+    ModelError : no usable key, or an address that would send texts unencrypted across networks
+    """
+    import openai
+
+    try:
+        address = privacy.check_address(model.base_url, f"{model.name}: base_url")
+        key = privacy.api_key() if os.environ.get("OPENAI_API_KEY") or not privacy.is_near(address) else "none"
+    except AugmentationError as error:
+        raise ModelError(error.where, error.what, error.remedy) from None
+    http = openai.DefaultHttpx2Client(follow_redirects=False)
+    return openai.OpenAI(base_url=address, api_key=key, timeout=TIMEOUT_SECONDS, max_retries=2, http_client=http)
+
+
 class ChatBackend:
-    """A server reached with the official client; the key comes from OPENAI_API_KEY and is shown nowhere."""
+    """A server reached with the official client; the key comes from OPENAI_API_KEY and is shown nowhere.
+
+    Attributes
+    ----------
+    way : what requests ask for, one of `WAYS`; None until a request has succeeded
+    failures : requests that have failed in a row
+    """
 
     def __init__(self, model: ModelParams):
-        from openai import OpenAI
-
         self.model, self.notes = model, []
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        if not key.isascii():
-            raise ModelError("OPENAI_API_KEY", "is not ASCII", "set it again")
-        self.client = OpenAI(base_url=model.base_url, api_key=key, timeout=TIMEOUT_SECONDS, max_retries=2)
+        self.client = open_client(model)
+        self.way: dict | None = None
+        self.failures = 0
 
     def words(self, task: str) -> tuple[str, ...]:
         """The questions of a task, whatever the wording: not every server lets its reply be begun for it."""
@@ -133,19 +165,21 @@ class ChatBackend:
     def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[ChatQuestion, int]:
         """The zero-shot question and its number of exemplars per class, 0."""
         instruction = prompts.instruction_of(task, variant)
-        return ChatQuestion(task, variant, instruction, max_text_tokens=settings.max_text_tokens), 0
+        question = ChatQuestion(task, variant, instruction, self.words(task), max_text_tokens=settings.max_text_tokens)
+        return question, 0
 
     def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
         """The few-shot question, exemplars as earlier turns, and their number per class."""
         drawn = prompts.draw_exemplars(train, task, settings.shots_per_class, seed)
         instruction, turns = prompts.instruction_of(task, variant), []
         for turn in drawn:
-            text, _ = cut_words(turn.text, settings.max_text_tokens)
+            text, _ = outgoing(turn.text, settings.max_text_tokens)
             turns.append((user_words("" if turns else instruction, text, self.words(task)[turn.number]), turn.answer))
         question = ChatQuestion(
             task,
             variant,
             "",
+            self.words(task),
             tuple(turns),
             tuple(dict.fromkeys(turn.row_id for turn in drawn)),
             tuple(dict.fromkeys(turn.group for turn in drawn)),
@@ -154,16 +188,26 @@ class ChatBackend:
         return question, settings.shots_per_class
 
     def score(self, question: ChatQuestion, texts: list[str]) -> tuple[np.ndarray, list[str]]:
-        """Log-probabilities (n, questions, answers) and outcomes; a failed request is an outcome, never a gap."""
-        cuts = [cut_words(text, question.max_text_tokens) for text in texts]
-        asked = self.words(question.task)
-        jobs = [(question, text, words) for text, _ in cuts for words in asked]
-        with ThreadPoolExecutor(CONCURRENCY) as pool:
-            answers = list(pool.map(lambda job: self.one(*job), jobs))
-        scores = np.array([score for score, _ in answers]).reshape(len(texts), len(asked), -1)
+        """Log-probabilities (n, questions, answers) and outcomes; a failed request is an outcome, never a gap.
+
+        Requests go one by one until the first has succeeded, so that a wrong key, address or option costs one.
+
+        Raises
+        ------
+        ModelError : no later request can succeed, or too many have failed in a row
+        """
+        sent = [outgoing(text, question.max_text_tokens) for text in texts]
+        jobs = iter([(question, text, words) for text, _ in sent for words in question.words])
+        answers = []
+        with privacy.quiet_clients(), ThreadPoolExecutor(CONCURRENCY) as pool:
+            while self.way is None and (job := next(jobs, None)):
+                answers.append(self.one(*job))
+            answers += pool.map(lambda job: self.one(*job), jobs)
+        scores = np.array([score for score, _ in answers]).reshape(len(texts), len(question.words), -1)
         outcomes = []
-        for row, (_, was_cut) in enumerate(cuts):
-            failed = [o for _, o in answers[row * len(asked) : (row + 1) * len(asked)] if o != "ok"]
+        for row, (_, was_cut) in enumerate(sent):
+            asked = answers[row * len(question.words) : (row + 1) * len(question.words)]
+            failed = [outcome for _, outcome in asked if outcome != "ok"]
             outcomes.append(failed[0] if failed else "truncated" if was_cut else "ok")
         return scores, outcomes
 
@@ -172,38 +216,68 @@ class ChatBackend:
 
         Raises
         ------
-        ModelError : the server refuses the key or does not know the model, so that no later request can succeed
+        ModelError : no later request can succeed, or too many have failed in a row
         """
         import openai
 
         labels = prompts.VERBALIZERS[question.task]
         said = [part for turn in question.turns for part in zip(("user", "assistant"), turn, strict=True)]
         said.append(("user", user_words(question.instruction, text, words)))
-        messages = [{"role": role, "content": content} for role, content in said]
         try:
-            reply = self.request(messages)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            problem = f"the server answered {error.status_code}"
-            raise ModelError(self.model.name, problem, "check OPENAI_API_KEY, base_url and path") from None
-        except (openai.OpenAIError, ValueError):
-            return parsed_scores(None, labels), "api_error"
-        if not getattr(reply, "choices", None):
-            return parsed_scores(None, labels), "api_error"
-        return read_choice(reply.choices[0], labels)
+            reply = self.request([{"role": role, "content": content} for role, content in said])
+            answer = read_choice(reply.choices[0], labels)
+        except openai.OpenAIError as error:
+            return parsed_scores(None, labels), self.judged(error)
+        except (ValueError, TypeError, AttributeError, IndexError):  # a body that is no chat completion
+            return parsed_scores(None, labels), self.failed("an unreadable body")
+        self.failures = 0
+        return answer
 
     def request(self, messages: list[dict]):
-        """Ask with log-probabilities; a server that refuses the very option is asked without."""
+        """Ask in the way that the server is known to take; as long as none is known, in each until one succeeds."""
         import openai
 
         options = {"model": self.model.path, "messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0}
-        try:
-            return self.client.chat.completions.create(**options, logprobs=True, top_logprobs=TOP)
-        except openai.BadRequestError:
-            return self.client.chat.completions.create(**options)
+        if self.way is not None:
+            return self.client.chat.completions.create(**options, **self.way)
+        for way in WAYS:
+            try:
+                reply = self.client.chat.completions.create(**options, **way)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if way == WAYS[-1] or server.code_of(error) in server.FILTER_CODES:
+                    raise
+                continue
+            self.way = way
+            if not way:
+                self.notes.append("the server tells no log-probabilities: its answers were parsed")
+            return reply
+
+    def judged(self, error) -> str:
+        """The outcome of a request that failed: filtered, or a fault that may pass.
+
+        Raises
+        ------
+        ModelError : the key is refused, the model unknown, the quota used up, or the wait too long
+        """
+        verdict = server.judge_error(error, TIMEOUT_SECONDS)
+        if isinstance(verdict, str):
+            return "refused"
+        status = getattr(error, "status_code", None)
+        if isinstance(verdict, server.Halt) and status not in (400, 413, 422):
+            raise ModelError(self.model.name, verdict.what, verdict.remedy) from None
+        return self.failed(f"status {status}" if status else "no connection")
+
+    def failed(self, note: str) -> str:
+        """Count a failure; ModelError once too many have come in a row, since a table without answers is no result."""
+        self.failures += 1
+        if self.failures >= FAILURES_IN_A_ROW:
+            what = f"failed {self.failures} requests in a row ({note})"
+            raise ModelError(self.model.name, what, "run again when the server answers; finished shards are kept")
+        return "api_error"
 
     def shown(self, question: ChatQuestion) -> str:
         """The last turn's words, with a mark where the message stands."""
-        return user_words(question.instruction, "{message}", self.words(question.task)[0])
+        return user_words(question.instruction, "{message}", question.words[0])
 
     def explain(self, question: ChatQuestion, text: str) -> pd.DataFrame:
         """One message's scores, one row a question and answer."""

@@ -88,7 +88,7 @@ def api_key() -> str:
     return key
 
 
-def check_address(base_url: str | None) -> str:
+def check_address(base_url: str | None, where: str = "augmentation.base_url") -> str:
     """The server's address; refused where it carries a password or would send texts unencrypted across networks.
 
     Raises
@@ -99,11 +99,16 @@ def check_address(base_url: str | None) -> str:
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment or parts.scheme not in ("http", "https"):
         remedy = "give scheme, host, port and path only, as in http://localhost:8000/v1"
-        raise AugmentationError("augmentation.base_url", "is not a plain web address", remedy)
-    if parts.scheme == "http" and not is_local(parts.hostname or ""):
+        raise AugmentationError(where, "is not a plain web address", remedy)
+    if parts.scheme == "http" and not is_near(url):
         remedy = "use https; plain http is for this machine and the local network"
-        raise AugmentationError("augmentation.base_url", "would send messages unencrypted", remedy)
+        raise AugmentationError(where, "would send messages unencrypted", remedy)
     return url
+
+
+def is_near(url: str) -> bool:
+    """Whether an address is on this machine or the local network."""
+    return is_local(urlsplit(url).hostname or "")
 
 
 def is_local(host: str) -> bool:

@@ -137,7 +137,7 @@ def judge_error(error: openai.OpenAIError, patience: float) -> TryAgain | Halt |
         return Halt(f"asks to wait until {when} (status {status})", "run again after that")
     if status in (408, 409, 429) or status >= 500:
         return TryAgain(f"status {status}", wait, counts=status != 429)
-    remedy = "check augmentation.model and base_url; the server may not know response_format"
+    remedy = "check model and base_url; the server may not know an option of the request"
     return Halt(f"refuses the request (status {status}{', ' + code if code else ''})", remedy)
 
 

@@ -1,10 +1,11 @@
-"""Chat servers over loopback: log-probabilities where there are any, a strict parser elsewhere. Faults 36, 40, 41."""
+"""Chat servers over loopback: log-probabilities where there are any, a strict parser elsewhere. Faults 33, 36, 40, 41."""
 
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pandas as pd
 import pytest
 from prompting import make_rows, model_params, settings
 
@@ -123,12 +124,103 @@ def test_without_log_probabilities_the_answer_is_parsed(serve):
     assert scores.log_probabilities[:, 0].argmax(axis=1).tolist() == [2] * 4 and scores.outcomes == ["ok"] * 4
 
 
-def test_a_server_that_refuses_the_option_is_asked_without(serve):
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_the_option_is_asked_without_from_then_on_and_it_is_noted(serve, status):
     def reply(request):
-        return (400, '{"error": {"message": "logprobs unsupported"}}') if "logprobs" in request else completion("safe")
+        return (status, '{"error": {"message": "unsupported"}}') if "logprobs" in request else completion("safe")
 
     server, backend = serve(reply)
-    assert ask(backend).outcomes == ["ok"] * 4
+    scores = ask(backend)
+    assert scores.outcomes == ["ok"] * 4 and "parsed" in scores.facts["notes"][0]
+    assert ["logprobs" in request for request in server.requests] == [True, True, False, False, False, False]
+
+
+def test_a_server_that_lists_fewer_tokens_keeps_its_log_probabilities(serve):
+    def reply(request):
+        few = request.get("top_logprobs", 0) <= 5
+        return (
+            completion("safe", {"safe": -0.1, "unsafe": -2.0}) if few else (400, '{"error": {"message": "at most 5"}}')
+        )
+
+    _, backend = serve(reply)
+    scores = ask(backend)
+    assert scores.log_probabilities[0, 0] == pytest.approx([-0.1, -2.0, -2.0]) and scores.facts["notes"] == []
+
+
+def test_one_refused_request_does_not_turn_the_others_into_parsed_answers(serve):
+    """A table must not mix two kinds of scores."""
+    answers = iter([completion("safe", {"safe": -0.1}), (400, '{"error": {"message": "too long"}}')])
+    server, backend = serve(lambda _: next(answers, completion("safe", {"safe": -0.1})))
+    assert sorted(ask(backend).outcomes) == ["api_error", "ok", "ok", "ok"]
+    assert all("logprobs" in request for request in server.requests) and len(server.requests) == 4
+
+
+def test_a_filtered_message_is_refused_whatever_the_status(serve):
+    """Some servers answer 400 where others finish with `content_filter`; on these data it will happen."""
+    server, backend = serve(lambda _: (400, '{"error": {"code": "content_filter", "message": "no"}}'))
+    assert ask(backend, rows=TEST.head(2)).outcomes == ["refused"] * 2
+    assert len(server.requests) == 2
+
+
+def test_33_no_identifier_leaves_this_machine(serve):
+    """Neither in a message nor in an exemplar, and not in two halves around the cut."""
+    server, backend = serve(lambda _: completion("safe"))
+    rows = ROWS.assign(text=ROWS["text"] + " alice at mail dot com")
+    long = "a" * 505 + " someone@example.org " + "b" * 505
+    asked = scoring.pose(backend, settings(), rows, "safety", "few-shot", "plain")
+    scoring.score_rows(backend, asked, TEST.head(2).assign(text=["call 555-1234", long]))
+    said = json.dumps(server.requests)
+    assert "EMAIL_1]" in said and "PHONE_1]" in said
+    assert not any(identifier in said for identifier in ("mail dot", "555-1234", "someone", "example.org"))
+
+
+@pytest.mark.parametrize(
+    "address, key, problem",
+    [
+        ("http://models.example.org/v1", "key", "unencrypted"),
+        ("https://user:word@models.example.org/v1", "key", "not a plain web address"),
+        ("https://models.example.org/v1", None, "is not set"),
+        (None, None, "is not set"),
+        ("https://models.example.org/v1", "schlüssel", "no key has"),
+    ],
+)
+def test_33_an_address_or_key_that_cannot_be_used_stops_before_the_first_message(monkeypatch, address, key, problem):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if key:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ModelError, match=problem) as caught:
+        scoring.open_backend(model_params(weights="hub", path="m", backend="openai", base_url=address))
+    assert "word@" not in str(caught.value) and (key is None or key not in str(caught.value))
+
+
+def test_a_server_nearby_needs_no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    scoring.open_backend(model_params(weights="hub", path="m", backend="openai", base_url="http://localhost:8000/v1"))
+
+
+def test_a_dead_server_stops_the_stage(serve):
+    """A table without answers is no result, and a finished stage would not be run again."""
+    server, backend = serve(lambda _: (503, "down"))
+    many = pd.concat([TEST] * 8, ignore_index=True)
+    with pytest.raises(ModelError, match="requests in a row"):
+        ask(backend, rows=many.assign(id=[f"many-{n}" for n in range(len(many))]))
+    assert len(server.requests) < 3 * (chat.FAILURES_IN_A_ROW + chat.CONCURRENCY)
+
+
+def test_a_used_up_quota_stops_at_once(serve):
+    server, backend = serve(lambda _: (429, '{"error": {"code": "insufficient_quota", "message": "canary"}}'))
+    with pytest.raises(ModelError, match="quota") as caught:
+        ask(backend)
+    assert "canary" not in str(caught.value) and len(server.requests) <= 3
+
+
+def test_another_question_is_not_answered_from_kept_shards(serve, tmp_path, monkeypatch):
+    """Words that a server is asked with belong to the question, although it holds no token ids."""
+    server, backend = serve(lambda _: completion("safe"))
+    for words in ("Answer with one word: safe, borderline or unsafe.", "Say one of: safe, borderline, unsafe."):
+        monkeypatch.setitem(scoring.prompts.QUESTIONS, "safety", (scoring.prompts.Question(words),))
+        asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
+        scoring.score_rows(backend, asked, TEST, tmp_path)
     assert len(server.requests) == 8
 
 
@@ -140,10 +232,12 @@ def test_a_server_that_refuses_the_option_is_asked_without(serve):
         (completion(None, refusal="no"), "refused"),
         (completion("", finish="content_filter"), "refused"),
         ({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}, "api_error"),
+        (completion("safe") | {"choices": [{"index": 0, "finish_reason": "stop"}]}, "api_error"),
+        (completion("safe") | {"choices": [completion("safe")["choices"][0] | {"logprobs": 7}]}, "api_error"),
         ((500, "{}"), "api_error"),
         ((200, "<html>hello"), "api_error"),
     ],
-    ids=["prose", "empty", "refusal", "filter", "no choice", "500", "html"],
+    ids=["prose", "empty", "refusal", "filter", "no choice", "no message", "odd log-probabilities", "500", "html"],
 )
 def test_failures_are_outcomes(serve, reply, outcome):
     """Fault 41: every row is there, with equal probabilities and the reason."""
@@ -156,7 +250,7 @@ def test_failures_are_outcomes(serve, reply, outcome):
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_key_stops_at_once_and_stays_unseen(serve, status):
     _, backend = serve(lambda _: (status, '{"error": {"message": "canary-key is wrong"}}'))
-    with pytest.raises(ModelError, match=f"answered {status}") as caught:
+    with pytest.raises(ModelError, match=f"status {status}") as caught:
         ask(backend)
     assert "canary" not in str(caught.value) and "\n" not in str(caught.value)
 
