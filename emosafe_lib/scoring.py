@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from emosafe_lib import causal, checkpoints, metrics, models, predictions, prompts
+from emosafe_lib import batching, causal, checkpoints, metrics, models, predictions, prompts
 from emosafe_lib.errors import PredictionError, PromptError
 from emosafe_lib.params import ModelParams, PromptingParams
 from emosafe_lib.progress import bar
@@ -234,13 +234,11 @@ def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tupl
     """Unit-length mean-pooled embeddings (n, width) of texts cut to `limit` tokens, and which of them were cut."""
     import torch
 
-    from emosafe_lib.batching import budget_batches, encode
-
     if not texts:
         return np.zeros((0, network.config.hidden_size)), np.zeros(0, dtype=bool)
-    encoded = encode(tokenizer, texts, limit)
+    encoded = batching.encode(tokenizer, texts, limit)
     embedded = np.zeros((len(texts), network.config.hidden_size))
-    for batch in budget_batches(encoded.lengths, budget):
+    for batch in batching.budget_batches(encoded.lengths, budget):
         padded = tokenizer.pad({"input_ids": [encoded.ids[row] for row in batch]}, return_tensors="pt")
         padded = {name: tensor.to(network.device) for name, tensor in padded.items()}
         with torch.inference_mode():
@@ -320,7 +318,7 @@ def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = 
 def one_shard(backend, asked: Asked, rows: pd.DataFrame, home: Path | None, number: int) -> dict:
     """Read a finished shard, or score it and keep it by rename.
 
-    A shard with a row that a server failed to answer is not kept: the next run asks for it again.
+    A shard with a row that a server failed to answer is not kept: whoever runs the stage again asks for it again.
     """
     path = home / f"shard-{number:05d}.npz" if home else None
     if path and (kept := read_shard(path, len(rows))):
@@ -349,12 +347,29 @@ def read_shard(path: Path, rows: int) -> dict | None:
 
 
 def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
-    """A name for (model, question, rows) that changes when any of them does."""
+    """A name for (model, question, rows, code) that changes when any of them does, the machine's own precision included.
+
+    Comments and docstrings are no code: whoever words them better keeps the shards of a model that took days.
+    """
     model = backend.model.model_dump(mode="json", exclude={"resources", "training", "title", "tokens_per_batch"})
-    weights = {"weights": weights_digest(backend.model)}
+    facts = {"weights": weights_digest(backend.model), "code": checkpoints.code_digest(*scoring_modules(backend.model))}
+    facts["hardware"] = {name: value for name, value in models.hardware(backend.model).items() if name != "fallbacks"}
     texts = hashlib.sha256("\x00".join([*rows["id"], *rows["text"]]).encode()).hexdigest()
-    parts = json.dumps([model, weights, asdict(asked.question), texts, SHARD_ROWS], sort_keys=True)
+    parts = json.dumps([model, facts, asdict(asked.question), texts, SHARD_ROWS], sort_keys=True)
     return f"{asked.task}-{asked.setting}-{asked.variant}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+
+
+def scoring_modules(model: ModelParams) -> tuple:
+    """The modules whose code decides a model's scores."""
+    import sys
+
+    here = (sys.modules[__name__], prompts)
+    if model.backend == "openai":
+        from emosafe_lib import chat
+        from emosafe_lib.augment import privacy
+
+        return (*here, chat, privacy)
+    return (*here, models, batching) if model.family == "encoder" else (*here, models, batching, causal)
 
 
 def weights_digest(model: ModelParams) -> str:
@@ -470,14 +485,20 @@ def chances(backend, asked: Asked, calibration: Calibration, texts: list[str]) -
     return found
 
 
-def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, bins: int = 10) -> pd.DataFrame:
-    """Points of a reliability diagram: per bin of confidence its mean, how often it was right, and its count."""
+def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, outcomes=None) -> pd.DataFrame:
+    """Points of a reliability diagram: per bin of confidence its mean, how often it was right, and its count.
+
+    Rows without a usable outcome are left out and the bins are the calibration error's, so that the diagram and the
+    number beside it (`headline`) tell the same.
+    """
+    usable = np.ones(len(rows), dtype=bool) if outcomes is None else np.isin(outcomes, USABLE_OUTCOMES)
+    probabilities, rows = probabilities[usable], rows[usable]
     if task == "safety":
         labels, known = answers_of(rows, task)[0][:, 0], None
     else:
         labels, known = category_matrix(rows), known_matrix(rows)
     confidence, correct = metrics.confidence_and_outcome(probabilities, labels, known)
-    counts, sums, hits = metrics.calibration_bins(confidence, correct, bins)
+    counts, sums, hits = metrics.calibration_bins(confidence, correct)
     full = counts > 0
     return pd.DataFrame(
         {

@@ -125,6 +125,31 @@ def test_another_prompt_model_or_row_starts_anew_and_keeps_the_old(backend, asse
     assert all(path.read_bytes() == content for path, content in first.items())
 
 
+def test_other_code_or_hardware_starts_anew(backend, monkeypatch):
+    """Shards of an uncorrected scorer, or of a machine that ran in another precision, answer nothing."""
+    asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
+    found = {scoring.digest_of(backend, asked, TEST)}
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.checkpoints, "code_digest", lambda *modules: "corrected")
+        found.add(scoring.digest_of(backend, asked, TEST))
+    here = scoring.models.hardware(backend.model)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.models, "hardware", lambda model: here | {"dtype": "bfloat16"})
+        found.add(scoring.digest_of(backend, asked, TEST))
+    assert len(found | {scoring.digest_of(backend, asked, TEST)}) == 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"family": "encoder"}, {"backend": "openai", "weights": "hub", "path": "m"}], ids=str
+)
+def test_the_code_behind_scores_holds_what_each_kind_of_model_runs_through(changes):
+    names = {
+        module.__name__.removeprefix("emosafe_lib.") for module in scoring.scoring_modules(model_params(**changes))
+    }
+    assert {"scoring", "prompts"} < names
+    assert ("causal" in names) == (not changes) and ("chat" in names) == ("backend" in changes)
+
+
 def test_shards_hold_no_text(backend, tmp_path):
     asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
     rows = TEST.assign(text="canary words of a person")
@@ -180,6 +205,18 @@ def test_parse_errors_count_as_wrong_and_lower_coverage(backend):
     summary = scoring.headline(table, TEST).iloc[0]
     assert table["label"].map(len).to_list() == [0] * 6 + [1] * 18
     assert summary["coverage"] == 0.75 and 0.5 < summary["macro_f1"] < 1
+
+
+def test_the_reliability_diagram_tells_the_calibration_error_of_the_table(backend):
+    """Same bins, and rows without an answer in neither."""
+    chances = np.random.default_rng(0).dirichlet(np.ones(3), len(TEST))
+    outcomes = ["parse_error"] * 6 + ["ok"] * 18
+    scores = fixed_scores(backend, chances, TEST, outcomes)
+    plain = scoring.Calibration(np.zeros((1, 3)), 1.0, None, False)
+    points = scoring.reliability(scoring.calibrated(scores, plain), TEST, "safety", outcomes)
+    error = ((points["confidence"] - points["accuracy"]).abs() * points["rows"]).sum() / points["rows"].sum()
+    summary = scoring.headline(scoring.predictions_of(scores, plain), TEST).iloc[0]
+    assert points["rows"].sum() == 18 and error == pytest.approx(summary["calibration_error"])
 
 
 def test_reliability_counts_every_row(backend):
