@@ -37,17 +37,20 @@ def tokenizer(chat: bool = True, pad: bool = True, marks: tuple[str, ...] = (), 
 
 
 def network(kind: str = "llama", seed: int = 0, vocabulary: int = 320, context: int = 4096):
-    """A random two-layer model of a family, with weights large enough that differences show."""
+    """A random model of a family, with weights large enough that differences show; the seed decides layers and key heads
+    too, two of each for seed 0.
+    """
     import transformers
 
     torch.manual_seed(seed)
+    layers, key_heads = ((2, 2), (1, 4), (3, 1))[seed % 3]
     shape = {
         "vocab_size": vocabulary,
         "hidden_size": 24,
         "intermediate_size": 40,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": key_heads,
         "max_position_embeddings": context,
         "initializer_range": 0.3,
         "bos_token_id": None,
@@ -57,7 +60,7 @@ def network(kind: str = "llama", seed: int = 0, vocabulary: int = 320, context: 
     ids = {"bos_token_id": None, "eos_token_id": None}
     if kind == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=vocabulary, n_embd=24, n_layer=2, n_head=4, n_positions=context, initializer_range=0.3, **ids
+            vocab_size=vocabulary, n_embd=24, n_layer=layers, n_head=4, n_positions=context, initializer_range=0.3, **ids
         )
         return transformers.GPT2LMHeadModel(config).eval()
     if kind == "llama":

@@ -15,7 +15,9 @@ from emosafe_lib.errors import ModelError, PromptError
 from emosafe_lib.prompts import Prompt
 
 KINDS = ("llama", "llama3-rope", "qwen2", "qwen3", "gpt2")
-NETWORKS = {kind: network(kind) for kind in KINDS}
+SEEDS = range(3)
+RANDOM = {(kind, seed): network(kind, seed) for kind in KINDS for seed in SEEDS}
+NETWORKS = {kind: RANDOM[kind, 0] for kind in KINDS}
 TOLERANCE = 1e-4
 
 tokens = st.integers(0, 319)
@@ -42,12 +44,25 @@ def plain(net, prompt, messages):
 @pytest.mark.parametrize("kind", KINDS)
 @tried(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(
-    prompt=prompts_of_any_form, messages=st.lists(sequences(0, 20), min_size=1, max_size=5), budget=st.integers(1, 200)
+    seed=st.sampled_from(SEEDS),
+    prompt=prompts_of_any_form,
+    messages=st.lists(sequences(0, 20), min_size=1, max_size=5),
+    budget=st.integers(1, 200),
 )
-def test_any_prompt_any_messages_any_budget(kind, prompt, messages, budget):
-    """Fault 43 and the scorer's promise: prefix and message of any length, empty ones too; shared or multi-token labels."""
-    got = causal.label_log_probabilities(NETWORKS[kind], prompt, [list(m) for m in messages], budget)
-    assert np.abs(got - plain(NETWORKS[kind], prompt, [list(m) for m in messages])).max() < TOLERANCE
+def test_any_model_any_prompt_any_messages_any_budget(kind, seed, prompt, messages, budget):
+    """Fault 43 and the scorer's promise: one to three layers, one to four key heads, prefix and message of any length,
+    empty ones too; shared or multi-token labels.
+    """
+    net, messages = RANDOM[kind, seed], [list(message) for message in messages]
+    got = causal.label_log_probabilities(net, prompt, messages, budget)
+    assert np.abs(got - plain(net, prompt, messages)).max() < TOLERANCE
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_gives_what_the_processor_gives(kind):
+    got = causal.label_log_probabilities(network(kind).to("cuda"), PROMPT, MESSAGES)
+    assert np.abs(got - plain(NETWORKS[kind], PROMPT, MESSAGES)).max() < TOLERANCE
 
 
 PROMPT = Prompt("made", "made", (1, 2, 3, 4), ((5, 6), (5, 7, 8)), ((9,), (10, 11), (10, 12, 13)))
