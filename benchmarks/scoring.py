@@ -168,9 +168,9 @@ def harness_of(network, tokenizer):
     return HFLM(pretrained=network, tokenizer=tokenizer, batch_size=1, max_length=CONTEXT)
 
 
-def best_batch(model, setup: Setup, sizes=(1, 4, 16)) -> int:
+def best_batch(model, setup: Setup, sizes=(1, 4, 16), texts: int | None = None) -> int:
     """The batch size with which the harness is fastest on a few texts, by processor time."""
-    texts, spent = 6 if len(setup.prompt.suffixes) == 1 else 3, {}
+    texts, spent = texts or (6 if len(setup.prompt.suffixes) == 1 else 3), {}
     for size in sizes:
         model.batch_size_per_gpu = size
         *_, spent[size] = clocked(lambda: harness(model, setup, setup.messages[:texts]))
@@ -291,19 +291,19 @@ def growth_with_texts(network, tokenizer, sizes) -> list[dict]:
 
 
 def growth_with_prefix(label: str, network, tokenizer, lengths, texts: int, peer_texts: int) -> list[dict]:
-    """Time against the prefix's length; the harness scores a few texts, scaled.
+    """Time against the prefix's length; the harness scores a few texts at its best batch size, scaled.
 
     `growth` is the time over the first length's, `growth_by_arithmetic` the same for the operations that exact attention
     to the prefix takes: no exact way stays below it by doing less.
     """
     prompt, messages = prompt_of(tokenizer, "safety", 1000), messages_of(tokenizer, texts)
     model, rows, work = harness_of(network, tokenizer), [], []
-    model.batch_size_per_gpu = 4
     for length in lengths:
         prefix = (prompt.prefix * (length // len(prompt.prefix) + 1))[:length]
         setup = Setup(network, replace(prompt, prefix=prefix), messages)
         peer = None
         if peer_texts:
+            best_batch(model, setup, (1, 4), peer_texts)
             *_, peer = clocked(lambda setup=setup: harness(model, setup, messages[:peer_texts]))
             peer *= texts / peer_texts
         rows.append(growth_row(f"growth with prefix {label} {length}", setup, timed(setup, 2), peer, HARNESS))
