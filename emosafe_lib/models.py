@@ -132,7 +132,7 @@ def pick_dtype(model: ModelParams):
 
     if pick_device(model).type == "cpu":
         return torch.float32
-    if model.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+    if model.dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return getattr(torch, model.dtype)
 
@@ -253,18 +253,20 @@ def shape_config(model: ModelParams):
     )
 
 
-def load_network(model: ModelParams, auto_class, **options):
+def load_network(model: ModelParams, auto_class, dtype=None, **options):
     """Any transformers auto class with this model's weights on this model's device, in evaluation mode.
 
     Parameters
     ----------
     auto_class : such as AutoModelForCausalLM
+    dtype : torch dtype of the weights; none takes `pick_dtype`'s
     options : passed to `from_pretrained`, such as num_labels
 
     Raises
     ------
     ModelError : weights absent or damaged, or a repository that wants to run its own code
     """
+    dtype = dtype or pick_dtype(model)
     if model.weights == "random":
         if pick_quantization(model) != "none":
             raise ModelError(
@@ -272,12 +274,10 @@ def load_network(model: ModelParams, auto_class, **options):
             )
         config = shape_config(model)
         config.update(options)
-        return auto_class.from_config(config, dtype=pick_dtype(model)).to(pick_device(model)).eval()
+        return auto_class.from_config(config, dtype=dtype).to(pick_device(model)).eval()
     options |= hub_options(model) | quantization_options(model)
     with quiet(), readable_errors(model):
-        network = auto_class.from_pretrained(
-            weights_location(model), dtype=pick_dtype(model), use_safetensors=True, **options
-        )
+        network = auto_class.from_pretrained(weights_location(model), dtype=dtype, use_safetensors=True, **options)
     placed = "quantization_config" in options or "device_map" in options or is_sharded()
     return network.eval() if placed else network.to(pick_device(model)).eval()
 

@@ -94,6 +94,14 @@ def test_57_no_gpu_no_bf16_and_no_4_bit_are_declared(monkeypatch):
     assert [note.split()[0] for note in found["fallbacks"]] == ["no", "bfloat16", "int4"]
 
 
+def test_57_bf16_that_a_gpu_only_emulates_is_replaced_and_noted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    found = models.hardware(tiny_models.model_params(dtype="bfloat16"))
+    assert found["dtype"] == "float16"
+    assert found["fallbacks"] == ["bfloat16 is not fit for this cuda: runs in float16"]
+
+
 def test_57_what_the_machine_can_do_needs_no_note():
     assert models.hardware(tiny_models.model_params(device="cpu"))["fallbacks"] == []
 
