@@ -6,10 +6,13 @@ fresh head (training moves no byte and no millisecond), on random tokens, with t
 reason a LLaMA's true shape needs no checkpoint: on a GPU it is measured with random weights.
 """
 
+import ctypes
+import gc
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
+from emosafe_lib.capacity import LINEAR_BITS, count_parameters, weight_bytes
 from emosafe_lib.errors import ModelError
 from emosafe_lib.models import load_network, pick_device, quiet, use_threads
 from emosafe_lib.params import ModelParams, load_model
@@ -27,7 +32,7 @@ from emosafe_lib.stage import peak_memory_mb
 from emosafe_lib.taxonomy import TASKS
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
-COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loaded_mb peak_mb basis".split()
+COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis".split()
 SHARE_OF_MEMORY = 0.7
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 1.0, 3, 40
@@ -49,37 +54,63 @@ def lines_of(name: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def dtypes_here(model: ModelParams) -> list[str]:
-    """What this machine can run at a sensible speed."""
-    return [dtype for dtype, hindrance in hindrances(model).items() if not hindrance]
+def on_gpu(model: ModelParams) -> bool:
+    """Whether this model is measured on a GPU here."""
+    return pick_device(model).type == "cuda"
 
 
 def hindrances(model: ModelParams) -> dict[str, str]:
-    """What keeps this machine from running a dtype, an empty text where nothing does."""
+    """What keeps this machine from measuring a model, one short reason a dtype; an empty text where nothing does."""
+    if model.backend != "transformers":
+        return dict.fromkeys(LINEAR_BITS, "a server answers for it")
+    counts = count_parameters(model)
+    return {dtype: reason or no_room(model, counts, dtype) for dtype, reason in unable(model).items()}
+
+
+def unable(model: ModelParams) -> dict[str, str]:
+    """Why the device cannot run a dtype at a sensible speed, whatever the model's size; an empty text where it can."""
     import torch
 
-    if pick_device(model).type == "cpu":
+    if not on_gpu(model):
         able = {name for name, found in torch.cpu.get_capabilities().items() if found is True}
         slow = "" if able & BF16_INSTRUCTIONS else "this CPU has no bf16 instructions: it would be far slower than fp32"
         return {"float32": "", "bfloat16": slow, "int8": "", "int4": "needs bitsandbytes and a GPU"}
     packed = "" if importlib.util.find_spec("bitsandbytes") else "bitsandbytes is not installed"
-    old = "" if torch.cuda.is_bf16_supported() else "this GPU has no bf16 instructions"
+    old = "" if torch.cuda.is_bf16_supported(including_emulation=False) else "this GPU has no bf16 instructions"
     return {"float32": "", "bfloat16": old, "int8": packed, "int4": packed}
 
 
-def cases(models: dict[str, ModelParams]) -> list[tuple[str, str]]:
-    """The (model, dtype) pairs that can be measured here: of models that run in this process and fit into its memory."""
-    from emosafe_lib.capacity import count_parameters, weight_bytes
-
-    pairs = [(name, dtype) for name in models for dtype in local_dtypes(models[name])]
-    counts = {name: count_parameters(models[name]) for name in dict(pairs)}
-    room = SHARE_OF_MEMORY * memory_bytes()
-    return [(name, dtype) for name, dtype in pairs if weight_bytes(counts[name], loaded_as(dtype)) <= room]
+def no_room(model: ModelParams, counts: dict[str, int], dtype: str) -> str:
+    """Which memory is too small for a model's weights in a dtype; an empty text where each is large enough."""
+    for place, (needed, free) in rooms(model, counts, dtype).items():
+        if needed > SHARE_OF_MEMORY * free:
+            return f"{needed / 1e9:.1f} GB of weights are too much for {free / 1e9:.1f} GB of {place}"
+    return ""
 
 
-def local_dtypes(model: ModelParams) -> list[str]:
-    """`dtypes_here`, or none for a model that a server answers for."""
-    return dtypes_here(model) if model.backend == "transformers" else []
+def rooms(model: ModelParams, counts: dict[str, int], dtype: str) -> dict[str, tuple[int, int]]:
+    """Bytes of weights that each memory has to hold at once, and bytes free there.
+
+    A CPU quantizes what it has loaded in fp32. On their way to a GPU weights lie in RAM, and random ones that are to be
+    packed lie in temporary files too (`saved_and_loaded`); bitsandbytes reads a checkpoint piece by piece.
+    """
+    import torch
+
+    ram, disk = psutil.virtual_memory().available, shutil.disk_usage(tempfile.gettempdir()).free
+    if not on_gpu(model):
+        return {"RAM": (weight_bytes(counts, "float32"), ram)}
+    packed, made = dtype.startswith("int"), model.weights == "random"
+    passing = weight_bytes(counts, "bfloat16" if packed else dtype)
+    return {
+        "GPU memory": (weight_bytes(counts, dtype), torch.cuda.mem_get_info()[0]),
+        "RAM": (passing if made or not packed else 0, ram),
+        "disk": (passing if made and packed else 0, disk),
+    }
+
+
+def cases(kept_from: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
+    """The (model, dtype) pairs that can be measured here, out of the `hindrances` of each model."""
+    return [(name, dtype) for name, reasons in kept_from.items() for dtype, reason in reasons.items() if not reason]
 
 
 def true_shapes(names: Iterable[str]) -> dict[str, ModelParams]:
@@ -90,48 +121,39 @@ def true_shapes(names: Iterable[str]) -> dict[str, ModelParams]:
     return {name: load_model(name).model_copy(update={"weights": "random"}) for name in named}
 
 
-def loaded_as(dtype: str) -> str:
-    """The dtype whose weights lie in memory while loading: a CPU quantizes what it has loaded in fp32."""
-    import torch
-
-    return dtype if torch.cuda.is_available() else "float32"
-
-
-def memory_bytes() -> int:
-    """Memory of the device that `measure` uses: the first GPU's, else the machine's."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def network_for(model: ModelParams, dtype: str):
-    """A classifier with a fresh head in one of `dtypes_here`."""
+    """A classifier with a fresh head in a dtype that meets no `hindrances`."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    cpu, packed = pick_device(model).type == "cpu", dtype.startswith("int")
-    if not cpu:
+    gpu, packed = on_gpu(model), dtype.startswith("int")
+    if gpu:
         kind = {"quantization": dtype if packed else "none", "dtype": "bfloat16" if packed else dtype}
         model = model.model_copy(update=kind)
-    if packed and not cpu and model.weights == "random":
-        return saved_and_loaded(model)
-    network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
-    if cpu and packed:
-        return torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
-    return network.to(getattr(torch, dtype)) if cpu else network
+    if gpu and packed and model.weights == "random":
+        network = saved_and_loaded(model)
+    else:
+        network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
+    if getattr(network.config, "pad_token_id", None) is None:
+        network.config.pad_token_id = 0  # Llama 3 declares none, and without one several rows at once are refused
+    if packed and not gpu:
+        linear = {torch.nn.Linear}
+        return torch.ao.quantization.quantize_dynamic(network, linear, dtype=torch.qint8, inplace=True)
+    return network if gpu else network.to(getattr(torch, dtype))
 
 
 def saved_and_loaded(model: ModelParams):
-    """A classifier of random weights that went through a checkpoint: bitsandbytes packs what it reads from one."""
+    """A classifier of random weights that went through a checkpoint: bitsandbytes packs what it reads from one.
+
+    Weights are made in bf16, half of what a CPU would take by itself: `rooms` counts on it.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     with tempfile.TemporaryDirectory() as folder:
         plain = model.model_copy(update={"device": "cpu", "quantization": "none"})
-        network = load_network(plain, AutoModelForSequenceClassification, num_labels=3)
-        network.to(torch.bfloat16).save_pretrained(folder)
+        kind = {"num_labels": 3, "dtype": torch.bfloat16}
+        load_network(plain, AutoModelForSequenceClassification, **kind).save_pretrained(folder)
         stored = model.model_copy(update={"weights": "hub", "path": folder})
         return load_network(stored, AutoModelForSequenceClassification, num_labels=3)
 
@@ -152,13 +174,31 @@ def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
     return np.array(spent)
 
 
-def peak_mb() -> float:
-    """Peak memory of this process so far, in MiB: on a GPU the device's, else resident memory."""
+def peak_mb(gpu: bool = False) -> float:
+    """Peak memory in MiB since `forget_peak`: of a GPU what is allocated there, else this process's resident memory."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return peak_memory_mb()
+    return torch.cuda.max_memory_allocated() / 2**20 if gpu else peak_memory_mb()
+
+
+def forget_peak(gpu: bool = False) -> bool:
+    """Give back what nobody needs, then count the peak anew from what is held; False where the system cannot.
+
+    Without it int8 weights would seem to need more than fp32 ones, since they are made from these.
+    """
+    import torch
+
+    gc.collect()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # glibc keeps freed memory, and it would be counted
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
 
 
 def stored_mb(network) -> float:
@@ -172,20 +212,24 @@ def stored_mb(network) -> float:
 
 
 def measure(model: ModelParams, dtype: str) -> list[dict]:
-    """One row per batch and length, measured in this process."""
+    """One row per batch and length, measured in this process.
+
+    `peak_mb` is of reading messages alone, or of loading too where `peak_of` says so; `loading_mb` is the peak before.
+    """
     with quiet():
         network = network_for(model, dtype)
-    base, vocabulary = peak_mb(), network.config.vocab_size
-    rows = []
+    gpu, rows = on_gpu(model), []
+    loading, weights = peak_mb(gpu), stored_mb(network)
     for batch in BATCHES:
         for length in LENGTHS:
-            spent = latencies(network, batch, length, vocabulary)
+            peak_of = "inference" if forget_peak(gpu) else "loading and inference"
+            spent = latencies(network, batch, length, network.config.vocab_size)
             low, high = np.percentile(spent, [50, 95]) * 1000
             rows.append(
                 {"model": model.name, "dtype": dtype, "batch": batch, "length": length, "runs": len(spent)}
                 | {"p50_ms": round(float(low), 2), "p95_ms": round(float(high), 2)}
-                | {"weights_mb": round(stored_mb(network), 2), "loaded_mb": round(base, 1)}
-                | {"peak_mb": round(peak_mb(), 1), "basis": "measured"}
+                | {"weights_mb": round(weights, 2), "loading_mb": round(loading, 1)}
+                | {"peak_mb": round(peak_mb(gpu), 1), "peak_of": peak_of, "basis": "measured"}
             )
     return rows
 

@@ -1,13 +1,19 @@
-"""Measurements that add up: bytes as loaded, as many rows as cases, a dead process named."""
+"""Measurements that add up: bytes as loaded, as many rows as cases, a peak of its own, a dead process named."""
 
+import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import tiny_models
+import torch
 
 from emosafe_lib import capacity, models, ondevice
 from emosafe_lib.errors import ModelError
@@ -26,7 +32,7 @@ def test_every_case_is_measured_and_weights_agree_with_the_plan():
     model = tiny_models.model_params("encoder", device="cpu")
     rows = ondevice.measure(model, "float32")
     assert {(row["batch"], row["length"]) for row in rows} == {(1, 8), (1, 16), (32, 8), (32, 16)}
-    assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["peak_mb"] >= row["loaded_mb"] for row in rows)
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["peak_mb"] >= row["weights_mb"] for row in rows)
     plan = capacity.weight_bytes(capacity.count_parameters(model), "float32") / 2**20
     assert rows[0]["weights_mb"] == pytest.approx(plan, rel=0.2, abs=0.02)
 
@@ -51,6 +57,34 @@ def test_a_measurement_is_not_charged_with_its_parents_memory():
     assert 10 < float(said) < parent - 0.5 * held.nbytes / 2**20
 
 
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system cannot count its peak anew")
+def test_the_peak_is_of_reading_and_not_of_what_loading_held(monkeypatch):
+    plain = ondevice.network_for
+
+    def wasteful(model, dtype):
+        return plain(model, dtype) if np.ones(50_000_000).all() else None  # 381 MiB, gone before the first message
+
+    monkeypatch.setattr(ondevice, "network_for", wasteful)
+    rows = ondevice.measure(tiny_models.model_params("encoder", device="cpu"), "int8")
+    assert all(row["weights_mb"] < row["peak_mb"] < row["loading_mb"] - 200 for row in rows)
+    assert {row["peak_of"] for row in rows} == {"inference"}
+
+
+def test_a_peak_that_cannot_be_counted_anew_says_so(monkeypatch):
+    monkeypatch.setattr(ondevice, "forget_peak", lambda gpu: False)
+    rows = ondevice.measure(tiny_models.model_params("encoder", device="cpu"), "float32")
+    assert {row["peak_of"] for row in rows} == {"loading and inference"}
+    assert all(row["peak_mb"] >= row["loading_mb"] for row in rows) and list(rows[0]) == ondevice.COLUMNS
+
+
+def test_several_rows_are_read_by_a_llama_that_declares_no_pad_token(tmp_path):
+    tiny_models.make_llama(tmp_path / "llama")
+    config = tmp_path / "llama" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token_id": None}))
+    rows = ondevice.measure(tiny_models.model_params("llama", device="cpu"), "int8")
+    assert [row["batch"] for row in rows] == [1, 1, 32, 32]
+
+
 SHAPE = {"layers": 1, "hidden": 16, "heads": 2, "kv_heads": 1, "intermediate": 32, "vocabulary": 300}
 
 
@@ -71,9 +105,71 @@ def test_random_weights_go_through_a_checkpoint_where_they_are_to_be_packed(monk
     assert network.config.hidden_size == 16 and network.num_labels == 3
 
 
-def test_true_shapes_are_measured_where_there_is_a_gpu_and_only_there(monkeypatch):
-    import torch
+def test_weights_on_their_way_to_a_gpu_are_made_in_bf16(monkeypatch):
+    made, plain = [], ondevice.load_network
 
+    def load(*given, **options):
+        network = plain(*given, **options)
+        made.append(network.dtype)
+        return network
+
+    monkeypatch.setattr(ondevice, "load_network", load)
+    ondevice.saved_and_loaded(tiny_models.model_params(weights="random", shape=SHAPE, device="cpu", path=""))
+    assert made[0] == torch.bfloat16
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU with bitsandbytes, as far as plans go; gives a function that sets what is free in each memory."""
+
+    def free(memory=10**9, ram=10**9, disk=10**9):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (memory, 10**12))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=ram))
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=disk))
+
+    monkeypatch.setattr(ondevice, "pick_device", lambda model: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(ondevice, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: True)))
+    free()
+    return free
+
+
+@pytest.mark.parametrize(
+    ("weights", "small", "place", "kept"),
+    [
+        ("random", {"ram": 9000}, "RAM", ["float32", "bfloat16", "int8", "int4"]),
+        ("hub", {"ram": 9000}, "RAM", ["float32", "bfloat16"]),
+        ("random", {"disk": 9000}, "disk", ["int8", "int4"]),
+        ("hub", {"disk": 9000}, "disk", []),
+        ("random", {"memory": 20_000}, "GPU memory", ["float32", "bfloat16"]),
+    ],
+)
+def test_what_does_not_fit_on_its_way_is_told_and_not_tried(gpu, weights, small, place, kept):
+    """The weights take 29, 14, 12 and 11 kB; what is packed is made from the 14."""
+    model = tiny_models.model_params(weights=weights, shape=SHAPE, path="nobody/made")
+    assert ondevice.cases({"made": ondevice.hindrances(model)}) == [("made", dtype) for dtype in capacity.LINEAR_BITS]
+    gpu(**small)
+    reasons = ondevice.hindrances(model)
+    assert [dtype for dtype, reason in reasons.items() if reason] == kept
+    assert all(f"GB of {place}" in reasons[dtype] for dtype in kept)
+    assert ondevice.cases({"made": reasons}) == [("made", dtype) for dtype in reasons if dtype not in kept]
+
+
+def test_a_cpu_needs_room_for_fp32_in_every_dtype_and_a_servers_model_needs_none(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20_000))
+    model = tiny_models.model_params(weights="random", shape=SHAPE, device="cpu", path="")
+    assert "GB of RAM" in ondevice.hindrances(model)["int8"]
+    served = ondevice.hindrances(tiny_models.model_params(backend="openai"))
+    assert set(served.values()) == {"a server answers for it"} and not ondevice.cases({"served": served})
+
+
+def test_57_bf16_that_a_gpu_only_emulates_is_not_measured(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    reasons = ondevice.hindrances(tiny_models.model_params(weights="random", shape=SHAPE, path=""))
+    assert [dtype for dtype, reason in reasons.items() if "bf16 instructions" in reason] == ["bfloat16"]
+
+
+def test_true_shapes_are_measured_where_there_is_a_gpu_and_only_there(monkeypatch):
     assert ondevice.true_shapes(["llama-1b"]) == {}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     shapes = ondevice.true_shapes(["llama-1b", "llama-8b"])
