@@ -1,6 +1,6 @@
 """Kill a running study again and again at random moments, and count what must stay zero.
 
-`python tests/code/chaos.py --kills 50` takes the seven notebooks' real code on a reduced study (`REDUCED` says what is
+`python tests/code/chaos.py --kills 50` takes the six notebooks' real code on a reduced study (`REDUCED` says what is
 reduced); the test suite runs a few kills on toy notebooks. Kernels, runners and whole process groups get SIGINT, SIGTERM
 and SIGKILL, half of them at any moment and half just when a file appears, since that is where files break. After each
 kill everything on disk is checked; a study that finishes is compared with an undisturbed run and begun anew.
@@ -223,14 +223,46 @@ def finished(world: World) -> dict[str, dict]:
     for path in [*world.outputs.rglob(PROOF), *world.outputs.rglob(RECEIPT)]:
         receipt = json.loads(path.read_text())
         if intact(path.parent, receipt):
-            parent = path.parent.parent
-            label = receipt["stage"] if parent == world.outputs / world.study else f"{receipt['stage']} {parent.name}"
-            found[label] = receipt
+            found[label_of(world, path.parent)] = receipt
+    return found
+
+
+def label_of(world: World, folder: Path) -> str:
+    """How the runner names the stage of a folder."""
+    model = "" if folder.parent == world.outputs / world.study else f" {folder.parent.name}"
+    return folder.name + model
+
+
+def unexecuted(notebook: dict) -> list[int]:
+    """Code cells that never ran, or ended in an error; read here anew, since the runner's own check is what is tested."""
+    wrong = []
+    for number, cell in enumerate(notebook["cells"]):
+        code = cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+        failed = any(output["output_type"] == "error" for output in cell.get("outputs", []))
+        if code and (failed or not isinstance(cell["execution_count"], int)):
+            wrong.append(number)
+    return wrong
+
+
+def pretended(world: World) -> list[str]:
+    """Stages that a receipt calls done although their notebook did not run from end to end, or left no manifest."""
+    found = []
+    for folder in sorted({path.parent for path in [*world.outputs.rglob(PROOF), *world.outputs.rglob(RECEIPT)]}):
+        notebook = folder / f"{folder.name}.ipynb"
+        try:
+            cells = unexecuted(json.loads(notebook.read_text()))
+        except (OSError, ValueError, KeyError):
+            cells = ["unreadable"]
+        if cells or not (folder / "manifest.json").is_file():
+            found.append(f"{label_of(world, folder)}: cells {cells}")
     return found
 
 
 def look_through(world: World, count: Count, when: str) -> dict[str, dict]:
-    """Read every published file; a receipt that does not hold or a file that cannot be read is corrupt."""
+    """Read every published file; a receipt that does not hold or a file that cannot be read is corrupt, and a receipt of
+    a notebook that did not run from end to end is a false green.
+    """
+    count.false_greens += [f"{when}: {stage}" for stage in pretended(world)]
     for path in sorted(world.outputs.rglob("*")):
         hidden = any(part.startswith(".") or part == "logs" for part in path.relative_to(world.outputs).parts)
         if not path.is_file() or hidden:
@@ -279,6 +311,12 @@ def repeated(before: dict[str, dict], said: list[str]) -> list[str]:
     return sorted(begun & set(before))
 
 
+def compare(before: dict[str, dict], now: dict[str, dict], said: list[str], count: Count, when: str) -> None:
+    """Count finished stages that were begun again, or whose receipt no longer holds."""
+    count.lost += [f"{when}: {label}" for label in repeated(before, said)]
+    count.lost += [f"{when}: {label} vanished" for label in sorted(before.keys() - now.keys())]
+
+
 def torment(world: World, kills: int, seed: int, minutes: float = math.inf, say=print) -> Count:
     """Kill a world so often and count; the last round is left to finish and compared as well.
 
@@ -307,9 +345,8 @@ def torment(world: World, kills: int, seed: int, minutes: float = math.inf, say=
         code = run.wait(timeout=RUN_SECONDS)
         settle(current, count)
         when = f"kill {sum(count.kills.values()) + 1}, {target} {number.name}"
-        count.lost += [f"{when}: {label}" for label in repeated(before, log.read_text().splitlines())]
         now = look_through(current, count, when)
-        count.lost += [f"{when}: {label} vanished" for label in sorted(before.keys() - now.keys())]
+        compare(before, now, log.read_text().splitlines(), count, when)
         before = now
         if struck:
             count.kills[f"{target} {number.name}"] += 1
@@ -338,8 +375,8 @@ def strike(pids: list[int], number: signal.Signals) -> bool:
 
 def finish_round(world: World, log: Path, expected: dict, before: dict, count: Count) -> None:
     """Let a round finish, compare it with the undisturbed run, and clear it away."""
-    count.lost += [f"last run: {label}" for label in repeated(before, run_to_end(world, log, count))]
-    look_through(world, count, "finished")
+    said = run_to_end(world, log, count)
+    compare(before, look_through(world, count, "finished"), said, count, "last run")
     found = results(world)
     count.different += sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     count.finished_rounds += 1
