@@ -325,9 +325,10 @@ def project_root() -> Path:
 
     Raises
     ------
-    ParameterError : no such checkout, or a relative name, which every kernel would take for another folder
+    ParameterError : no such checkout, braces in its path, or a relative name, which every kernel would take for another
+        folder
     """
-    root = Path(os.environ.get("EMOSAFE_ROOT") or Path(__file__).resolve().parents[1])
+    root = without_braces(Path(os.environ.get("EMOSAFE_ROOT") or Path(__file__).resolve().parents[1]))
     if not root.is_absolute():
         raise ParameterError(f"EMOSAFE_ROOT={root}", "is relative", "give its whole path, such as EMOSAFE_ROOT=$PWD")
     if not (root / "params" / "study").is_dir():
@@ -335,12 +336,28 @@ def project_root() -> Path:
     return root
 
 
+def without_braces(path: Path) -> Path:
+    """The path itself; papermill and Snakemake would fill in whatever stands between braces.
+
+    Raises
+    ------
+    ParameterError : it has a brace
+    """
+    if {"{", "}"} & set(str(path)):
+        raise ParameterError(path, "has braces in its path", "rename or move the folder")
+    return path
+
+
 def folder_named(variable: str, usual: str) -> Path:
     """The folder that an environment variable names, else the checkout's usual one.
 
     A relative name starts at the checkout, because runner, kernels and JupyterLab each work in another folder.
+
+    Raises
+    ------
+    ParameterError : its path has braces
     """
-    return (project_root() / (os.environ.get(variable) or usual)).resolve()
+    return without_braces((project_root() / (os.environ.get(variable) or usual)).resolve())
 
 
 def read_yaml(path: Path) -> dict:
@@ -426,7 +443,7 @@ def load(kind: Literal["study", "models"], name: str | Path):
     by_path = str(name).endswith((".yaml", ".yml"))
     if not by_path and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", str(name)):
         raise ParameterError(f"params/{kind}", f"{str(name)[:60]!r} is not a name", "use letters, digits, - and _")
-    path = Path(name) if by_path else project_root() / "params" / kind / f"{name}.yaml"
+    path = without_braces(Path(name)) if by_path else project_root() / "params" / kind / f"{name}.yaml"
     where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
     loaded = validate(read_yaml(path), schema, where)
     if loaded.name != path.stem:

@@ -211,6 +211,21 @@ def test_a_relative_folder_starts_at_the_checkout_wherever_a_kernel_works(monkey
     assert folder_named(variable, "usual") == project_root().resolve() / "usual"
 
 
+@pytest.mark.parametrize("name", ["a{b}", "a{b", "b}", "{}"])
+def test_71_folders_with_braces_are_refused_before_papermill_and_snakemake_fill_them_in(monkeypatch, tmp_path, name):
+    for variable in ("EMOSAFE_DATA_DIR", "EMOSAFE_OUTPUTS"):
+        monkeypatch.setenv(variable, str(tmp_path / name))
+        with pytest.raises(ParameterError, match="has braces in its path; rename or move the folder"):
+            folder_named(variable, "usual")
+        monkeypatch.delenv(variable)
+    with pytest.raises(ParameterError, match="braces"):
+        load_study(tmp_path / name / "mine.yaml")
+    (tmp_path / name / "params" / "study").mkdir(parents=True)
+    monkeypatch.setenv("EMOSAFE_ROOT", str(tmp_path / name))
+    with pytest.raises(ParameterError, match="braces"):
+        project_root()
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [(StudyParams, "reference"), (StudyParams, "compare"), (ModelParams, "tfidf")]
 )
