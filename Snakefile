@@ -2,8 +2,9 @@
 #
 # A rule's output is the stage's receipt alone: Snakemake removes declared outputs before a job and after a failure, and a
 # reader's last good notebook and page must survive both. What a stage depends on of ours (parameters, notebook, library
-# modules) enters as one digest, so that a changed parameter reruns exactly the stages that read it. What a job asks of a
-# scheduler is what its parameter file declares, corrected by what an earlier run with the same parameters measured.
+# modules, data and weights that come with the package) enters as one digest, so that a change reruns exactly the stages
+# that read it. What a job asks of a scheduler is what its parameter file declares, corrected by what an earlier run with
+# the same parameters measured.
 
 import shlex
 import sys
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from emosafe_lib.execute import INDEXED, stage_digest
 from emosafe_lib.params import load_model, load_study
 from emosafe_lib.plan import resources
-from emosafe_lib.stage import outputs_root
+from emosafe_lib.stage import concerns, outputs_root
 
 STUDY = str(config.get("study", "sample"))
 PARAMS = load_study(STUDY)
@@ -40,7 +41,8 @@ def ask(stage, name):
 
 
 def per_model(stage):
-    return expand(f"{BASE}/{{model}}/{stage}/receipt.json", model=MODELS)
+    concerned = [name for name in MODELS if concerns(stage, load_model(name))]
+    return expand(f"{BASE}/{{model}}/{stage}/receipt.json", model=concerned)
 
 
 TARGETS = {

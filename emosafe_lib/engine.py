@@ -1,14 +1,17 @@
 """Snakemake as emosafe starts it: one at a time, never outliving its runner, never forgetting a cluster job.
 
-Snakemake stays the engine; three of its habits do not fit a run that must survive anything. A Snakemake whose runner
+Snakemake stays the engine; some of its habits do not fit a run that must survive anything. A Snakemake whose runner
 was killed goes on alone, beside the next run: here it ends with its parent, and it holds the study's lock itself, so
-that the lock lasts exactly as long as its work. And the SLURM plugin (2.8.0) loses jobs: when `scontrol` or `squeue`
-fail a few times, on a busy machine or during a restart of the controller, it asks `sacct` instead, which fails
-wherever there is no accounting database, then drops every job from its list, and the run waits for ever.
+that the lock lasts exactly as long as its work. Cluster jobs of a Snakemake that was killed go on as well: the next run
+cancels them first. And the SLURM plugin (2.8.0) loses jobs: when `scontrol` or `squeue` fail a few times, on a busy
+machine or during a restart of the controller, it asks `sacct` instead, which fails wherever there is no accounting
+database, then drops every job from its list, and the run waits for ever.
 """
 
+import hashlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +24,9 @@ POLL_SECONDS = 0.5
 LOCK_SECONDS = 15
 # A controller that is restarted or upgraded answers within this time; a job unknown to a controller that answers, sooner.
 SILENCE_SECONDS, UNKNOWN_SECONDS = 1800, 60
+# How long a client of SLURM may take to answer, and jobs that were cancelled to end.
+CLIENT_SECONDS, CANCEL_SECONDS = 60, 120
+INTERRUPT_SECONDS = 10
 FAILED = "BOOT_FAIL CANCELLED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY TIMEOUT ERROR REVOKED".split()
 
 
@@ -72,7 +78,8 @@ async def check_active_jobs(self, active_jobs: list) -> AsyncIterator:
     """Yield the cluster jobs that still run, and report the others; in place of the SLURM plugin's method.
 
     A job counts as running for as long as SLURM does not answer, up to `SILENCE_SECONDS`, after which it is an error. A
-    job that SLURM no longer knows is left to Snakemake, which looks for the stage's receipt.
+    job that SLURM no longer knows has succeeded if it has written its receipt anew; one that lies there from an earlier
+    run proves nothing.
     """
     from snakemake_executor_plugin_slurm.job_status_query import query_job_status, query_job_status_squeue
 
@@ -87,19 +94,96 @@ async def check_active_jobs(self, active_jobs: list) -> AsyncIterator:
             seen[job.external_jobid] = now
         if state in FAILED:
             self.report_job_error(job, msg=f"SLURM job {job.external_jobid}: {state}. ")
-        elif state == "COMPLETED" or (states is not None and state is None and silent > UNKNOWN_SECONDS):
+        elif state == "COMPLETED":
             self.report_job_success(job)
+        elif states is not None and state is None and silent > UNKNOWN_SECONDS:
+            if rewritten(job):
+                self.report_job_success(job)
+            else:
+                self.report_job_error(
+                    job, msg=f"SLURM no longer knows job {job.external_jobid}, which left no receipt. "
+                )
         elif states is None and silent > SILENCE_SECONDS:
             self.report_job_error(job, msg=f"SLURM has not answered for {silent:.0f} s. ")
         else:
             yield job
 
 
+def written(job) -> list[int | None]:
+    """When each output of a cluster job was last written (ns); None where it is absent."""
+    paths = [Path(name) for name in job.job.output]
+    return [path.stat().st_mtime_ns if path.is_file() else None for path in paths]
+
+
+def rewritten(job) -> bool:
+    """Whether every output of a cluster job is there, and written since the job was submitted.
+
+    Times are compared for being different, not later: nodes that share a disk need not share a clock.
+    """
+    now, before = written(job), job.aux["emosafe_written"]
+    return all(new is not None and new != old for new, old in zip(now, before, strict=True))
+
+
+def report_job_submission(self, job, register_job: bool = True) -> None:
+    """Note what a cluster job's outputs were before it, then do as Snakemake does."""
+    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+    job.aux = (job.aux or {}) | {"emosafe_written": written(job)}
+    RemoteExecutor.report_job_submission(self, job, register_job)
+
+
 def mend_slurm() -> None:
-    """Put `check_active_jobs` in place of the plugin's."""
+    """Put `check_active_jobs` in place of the plugin's, and note what it needs to know of each submission."""
     import snakemake_executor_plugin_slurm as plugin
 
     plugin.Executor.check_active_jobs = check_active_jobs
+    plugin.Executor.report_job_submission = report_job_submission
+
+
+def job_prefix(folder: Path) -> str:
+    """How the SLURM jobs of a study's output folder are named, before the plugin's own number of the run."""
+    return f"emosafe-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+
+
+def cancel_leftovers(folder: Path) -> int:
+    """Cancel the SLURM jobs that a killed run left behind in a study's folder, wait for their end, return their number.
+
+    They would go on beside the new run and hold their stages. Whoever calls this holds the folder's lock.
+    """
+
+    def ask(*command: str) -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):  # no SLURM here, or it is silent: then nothing is known to be left
+            return ""
+        return done.stdout
+
+    def left() -> list[str]:
+        lines = [line.split() for line in ask("squeue", "--me", "--noheader", "--format=%i %j").splitlines()]
+        return [words[0] for words in lines if len(words) == 2 and words[1].startswith(f"{job_prefix(folder)}_")]
+
+    found, deadline = left(), time.monotonic() + CANCEL_SECONDS
+    if found:
+        ask("scancel", *found)
+    while found and left() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return len(found)
+
+
+def interrupt_once() -> Callable:
+    """A handler that raises KeyboardInterrupt, but not again for a while.
+
+    A terminal and the runner may both send SIGINT, and the second must not disturb the cancelling of cluster jobs.
+    """
+    heard: list[float] = []
+
+    def interrupt(number, frame) -> None:
+        if heard and time.monotonic() - heard[-1] < INTERRUPT_SECONDS:
+            return
+        heard.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    return interrupt
 
 
 def main(arguments: list[str]) -> int:
@@ -108,17 +192,20 @@ def main(arguments: list[str]) -> int:
 
     Returns
     -------
-    Snakemake's exit status; 1 and one line on standard error where another run is at work in the folder
+    Snakemake's exit status; 1 and one line on standard error where another run is at work in the folder; 130 where it was
+    interrupted before Snakemake listened
     """
     from filelock import FileLock, Timeout
 
     folder, runner, given = Path(arguments[0]), int(arguments[1]), arguments[2:]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs would ignore
+    signal.signal(signal.SIGINT, interrupt_once())  # which a shell's background jobs would ignore
     watch_parent(stop_alone, runner)
     try:
         with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
             if "--profile" in given:
                 mend_slurm()
+                if cancelled := cancel_leftovers(folder):
+                    print(f"{cancelled} cluster jobs of a run that was killed: cancelled", flush=True)
             from snakemake import cli
 
             cli.main(given)
@@ -126,6 +213,8 @@ def main(arguments: list[str]) -> int:
         error = StageError(f"outputs/{folder.name}", "another run is at work here", "wait for it or stop it")
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0

@@ -22,13 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emosafe_lib import stage as stages
-from emosafe_lib.engine import snakemake_arguments, stop_stages, watch_parent
+from emosafe_lib.engine import job_prefix, snakemake_arguments, stop_stages, watch_parent
 from emosafe_lib.errors import EmosafeError, ParameterError, StageError
 from emosafe_lib.params import ModelParams, StudyParams, load_model, load_study, project_root, settled
 from emosafe_lib.plan import STUDY_RESOURCES
 from emosafe_lib.progress import say
 
-MAX_CELL_TEXT = 200_000
+MAX_CELL_TEXT, MAX_CELL_CHARACTERS = 200_000, 8_000_000  # of one cell: its text, and all of it with its figures
 MARKED_UP = ("text/html", "text/markdown", "text/latex")
 TEXT_KINDS = ("text/plain", *MARKED_UP)
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
@@ -126,18 +126,37 @@ def check_manifest(folder: Path, before: str, where: object) -> dict:
 
 
 def cap_outputs(notebook: dict) -> None:
-    """Shorten text outputs that no reader would scroll through, and say so in their place.
+    """Shorten what a cell shows to what a reader would scroll through, and say so in its place.
 
-    Half a table of HTML would spoil the page that it stands in, so such an output leaves as a whole.
+    The limits are a cell's: many outputs of a bearable size are no more bearable than one that is too long.
     """
+    import nbformat
+
     for cell in notebook["cells"]:
+        text, room, kept = MAX_CELL_TEXT, MAX_CELL_CHARACTERS, []
         for output in cell.get("outputs", []):
-            holders = [(output, "text")] + [(output.get("data", {}), kind) for kind in TEXT_KINDS]
-            for holder, kind in holders:
-                text = "".join(holder.get(kind, ""))
-                if len(text) > MAX_CELL_TEXT:
-                    kept = "" if kind in MARKED_UP else text[:MAX_CELL_TEXT]
-                    holder[kind] = kept + f"\n[{len(text) - len(kept)} characters left out]\n"
+            figures = sum(len("".join(v)) for kind, v in output.get("data", {}).items() if kind.startswith("image/"))
+            if figures > room or not (text or figures):
+                continue
+            text, room = shorten(output, text), room - figures
+            kept.append(output)
+        if left_out := len(cell.get("outputs", [])) - len(kept):
+            note = f"[{left_out} more outputs left out]\n"
+            cell["outputs"] = [*kept, nbformat.v4.new_output("stream", text=note)]
+
+
+def shorten(output: dict, room: int) -> int:
+    """Cut an output's texts to so many characters, and return how many are left.
+
+    Half a table of HTML would spoil the page that it stands in, so such a text leaves as a whole.
+    """
+    for holder, kind in [(output, "text")] + [(output.get("data", {}), kind) for kind in TEXT_KINDS]:
+        text = "".join(holder.get(kind, ""))
+        kept = text if len(text) <= room else "" if kind in MARKED_UP else text[:room]
+        room -= len(kept)
+        if len(kept) < len(text):
+            holder[kind], room = kept + f"\n[{len(text) - len(kept)} characters left out]\n", 0
+    return room
 
 
 @contextmanager
@@ -260,23 +279,33 @@ def spare_url_grammar() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)
 
 
+def process_age() -> float:
+    """Seconds since this process was created: its own start and imports are part of what a stage costs."""
+    import psutil
+
+    return max(0.0, time.time() - psutil.Process().create_time())
+
+
 def run_stage(
     stage: str,
     study: str,
     model: str | None = None,
     models: Sequence[str] = (),
     after: Sequence[str] | None = None,
+    began: float | None = None,
 ) -> Path:
     """Run one stage from its committed notebook and publish it if, and only if, it really finished.
 
     `study`, `model` and `models` are what `stage.begin` takes. `after` are the receipts of the stages before it: where
-    they are given, a stage that has finished since and is unchanged is not run again. Returns the path of its receipt.
+    they are given, a stage that has finished since and is unchanged is not run again. `began` is the moment, by the
+    monotonic clock, from which the receipt counts its seconds; now where it is not given. Returns the path of the receipt.
 
     Raises
     ------
     ParameterError : a parameter file breaks the schema; nothing was started
     StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
     """
+    began = time.monotonic() if began is None else began
     spare_url_grammar()
     import nbformat
 
@@ -298,7 +327,7 @@ def run_stage(
     check_source(nbformat.read(source, 4), source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
-    before, clock = manifest_text(folder), time.monotonic()
+    before = manifest_text(folder)
     limits = model_params.resources if model_params else STUDY_RESOURCES
     name = f"params/models/{model_params.name}.yaml" if model_params else ""
     remedy = f"raise resources.minutes in {name}" if name else "run again: what was finished is kept; or use fewer rows"
@@ -306,11 +335,15 @@ def run_stage(
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
     manifest = check_manifest(folder, before, label)
-    return publish(notebook, temporary, folder, manifest, time.monotonic() - clock, digest)
+    return publish(notebook, temporary, folder, manifest, began, digest)
 
 
-def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, seconds: float, digest: str) -> Path:
-    """Clean, render and rename an executed notebook, and write its receipt last."""
+def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began: float, digest: str) -> Path:
+    """Clean, render and rename an executed notebook, and write its receipt last.
+
+    The receipt's seconds run from `began`, a moment of the monotonic clock, to the writing of the receipt itself; its
+    overhead is what of them the notebook's own work, from `stage.begin` to `run.finish`, does not account for.
+    """
     import nbformat
 
     from emosafe_lib import render
@@ -329,23 +362,23 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, secon
         "digest": digest,
         "files": {f"{name}{s}": stages.file_sha256(folder / f"{name}{s}") for s in (".ipynb", ".html")},
         "manifest": stages.file_sha256(folder / "manifest.json"),
-        "seconds": round(seconds, 2),
-        "overhead_seconds": round(seconds - manifest["seconds"], 2),
     }
+    seconds = time.monotonic() - began
+    receipt |= {"seconds": round(seconds, 2), "overhead_seconds": round(seconds - manifest["seconds"], 2)}
     for name in (PROOF, RECEIPT):
         stages.write_json(folder / name, receipt)
     return folder / RECEIPT
 
 
 def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = None, models: Sequence[str] = ()) -> str:
-    """One hash over all of ours that a stage depends on: its parameters, its notebook, the code it reaches and, for the
-    merge, the study's own files.
+    """One hash over all of ours that a stage depends on: its parameters, its notebook, the code it reaches, and the data
+    and weights that come with the package or are the study's own.
     """
     import hashlib
 
     chosen = stages.parameters_of(stage, study, model, models)
     content = json.dumps(chosen, sort_keys=True) + stages.code_digest(stage)
-    content += stages.own_digests(study) if "data" in chosen else ""
+    content += stages.data_digests(stage, study, model, models)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -380,6 +413,8 @@ def outdated(study: StudyParams, models: Sequence[str], until: str = "") -> list
         beside = facts["model"] and stages.STAGES[last]["model"] and stage != last
         for model in (models if facts["model"] else [None]) if stage <= last and not beside else []:
             receipt = stages.stage_folder(study.name, stage, model) / RECEIPT
+            if model and not stages.concerns(stage, load_model(model)):
+                continue
             if receipt.is_file() and not is_current(stage, study, model, models):
                 found.append(str(receipt))
     return found
@@ -408,7 +443,8 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     command += [*snakemake_arguments(root, cores, study=study, models=",".join(chosen), until=until)]
     command += [*what_to_run(loaded, chosen, until), "--keep-going", "--show-failed-logs"]
     command += ["--quiet", "host", "reason", "rules"]
-    command += ["--profile", str(root / "profiles" / profile)] if profile else machine_limits()
+    on_cluster = ["--profile", str(root / "profiles" / profile), "--slurm-jobname-prefix", job_prefix(base)]
+    command += on_cluster if profile else machine_limits()
     return run_engine([*command, *shlex.split(extra)])
 
 
@@ -432,14 +468,15 @@ def machine_limits() -> list[str]:
 def run_engine(command: list[str]) -> int:
     """Run the engine in the foreground without its chatter, and end it with its stages on SIGINT or SIGTERM.
 
-    Ctrl-C reaches the engine by itself, so it is sent the other signal, which is harmless twice.
+    Either becomes SIGINT, at which Snakemake cancels cluster jobs; at SIGTERM it would wait for them. Ctrl-C has reached
+    the engine already, which therefore hears the first one alone.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     stopped = []
 
     def stop(number, frame) -> None:
         stopped.append(number)
-        process.send_signal(signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         stop_stages(process.pid)
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -489,9 +526,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "stage":
         if chosen.after is not None:
             watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        receipt = run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after)
-        seconds = json.loads(receipt.read_text(encoding="utf-8"))["seconds"]
-        say(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {seconds:.0f} s")
+        began = time.monotonic() - process_age()
+        run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after, began)
+        say(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {time.monotonic() - began:.0f} s")
         return 0
     from emosafe_lib import reference, site
 

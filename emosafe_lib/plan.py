@@ -226,9 +226,13 @@ def prompting_tokens(study: StudyParams, model: ModelParams, rows: Rows | None) 
 
 
 def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None) -> tuple[float, float]:
-    """Tokens that notebook 04 trains on and those that it only reads (validation each epoch, test, features)."""
+    """Tokens that notebook 04 trains on and those that it only reads (validation each epoch, test, features); none for a
+    model that a server answers for.
+    """
     from emosafe_lib.finetune import epochs_of, runs_of
 
+    if not stages.concerns("04_lora_finetuning", model):
+        return 0.0, 0.0
     settings = study.finetuning
     length = text_tokens(rows, settings.max_length)
     train = capped(rows, "train", settings.train_rows)
@@ -267,7 +271,7 @@ def memory_gb(model: ModelParams, counts: dict[str, int], trained: int, fp32: bo
     """Computed GB for scoring and for fine-tuning, at the parameter file's token budgets and its dtype, or in fp32.
 
     Scoring holds weights, keys and values and one layer's activations; training holds weights, what is trained, and the
-    activations of all layers, since nothing is recomputed.
+    activations of all layers, since nothing is recomputed. A model that a server answers for is not fine-tuned.
     """
     from emosafe_lib import capacity
 
@@ -279,6 +283,8 @@ def memory_gb(model: ModelParams, counts: dict[str, int], trained: int, fp32: bo
     scoring += capacity.activation_bytes(config, dtype, 1, model.tokens_per_batch)
     kept = capacity.activation_bytes(config, dtype, 1, model.training.tokens_per_batch) * config.num_hidden_layers
     base = 0 if model.training.method == "full" else weights
+    if not stages.concerns("04_lora_finetuning", model):
+        return scoring / GB, 0.0
     return scoring / GB, (base + trained * TRAINED_BYTES + kept) / GB
 
 
@@ -343,7 +349,10 @@ def by_hardware(table):
 
 
 def measured(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict | None:
-    """The manifest of an earlier run of this stage with these very parameters on rows of the same data, or None."""
+    """The manifest of an earlier run of this stage with these very parameters on rows of the same data, or None.
+
+    A run that took up work of a killed one measured what was left of it, and counts as none.
+    """
     wanted = {"01_data_merge": (None, []), stage: (model, models)}
     for base in run_folders(study):
         for name, (of, among) in wanted.items():
@@ -352,7 +361,8 @@ def measured(stage: str, study: StudyParams, model: ModelParams | None, models: 
             if manifest.get("parameters") != stages.parameters_of(name, study, of, among):
                 break
         else:
-            return manifest
+            if not manifest.get("resumed"):
+                return manifest
     return None
 
 

@@ -34,6 +34,11 @@ STAGES = {
 # What every manifest holds.
 MANIFEST = {"stage", "study", "model", "parameters", "inputs", "outputs", "numbers", "versions", "seconds", "finished"}
 MANIFEST |= {"peak_memory_mb"}
+# Stages that open a model's weights themselves, which a server that answers for a model keeps to itself.
+NEED_WEIGHTS = {"04_lora_finetuning", "06_on_device"}
+ASSETS = Path(__file__).resolve().parent / "assets"
+# Registered sources whose file comes with the package: its hash stands in no registry.
+SHIPPED_SOURCES = {"emosafe_sample": "sample/sample.jsonl", "emosafe_contrast": "sample/contrast.jsonl"}
 LOCK_SECONDS = 20
 PACKAGES = ("torch", "transformers", "peft", "datasets", "scikit-learn", "numpy", "pandas", "papermill")
 
@@ -87,18 +92,20 @@ class Run:
     ----------
     study : StudyParams
     model : ModelParams, or None for a stage that belongs to the whole study
-    models : name -> ModelParams of all models of this run, for a stage that reads them all; else empty
+    models : name -> ModelParams of the models of this run that concern the stage, where it reads them all; else empty
     """
 
     def __init__(
         self, stage: str, study: StudyParams, model: ModelParams | None, models: dict[str, ModelParams] | None = None
     ):
-        self.stage, self.study, self.model, self.models = stage, study, model, models or {}
+        self.stage, self.study, self.model, self.named = stage, study, model, list(models or {})
+        self.models = {name: each for name, each in (models or {}).items() if concerns(stage, each)}
         self.started = time.monotonic()
         self.base = outputs_root() / study.name
         self.folder = stage_folder(study.name, stage, model.name if model else None)
         self.staging = self.base / ".partial" / f"{stage}-{model.name if model else 'study'}"
         self.inputs: dict[str, str] = {}
+        self.found: dict[str, bool] = {}
         self.lock = self.hold()
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
@@ -154,8 +161,12 @@ class Run:
         return staged
 
     def keep(self, name: str) -> Path:
-        """A folder for work that survives a killed run (journals, shards, checkpoints): `.work/` beside the stage."""
+        """A folder for work that survives a killed run (journals, shards, checkpoints): `.work/` beside the stage.
+
+        The manifest says whether work of an earlier run lay there: what such a run costs says little about a whole one.
+        """
         path = self.base / ".work" / f"{self.stage}-{self.model.name if self.model else 'study'}" / name
+        self.found.setdefault(name, path.is_dir() and any(path.iterdir()))
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -176,7 +187,7 @@ class Run:
             "stage": self.stage,
             "study": self.study.name,
             "model": self.model.name if self.model else None,
-            "parameters": parameters_of(self.stage, self.study, self.model, list(self.models)),
+            "parameters": parameters_of(self.stage, self.study, self.model, self.named),
             "inputs": self.inputs,
             "outputs": outputs,
             "numbers": numbers,
@@ -184,6 +195,7 @@ class Run:
             "seconds": round(time.monotonic() - self.started, 2),
             "peak_memory_mb": int(peak_memory_mb()),
             "resources": self.model.resources.model_dump() if self.model else None,
+            "resumed": any(self.found.values()),
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         write_json(self.folder / "manifest.json", manifest)
@@ -203,7 +215,8 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
     Raises
     ------
     ParameterError : a parameter file breaks the schema
-    StageError : the stage is unknown, needs a model or has none, or the library belongs to another checkout
+    StageError : the stage is unknown, needs a model or has none, needs weights that a server keeps, or the library
+        belongs to another checkout
     """
     if stage not in STAGES:
         raise StageError(stage, "is not a stage", f"use one of {', '.join(STAGES)}")
@@ -215,7 +228,15 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
     refuse_other_checkout()
     loaded = load_study(study)
     named = {name: load_model(name) for name in models or loaded.models} if reads_all_models(stage) else {}
-    return Run(stage, loaded, load_model(model) if model else None, named)
+    params = load_model(model) if model else None
+    if params and not concerns(stage, params):
+        raise StageError(stage, f"needs weights, and {params.name} is answered by a server", "run notebooks 03 and 05")
+    return Run(stage, loaded, params, named)
+
+
+def concerns(stage: str, model: ModelParams) -> bool:
+    """Whether a stage has something to do for a model."""
+    return stage not in NEED_WEIGHTS or model.backend == "transformers"
 
 
 def reads_all_models(stage: str) -> bool:
@@ -299,10 +320,48 @@ def code_digest(stage: str) -> str:
     return digest.hexdigest()
 
 
-def own_digests(study: StudyParams) -> str:
-    """The hashes of the study's own files, which no registry pins: whoever edits one wants it merged again."""
-    paths = [project_root() / own.file for own in study.data.own_sources]
-    return "".join(file_sha256(path) if path.is_file() else "absent" for path in paths)
+@cache
+def kept_sha256(path: Path, modified: int, size: int) -> str:
+    """`file_sha256` of a file as it stood then; kept, since Snakemake asks for every stage's digest more than once."""
+    return file_sha256(path)
+
+
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Names and hashes of files; one that is not there is absent."""
+    lines = []
+    for path in paths:
+        facts = path.stat() if path.is_file() else None
+        lines.append(f"{path.name}:{kept_sha256(path, facts.st_mtime_ns, facts.st_size) if facts else 'absent'}\n")
+    return "".join(lines)
+
+
+def source_digests(study: StudyParams) -> str:
+    """What decides the raw rows of a study's sources: the hashes that the registry accepts, or, of files that no registry
+    pins, their own. Whoever edits a file, or pulls another one, wants it merged again.
+    """
+    pinned = json.loads((ASSETS / "sources.json").read_text(encoding="utf-8"))
+    accepted = {name: pinned[name]["files"] for name in sorted(study.data.sources) if name in pinned}
+    shipped = [ASSETS / SHIPPED_SOURCES[name] for name in sorted(study.data.sources) if name in SHIPPED_SOURCES]
+    own = [project_root() / source.file for source in study.data.own_sources]
+    return json.dumps(accepted, sort_keys=True) + digest_of_files(shipped) + digest_of_files(own)
+
+
+def asset_files(model: ModelParams) -> list[Path]:
+    """The files of a model that comes with the package, and those beside its folder that say what it has read."""
+    if model.weights != "assets":
+        return []
+    folders = {ASSETS / model.path, (ASSETS / model.path).parent} - {ASSETS}
+    found = [path for folder in folders for path in folder.glob("*")]
+    return sorted(path for path in found if path.is_file() and path.suffix != ".md")
+
+
+def data_digests(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> str:
+    """The hashes of the files, neither code nor outputs, that a stage reads; `models` as in `begin`."""
+    read = [model] if model else []
+    if reads_all_models(stage):
+        read = [load_model(name) for name in models or study.models]
+    weights = "".join(digest_of_files(asset_files(each)) for each in read)
+    return weights + (source_digests(study) if "data" in STAGES[stage]["sections"] else "")
 
 
 def versions() -> dict[str, str]:

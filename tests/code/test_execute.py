@@ -1,5 +1,6 @@
 """The runner believes only what it can check: the ways in which a notebook can pretend to be done (faults 72 to 78)."""
 
+import copy
 import errno
 import json
 import os
@@ -14,10 +15,10 @@ import psutil
 import pytest
 import toy
 
-from emosafe_lib import cli, execute, progress
+from emosafe_lib import cli, execute, progress, render
 from emosafe_lib import stage as stages
 from emosafe_lib.errors import StageError
-from emosafe_lib.execute import check_executed, check_source, execute_notebook, run_stage
+from emosafe_lib.execute import cap_outputs, check_executed, check_source, execute_notebook, run_stage
 from emosafe_lib.params import load_model, load_study
 
 STAGE = "01_data_merge"
@@ -59,7 +60,33 @@ def test_a_good_stage_leaves_notebook_page_manifest_and_receipt(checkout, output
     receipt = json.loads(run_stage(STAGE, "toy").read_text())
     names = {"01_data_merge.ipynb", "01_data_merge.html", "manifest.json", "rows.txt"}
     assert set(published(outputs)) == names
-    assert receipt["overhead_seconds"] < 20 and not list((outputs / "toy" / "logs").iterdir())
+    assert 0.2 < receipt["overhead_seconds"] < 20 and not list((outputs / "toy" / "logs").iterdir())
+
+
+def test_a_receipt_counts_from_the_start_of_the_process_to_its_own_writing(checkout, outputs, monkeypatch, capsys):
+    page, began = render.page, time.monotonic()
+
+    def slow_page(*given):
+        time.sleep(2)
+        return page(*given)
+
+    monkeypatch.setattr(render, "page", slow_page)
+    monkeypatch.setattr(execute, "process_age", lambda: 100.0)
+    assert cli.main(["run", "stage", STAGE, "--study", "toy"]) == 0
+    wall = 100 + time.monotonic() - began
+    receipt = json.loads((outputs / "toy" / STAGE / "receipt.json").read_text())
+    assert wall - 1.5 < receipt["seconds"] <= wall
+    work = json.loads((outputs / "toy" / STAGE / "manifest.json").read_text())["seconds"]
+    assert receipt["overhead_seconds"] == pytest.approx(receipt["seconds"] - work, abs=0.02)
+    said = float(capsys.readouterr().out.split("done in ")[1].split()[0])
+    assert said == pytest.approx(wall, abs=1)
+
+
+def test_a_process_knows_its_age_its_imports_among_it():
+    code = "import time\ntime.sleep(1)\nfrom emosafe_lib.execute import process_age\nprint(process_age())"
+    began = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 < float(found.stdout) < time.monotonic() - began + 0.1
 
 
 FALSE_GREENS = {
@@ -145,6 +172,32 @@ def test_78_thirty_megabytes_of_output_are_capped_with_a_notice(checkout, output
     run_stage(STAGE, "toy")
     page = outputs / "toy" / STAGE / f"{STAGE}.html"
     assert page.stat().st_size < 1_000_000 and "characters left out" in page.read_text()
+
+
+def shown(*outputs):
+    """A notebook of one cell with these outputs; returns what is left of them."""
+    cell = nbformat.v4.new_code_cell("x", execution_count=1, outputs=list(outputs))
+    cap_outputs(nbformat.v4.new_notebook(cells=[cell]))
+    return cell["outputs"]
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain", "image/png"])
+def test_78_many_outputs_of_a_cell_are_capped_together(kind):
+    display = nbformat.v4.new_output("display_data", data={kind: "x" * 100_000})
+    left = shown(*(copy.deepcopy(display) for _ in range(300)))
+    size = len(json.dumps(left))
+    limit = execute.MAX_CELL_CHARACTERS if kind == "image/png" else execute.MAX_CELL_TEXT
+    assert 0.9 * limit < size < 1.02 * limit
+    assert left[0] == display and "more outputs left out" in left[-1]["text"]
+
+
+def test_78_a_figure_stays_where_only_text_is_too_long():
+    figure = nbformat.v4.new_output("display_data", data={"image/png": "x" * 100, "text/plain": "<Figure>"})
+    lines = [nbformat.v4.new_output("stream", text="x" * 150_000) for _ in range(3)]
+    left = shown(*lines, figure)
+    assert [len(output.get("text", "")) > 100_000 for output in left] == [True, False, False, False]
+    assert "100000 characters left out" in left[1]["text"] and left[2]["data"]["image/png"] == "x" * 100
+    assert left[3]["text"] == "[1 more outputs left out]\n"
 
 
 def test_a_disk_that_is_full_or_may_not_be_written_is_told_in_one_line(checkout, capsys, monkeypatch):

@@ -151,6 +151,31 @@ def test_what_manifests_measured_stands_beside_what_was_computed(checkout, outpu
     assert beside.at[1, "computed_gb"] == table.at[0, "training_gb"] and beside.at[1, "measured_gb"] > 0
 
 
+def test_a_run_that_took_up_kept_work_measured_nothing_that_holds_for_a_whole_one(checkout, outputs):
+    study, model = load_study("toy"), load_model("nano-1")
+    stage.begin("01_data_merge", "toy").finish()
+    for resumed in (False, True):
+        run = stage.begin("04_lora_finetuning", "toy", "nano-1")
+        (run.keep("runs") / "checkpoint").write_text("kept")
+        run.finish()
+        asked = plan.resources("04_lora_finetuning", study, model)
+        assert (asked == model.resources) is resumed and (asked.minutes < model.resources.minutes) is not resumed
+    table = plan.costs(study, {"nano-1": model}, "2 CPU cores")
+    assert plan.comparison(study, {"nano-1": model}, table)["stage"].tolist() == ["01_data_merge"]
+
+
+def test_a_served_model_is_planned_without_fine_tuning(checkout, outputs):
+    """Snakemake's own graph: 01 and 02, then 03 of both and 04 of the local model, then 05, 06 and the index."""
+    facts = load_model("nano-1").model_dump(mode="json")
+    facts |= {"name": "served", "backend": "openai", "base_url": "http://127.0.0.1:9/v1"}
+    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    labels = [job.label for job in plan.graph_of("toy", ["nano-1", "served"], 1).jobs.values()]
+    assert {label for label in labels if label.endswith("served")} == {"03_prompting_baselines served"}
+    assert "04_lora_finetuning nano-1" in labels and len(labels) == 8
+    row = plan.costs(load_study("toy"), {"served": load_model("served")}, "2 CPU cores").iloc[0]
+    assert (row["finetuning_hours"], row["training_gb"]) == (0, 0) and row["scoring_gb"] > 0
+
+
 @pytest.mark.slow
 def test_make_plan_of_the_real_study_with_the_four_llamas(outputs, capsys):
     assert plan.main(["--study", "real", "--models", "llama-1b llama-3b llama-8b llama-70b"]) == 0

@@ -1,8 +1,10 @@
 """Begin and finish of a stage, and what its digest depends on (faults 71, 74, 76, 77)."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import toy
@@ -130,6 +132,96 @@ def test_76_an_edited_file_of_ones_own_is_merged_again(checkout):
     mine.write_text("text,safety\na message,unsafe\n")
     second = digests()
     assert len({absent[0], first[0], second[0]}) == 3 and absent[1] == first[1] == second[1]
+
+
+@pytest.fixture
+def assets(checkout, tmp_path, monkeypatch):
+    """A copy of the package's assets, without the weights of the larger rungs; the library's digests look there."""
+    leave = shutil.ignore_patterns("nano-3", "nano-4")
+    monkeypatch.setattr(stage, "ASSETS", Path(shutil.copytree(stage.ASSETS, tmp_path / "assets", ignore=leave)))
+    return tmp_path / "assets"
+
+
+def stale_after(change):
+    """Stages of the toy study, and those of nano-1 and nano-2, whose digest differs after the change."""
+
+    def digests():
+        study, models = load_study("toy"), ["nano-1", "nano-2"]
+        pairs = [(name, each) for name in stage.STAGES for each in (models if stage.STAGES[name]["model"] else [None])]
+        return {
+            f"{name} {each or ''}".strip(): stage_digest(name, study, load_model(each) if each else None, models)
+            for name, each in pairs
+        }
+
+    before = digests()
+    change()
+    return {name for name, digest in digests().items() if digest != before[name]}
+
+
+def append(path):
+    return lambda: path.write_bytes(path.read_bytes() + b"\n")
+
+
+def test_76_another_shipped_sample_is_merged_again(assets):
+    assert stale_after(append(assets / "sample" / "sample.jsonl")) == {"01_data_merge"}
+    assert stale_after(append(assets / "sample" / "contrast.jsonl")) == set(), "the study does not name it"
+
+
+def test_76_a_source_pinned_anew_is_merged_again(assets, checkout):
+    study = checkout / "params" / "study" / "toy.yaml"
+    study.write_text(study.read_text().replace("[emosafe_sample]", "[emosafe_sample, cams]"))
+    path = assets / "sources.json"
+
+    def pin(name):
+        pinned = json.loads(path.read_text())
+        next(iter(pinned[name]["files"].values()))["sha256"] = ["0" * 64]
+        return lambda: path.write_text(json.dumps(pinned))
+
+    assert stale_after(pin("cams")) == {"01_data_merge"} and stale_after(pin("sad")) == set()
+
+
+def test_76_other_shipped_weights_concern_that_model_and_the_stages_that_read_all(assets):
+    read_all = {"05_scaling_analysis", "06_on_device"}
+    mine = {"03_prompting_baselines nano-2", "04_lora_finetuning nano-2"}
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert stale_after(append(assets / "nano" / "nano-2" / name)) == mine | read_all
+    assert stale_after(append(assets / "nano" / "nano-2" / "README.md")) == set()
+    assert stale_after((assets / "nano" / "nano-1" / "config.json").unlink) > read_all
+
+
+def test_76_every_file_that_no_registry_pins_is_known_to_the_digests():
+    from emosafe_lib.sources import registry
+
+    loose = [(name, file) for name, source in registry().items() for file in source.files if not file.sha256]
+    found = {name: str((registry()[name].folder / file.name).relative_to(stage.ASSETS)) for name, file in loose}
+    assert found == stage.SHIPPED_SOURCES
+
+
+def served(checkout, **changes):
+    """A parameter file of a model that a server answers for; returns the model's name."""
+    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    facts |= {"base_url": "http://127.0.0.1:9/v1"} | changes
+    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    return "served"
+
+
+def test_a_served_model_has_nothing_to_train_and_nothing_to_measure(checkout):
+    name = served(checkout)
+    with pytest.raises(StageError, match=r"needs weights, and served is answered by a server; run notebooks 03 and 05"):
+        begin("04_lora_finetuning", "toy", name)
+    assert begin("03_prompting_baselines", "toy", name).model.name == name
+    run = begin("06_on_device", "toy", models=["nano-1", name])
+    assert list(run.models) == ["nano-1"] and run.finish()["parameters"]["models"] == ["nano-1", name]
+    assert list(begin("05_scaling_analysis", "toy", models=["nano-1", name]).models) == ["nano-1", name]
+
+
+def test_a_manifest_says_whether_work_of_an_earlier_run_was_taken_up(checkout):
+    first = begin("03_prompting_baselines", "toy", "nano-1")
+    (first.keep("shards") / "shard").write_text("kept")
+    assert first.keep("shards").is_dir() and first.finish()["resumed"] is False
+    second = begin("03_prompting_baselines", "toy", "nano-1")
+    second.keep("shards")
+    assert second.finish()["resumed"] is True
 
 
 def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():

@@ -123,6 +123,16 @@ def test_folders_with_spaces_and_a_study_by_its_relative_path(tmp_path, monkeypa
     assert (place / "outputs" / "mine" / "02_chatgpt_augmentation" / "receipt.json").is_file()
 
 
+def test_a_study_with_a_served_model_finishes_without_fine_tuning_it(checkout, outputs):
+    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    run = study("--models", "served")
+    assert run.returncode == 0, run.stdout
+    one_each = ["01_data_merge", "02_chatgpt_augmentation", "03_prompting_baselines served", "05_scaling_analysis"]
+    assert started(run) == one_each
+    assert started(study("--models", "served")) == []
+
+
 def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
     refused = study("--models", "nano-9")
     assert refused.returncode == 1 and "nano-9.yaml: no such file" in refused.stdout
