@@ -144,6 +144,36 @@ def test_a_job_that_exceeds_its_memory_is_not_done_and_the_next_run_goes_on(chec
     assert code == 0, said
 
 
+def running(cluster):
+    """Numbers of the jobs that the controller still works on."""
+    return {job["number"] for job in cluster.jobs() if job["state"] in ("PENDING", "RUNNING", "COMPLETING")}
+
+
+def test_jobs_of_a_run_that_was_killed_are_cancelled_by_the_next_one(checkout, outputs, cluster):
+    toy.write(checkout, "02_chatgpt_augmentation", "import time\ntime.sleep(300)")
+    run = start("nano-1", until="02_chatgpt_augmentation")
+    left = wait_for_job(cluster, run, "chatgpt_augmentation")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=30)
+    assert left in running(cluster)
+    toy.write(checkout, "02_chatgpt_augmentation", toy.BODY["02_chatgpt_augmentation"])
+    code, said = finish(start("nano-1", until="02_chatgpt_augmentation"), cluster)
+    assert code == 0 and "1 cluster jobs of a run that was killed: cancelled" in said, said
+    assert left not in running(cluster)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_run_that_is_stopped_cancels_its_jobs(checkout, outputs, cluster, number):
+    toy.write(checkout, "02_chatgpt_augmentation", "import time\ntime.sleep(300)")
+    run = start("nano-1", until="02_chatgpt_augmentation")
+    job = wait_for_job(cluster, run, "chatgpt_augmentation")
+    run.send_signal(number)
+    code, said = finish(run, cluster)
+    assert code != 0, said
+    cluster.wait(lambda: job not in running(cluster))
+    assert receipts(outputs) == {"01_data_merge"}
+
+
 def test_the_controller_may_be_away_for_longer_than_several_status_checks(checkout, outputs, cluster):
     slow = "import time\ntime.sleep(40)\n" + toy.BODY["02_chatgpt_augmentation"]
     toy.write(checkout, "02_chatgpt_augmentation", slow)

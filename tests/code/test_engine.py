@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import toy
 import yaml
 
-from emosafe_lib import engine, stage
+from emosafe_lib import engine, execute, stage
 from emosafe_lib.errors import StageError
 from emosafe_lib.execute import run_stage
 from emosafe_lib.params import load_model
@@ -44,11 +45,13 @@ def answers(monkeypatch, states):
     monkeypatch.setattr(job_status_query, "query_job_status", query_job_status)
 
 
-def check(plugin, *numbers):
-    """One status check; returns the jobs that count as running."""
+def check(plugin, *numbers, receipt="receipt.json", before=None):
+    """One status check of jobs whose receipt was last written at `before`; returns those that count as running."""
 
     async def collect():
-        jobs = [SimpleNamespace(external_jobid=number, aux={}) for number in numbers]
+        made = SimpleNamespace(output=[str(receipt)])
+        aux = {"emosafe_written": [before]}
+        jobs = [SimpleNamespace(external_jobid=number, aux=aux, job=made) for number in numbers]
         return [job.external_jobid async for job in engine.check_active_jobs(plugin, jobs)]
 
     return asyncio.run(collect())
@@ -70,12 +73,107 @@ def test_a_silent_controller_loses_no_job_and_is_waited_for_only_so_long(monkeyp
     assert check(plugin, "1") == [] and "has not answered" in plugin.failed["1"]
 
 
-def test_a_job_that_slurm_no_longer_knows_is_left_to_its_receipt(monkeypatch):
-    plugin = Plugin()
+def test_a_job_that_slurm_no_longer_knows_has_succeeded_only_by_a_receipt_of_its_own(monkeypatch, tmp_path):
+    plugin, receipt = Plugin(), tmp_path / "receipt.json"
     answers(monkeypatch, {})
-    assert check(plugin, "1") == ["1"]
+    assert check(plugin, "1", receipt=receipt) == ["1"]
     monkeypatch.setattr(engine, "UNKNOWN_SECONDS", -1)
-    assert check(plugin, "1") == [] and plugin.succeeded == ["1"]
+    assert check(plugin, "1", receipt=receipt) == [] and "left no receipt" in plugin.failed["1"]
+    receipt.write_text("{}")
+    old = receipt.stat().st_mtime_ns
+    assert check(plugin, "2", receipt=receipt, before=old) == [] and "left no receipt" in plugin.failed["2"]
+    assert check(plugin, "3", receipt=receipt) == [] and plugin.succeeded == ["3"]
+    os.utime(receipt, ns=(old, old - 1))  # by a node whose clock is behind
+    assert check(plugin, "4", receipt=receipt, before=old) == [] and plugin.succeeded == ["3", "4"]
+
+
+def test_a_submission_notes_what_its_receipt_was_before(monkeypatch, tmp_path):
+    from snakemake_executor_plugin_slurm import Executor
+    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+    receipt, reported = tmp_path / "receipt.json", []
+    receipt.write_text("{}")
+    monkeypatch.setattr(RemoteExecutor, "report_job_submission", lambda self, job, more: reported.append((job, more)))
+    for name in ("report_job_submission", "check_active_jobs"):
+        monkeypatch.setattr(Executor, name, None)
+    engine.mend_slurm()
+    made = SimpleNamespace(output=[str(receipt), str(tmp_path / "absent")])
+    job = SimpleNamespace(external_jobid="1", aux={"slurm_logfile": "log"}, job=made)
+    Executor.report_job_submission(Plugin(), job)
+    assert reported == [(job, True)] and job.aux["slurm_logfile"] == "log"
+    assert job.aux["emosafe_written"] == [receipt.stat().st_mtime_ns, None]
+
+
+def fake_slurm(monkeypatch, folder, queue):
+    """`squeue` that prints a file and `scancel` that takes its jobs out of it, before all others on the path."""
+    (folder / "queue").write_text(queue)
+    python = f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\nqueue = Path({str(folder / 'queue')!r})\n"
+    scancel = "lines = queue.read_text().splitlines(True)\n"
+    scancel += "queue.write_text(''.join(line for line in lines if line.split()[0] not in sys.argv))\n"
+    for name, body in (("squeue", "print(queue.read_text(), end='')\n"), ("scancel", scancel)):
+        (folder / name).write_text(python + body)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_jobs_that_a_killed_run_left_on_the_cluster_are_cancelled_and_no_others(monkeypatch, tmp_path):
+    mine, other = engine.job_prefix(tmp_path / "toy"), engine.job_prefix(tmp_path / "real")
+    assert len(mine) <= 50 and mine != other
+    others = f"13 {other}_uuid\n14 my job\n15 {mine}\n"
+    fake_slurm(monkeypatch, tmp_path, f"11 {mine}_uuid\n12 {mine}_older\n" + others)
+    assert engine.cancel_leftovers(tmp_path / "toy") == 2
+    assert (tmp_path / "queue").read_text() == others
+    assert engine.cancel_leftovers(tmp_path / "toy") == 0
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert engine.cancel_leftovers(tmp_path / "toy") == 0
+
+
+def test_the_profile_names_its_jobs_so_that_the_next_run_finds_them(checkout, outputs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(execute, "run_engine", lambda command: asked.append(command) or 0)
+    for profile in ("", "slurm"):
+        execute.run_study("toy", ["nano-1"], 1, profile=profile)
+    assert "--slurm-jobname-prefix" not in asked[0]
+    assert asked[1][asked[1].index("--slurm-jobname-prefix") + 1] == engine.job_prefix(outputs / "toy")
+
+
+INTERRUPTED = """
+import signal, sys, time
+from emosafe_lib import engine
+signal.signal(signal.SIGINT, engine.interrupt_once())
+try:
+    print("ready", flush=True)
+    time.sleep(20)
+except KeyboardInterrupt:
+    time.sleep(1.5)
+    print("cancelled", flush=True)
+"""
+
+
+def test_a_second_interrupt_does_not_disturb_the_cancelling_of_jobs():
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert process.communicate(timeout=20)[0] == "cancelled\n" and process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whatever_stops_the_runner_reaches_the_engine_as_an_interrupt(number):
+    """At SIGTERM Snakemake waits for its cluster jobs; at SIGINT it cancels them."""
+    heard = "import signal, time\ntry:\n    print('up', flush=True)\n    time.sleep(20)\n"
+    heard += "except KeyboardInterrupt:\n    print('cancelled', flush=True)"
+    code = f"import sys\nfrom emosafe_lib.execute import run_engine\nrun_engine([sys.executable, '-c', {heard!r}])"
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert runner.stdout.readline() == "up\n"
+    runner.send_signal(number)
+    assert runner.communicate(timeout=20)[0] == "cancelled\n"
 
 
 def test_the_plugin_still_loses_jobs_so_its_check_is_still_replaced(monkeypatch):
@@ -212,3 +310,11 @@ def test_the_workflow_runs_every_small_model_and_refuses_an_unknown_one():
     workflow = yaml.safe_load((toy.ROOT / ".github" / "workflows" / "ci.yml").read_text())
     matrices = {name: job["strategy"]["matrix"]["model"] for name, job in workflow["jobs"].items() if "strategy" in job}
     assert "outputs.small" in matrices["small-sizes"] and "outputs.asked" in matrices["real-sizes"]
+    for name, folder in (("small-sizes", "outputs/sample/"), ("real-sizes", "outputs/${{ inputs.study }}/")):
+        uploads = workflow["jobs"][name]["steps"][-1]["with"]["path"].splitlines()
+        assert uploads and all(path.startswith(folder) for path in uploads), "the committed reference is no artifact"
+    commands = [step.get("run", "") for step in workflow["jobs"]["real-sizes"]["steps"]]
+    order = [
+        next(n for n, text in enumerate(commands) if word in text) for word in ("make setup", "bitsandbytes", "study")
+    ]
+    assert order == sorted(order) and load_model("llama-8b").quantization == "int4"
