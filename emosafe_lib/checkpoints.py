@@ -17,6 +17,7 @@ from types import ModuleType
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.models import classifier_class, load_classifier, pick_device, pick_dtype, quiet, weights_location
 from emosafe_lib.params import ModelParams
+from emosafe_lib.stage import write_json
 
 SEAL = "sealed.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -26,13 +27,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write JSON by rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(partial, path)
 
 
 def seal(folder: Path, **facts) -> None:
@@ -65,6 +59,9 @@ def read_seal(folder: Path) -> dict:
 def newest_usable(folder: Path, identity: dict) -> tuple[Path | None, list[str]]:
     """The newest complete checkpoint below `folder`, and a note for each newer one that was passed over.
 
+    A seal may name a neighbour as the `best` so far. Training that goes on may end with those weights, so a checkpoint
+    is no better than the one that it names.
+
     Raises
     ------
     TrainingError : a complete checkpoint belongs to other data, parameters or another base model
@@ -74,10 +71,12 @@ def newest_usable(folder: Path, identity: dict) -> tuple[Path | None, list[str]]
     for path in found:
         try:
             facts = read_seal(path)
+            refuse_other(facts.get("identity", {}), identity, path)
+            if facts.get("best", path.name) != path.name:
+                read_seal(path.with_name(facts["best"]))
         except ModelError as error:
-            notes.append(f"{path.name} passed over: {Path(error.where).name} {error.what}")
+            notes.append(f"{path.name} passed over: {Path(error.where).relative_to(folder)} {error.what}")
             continue
-        refuse_other(facts.get("identity", {}), identity, path)
         return path, notes
     return None, notes
 

@@ -1,10 +1,14 @@
 """What a kept result is known by: the text of the code that made it, and the files on disk that it went on from."""
 
+import json
+import os
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from emosafe_lib import checkpoints
+from emosafe_lib.errors import TrainingError
 
 SOURCE = '''
 """What it is for."""
@@ -36,7 +40,7 @@ def digest(tmp_path):
     "change",
     [
         ("LIMIT = 3", "LIMIT = 3  # rows"),
-        ("for it.", "for it, at length."),
+        ("it is for.", "it is for, at length."),
         ('    """A class."""\n', ""),
         ('"""Rows."""', '"""Rows above the limit."""'),
         ("[row for row in rows if row > LIMIT]", "[\n            row for row in rows if (row > LIMIT)\n        ]"),
@@ -62,3 +66,45 @@ def test_76_the_order_of_modules_counts(tmp_path):
     for module, text in zip(modules, ("A = 1", "B = 2"), strict=True):
         (tmp_path / module.__file__).write_text(text)
     assert checkpoints.code_digest(*modules) != checkpoints.code_digest(*reversed(modules))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Three sealed checkpoints; the third names the second as the best, which names itself."""
+    for number, best in ((1, 1), (2, 2), (3, 2)):
+        folder = tmp_path / f"checkpoint-{number}"
+        folder.mkdir()
+        (folder / "weights").write_text(str(number))
+        checkpoints.seal(folder, identity={"data": "d"}, best=f"checkpoint-{best}")
+    return tmp_path
+
+
+def test_47_the_newest_checkpoint_is_used_while_its_best_one_is_whole(saved):
+    assert checkpoints.newest_usable(saved, {"data": "d"}) == (saved / "checkpoint-3", [])
+
+
+@pytest.mark.parametrize("damage", ["lost", "changed", "unsealed"])
+def test_47_a_checkpoint_whose_best_one_is_damaged_is_passed_over_too(saved, damage):
+    weights, seal = (saved / "checkpoint-2" / name for name in ("weights", checkpoints.SEAL))
+    weights.write_text("9") if damage == "changed" else (weights if damage == "lost" else seal).unlink()
+    found, notes = checkpoints.newest_usable(saved, {"data": "d"})
+    assert found == saved / "checkpoint-1" and len(notes) == 2
+    assert all(
+        re.match(rf"checkpoint-{n} passed over: checkpoint-2", note) for n, note in zip((3, 2), notes, strict=True)
+    )
+
+
+def test_48_a_foreign_checkpoint_is_refused_even_if_its_best_one_is_damaged(saved):
+    (saved / "checkpoint-2" / "weights").unlink()
+    with pytest.raises(TrainingError, match="made with other data"):
+        checkpoints.newest_usable(saved, {"data": "e"})
+
+
+def test_47_a_seal_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power failure could leave a seal with nothing in it."""
+    calls = []
+    for name in ("fsync", "replace"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, plain=plain: (calls.append(name), plain(*args)))
+    checkpoints.seal(tmp_path)
+    assert calls == ["fsync", "replace"] and json.loads((tmp_path / checkpoints.SEAL).read_text()) == {"files": {}}
