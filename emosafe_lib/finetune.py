@@ -3,12 +3,13 @@
 Every size gets the same rows, the same rule for epochs and early stopping, class weights, and a loss that leaves out
 the categories that a row's source never asked about. `finetune` is the whole story; the functions above it are its
 steps. What is trained is decided by one `Plan`, and its digest names the folder: work on the same plan goes on where it
-stopped, finished work is returned as it is, and nothing made from other data or parameters is ever mixed in.
+stopped, finished work is returned as it is, and nothing made from other data, parameters or code is ever mixed in.
 """
 
 import json
 import os
 import shutil
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
-from emosafe_lib import checkpoints, metrics, predictions
+from emosafe_lib import batching, checkpoints, metrics, models, predictions
 from emosafe_lib.batching import BudgetSampler, Encoded, budget_batches, encode, padding_share
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.models import (
@@ -41,6 +51,8 @@ from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS, TASKS
 
 MAX_POSITIVE_WEIGHT = 10.0
 MOST_EPOCHS = 10
+# What decides the numbers of a run beside its rows and parameters; thresholds and metrics are computed from them anew.
+CODE = (sys.modules[__name__], batching, models)
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,13 @@ class Plan:
         rows = pd.concat([self.train, self.validation, self.test])
         labels = [str(row) for row in np.hstack([targets(rows, self.task)[0], targets(rows, self.task)[1]])]
         recipe = self.settings.model_dump_json(include=RECIPE) + self.model.training.model_dump_json()
-        recipe += f"{MAX_POSITIVE_WEIGHT}"
         here = {name: value for name, value in hardware(self.model).items() if name != "fallbacks"}
         precision = f"{here} {mixes_precision(self.model)}"
         return {
             "data": checkpoints.text_digest(*rows["id"], *rows["text"], *labels),
             "parameters": checkpoints.text_digest(recipe, precision),
             "base": checkpoints.base_digest(self.model),
+            "code": checkpoints.code_digest(*CODE),
             "task": self.task,
             "seed": self.seed,
             "variant": self.variant,
@@ -354,14 +366,22 @@ class BudgetTrainer(Trainer):
 
 
 class SealCheckpoints(TrainerCallback):
-    """Seals each checkpoint once it is whole, with the identity of what it was made from; shows how far training is."""
+    """Seals each checkpoint once it is whole, with the identity of what it was made from and the name of the best one;
+    shows how far training is.
+    """
 
     def __init__(self, plan: Plan, identity: dict):
         self.plan, self.identity = plan, identity
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.best_global_step:  # a resumed state names a path, and the folder may have been moved since
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
+
     def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process writes files of its own
         if state.is_world_process_zero:
-            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", identity=self.identity)
+            folder, best = Path(args.output_dir), f"checkpoint-{state.best_global_step}"
+            checkpoints.seal(folder / f"checkpoint-{state.global_step}", identity=self.identity, best=best)
 
     def on_step_end(self, args, state, control, **kwargs):
         heartbeat(f"{self.plan.model.name} {self.plan.task} step", state.global_step, state.max_steps)
@@ -376,12 +396,26 @@ def epochs_of(settings: FinetuningParams, steps_per_epoch: int) -> float:
     return max(settings.epochs, float(min(needed, MOST_EPOCHS)))
 
 
-def arguments(plan: Plan, folder: Path, steps_per_epoch: int) -> TrainingArguments:
-    """The Trainer's settings for a plan: AdamW, linear decay after a warm-up, one checkpoint an epoch."""
+def batches_per_step(options: TrainingArguments) -> int:
+    """Batches that make one step: each process's own, from all processes."""
+    return options.world_size * options.gradient_accumulation_steps
+
+
+def sealed_identity(plan: Plan, options: TrainingArguments) -> dict:
+    """What a checkpoint is sealed with: a finished run is its plan's, but only as many processes may go on with one that
+    is not, since its steps, schedule and random states are theirs.
+    """
+    return plan.identity | {"batches_per_step": batches_per_step(options)}
+
+
+def arguments(plan: Plan, folder: Path, batches: int) -> TrainingArguments:
+    """The Trainer's settings for a plan: AdamW, linear decay after a warm-up, one checkpoint an epoch.
+
+    `batches` are those of one epoch, of all processes together.
+    """
     ran_on, training = hardware(plan.model), plan.model.training
-    return TrainingArguments(
+    options = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=epochs_of(plan.settings, steps_per_epoch // training.accumulation),
         learning_rate=training.learning_rate,
         gradient_accumulation_steps=training.accumulation,
         weight_decay=training.weight_decay,
@@ -397,25 +431,29 @@ def arguments(plan: Plan, folder: Path, steps_per_epoch: int) -> TrainingArgumen
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,  # the patience that is left
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
     )
+    options.num_train_epochs = epochs_of(plan.settings, -(-batches // batches_per_step(options)))
+    return options
 
 
 def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], folder: Path) -> BudgetTrainer:
     """The Trainer of a plan, with early stopping and sealed checkpoints below `folder`."""
     patience = EarlyStoppingCallback(early_stopping_patience=plan.settings.early_stopping_patience)
     batches = len(budget_batches(encoded["train"].lengths, plan.model.training.tokens_per_batch))
+    options = arguments(plan, folder, batches)
     trainer = BudgetTrainer(
         model=network,
-        args=arguments(plan, folder, batches),
+        args=options,
         plan=plan,
         encoded=encoded,
         tokenizer=tokenizer,
         budget=plan.model.training.tokens_per_batch,
-        callbacks=[patience, SealCheckpoints(plan, plan.identity)],
+        callbacks=[patience, SealCheckpoints(plan, sealed_identity(plan, options))],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_fsdp_enabled and plan.model.training.method == "lora":
@@ -423,6 +461,44 @@ def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], fo
 
         trainer.accelerator.state.fsdp_plugin.auto_wrap_policy = fsdp_auto_wrap_policy(network)
     return trainer
+
+
+def train_on(trainer: Trainer, newest: Path | None) -> None:
+    """Train from a checkpoint, or from the start where there is none.
+
+    A run that was killed after its last epoch only gets its best weights back. The Trainer would forget that patience
+    had run out and take further steps, so it is given no epoch to take them in.
+    """
+    if newest is not None:
+        state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            trainer.args.num_train_epochs = int(state.epoch)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is exhausted: torch's own, Python's, or a placement that does not fit a GPU."""
+    known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+    return known or "alloc" in str(error).lower() or "enough GPU RAM" in str(error)
+
+
+@contextmanager
+def readable_loading(plan: Plan):
+    """Turn memory that is exhausted before the first batch into one line.
+
+    Raises
+    ------
+    TrainingError : that it happened while loading, with which batches and length ahead, and what to change
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, ValueError) as error:
+        if not out_of_memory(error):
+            raise
+        tokens, longest = plan.model.training.tokens_per_batch, plan.settings.max_length
+        what = f"out of memory while loading, before its batches of {tokens} tokens, longest text {longest} tokens"
+        remedy = "choose a smaller model, or quantization: int4 on a GPU"
+        raise TrainingError(f"{plan.model.name}/{plan.task}", what, remedy) from None
 
 
 @contextmanager
@@ -441,7 +517,7 @@ def readable_failures(plan: Plan, longest: int):
     except OSError as error:
         raise TrainingError(where, f"could not save ({error.strerror})", "make room on the disk; rerun") from None
     except (RuntimeError, MemoryError) as error:
-        memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "alloc" in str(error).lower()
+        memory = out_of_memory(error)
         if not memory and "No space left" not in str(error) and "unexpected pos" not in str(error):
             raise
         if not memory:
@@ -524,16 +600,17 @@ def finetune(
     if (home / "done.json").is_file():
         return read_finished(plan, home)
     started = time.monotonic(), time.process_time()
-    network, tokenizer = build(plan)
+    with readable_loading(plan):
+        network, tokenizer = build(plan)
     encoded = encode_splits(plan, tokenizer)
-    newest, notes = checkpoints.newest_usable(home / "checkpoints", plan.identity)
     with quiet(), readable_failures(plan, int(encoded["train"].lengths.max())):
         trainer = make_trainer(plan, network, tokenizer, encoded, home / "checkpoints")
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    facts = facts_of(plan, network, encoded, notes)
+        newest, notes = checkpoints.newest_usable(home / "checkpoints", sealed_identity(plan, trainer.args))
+        train_on(trainer, newest)
+    facts = facts_of(plan, network, encoded, notes) | {"processes": trainer.args.world_size}
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
-    trained, state = trained_state(trainer, network)
     with readable_failures(plan, int(encoded["test"].lengths.max())):
+        trained, state = trained_state(trainer, network)
         scores = scores_of(plan, trained, tokenizer, encoded)
         if not all(np.isfinite(scores[part]).all() for part in ("validation", "test")):
             refuse_broken(plan, "the trained model's answers are not finite")

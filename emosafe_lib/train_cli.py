@@ -6,7 +6,9 @@
 This trains all runs that notebook 04 would train, from the study's own rows into the notebook's own folder, so that the
 notebook finds them finished, if it runs on the same kind of device in the same precision. Each process takes its share
 of the batches and gradients are averaged: N processes with one batch each take the steps of one process that accumulates
-N batches. On CPUs, accelerate's `--multi_gpu` starts several processes; its `--cpu` starts one, whatever their number.
+N batches. A run that was killed goes on with as many processes as it began with; another number is refused, while a
+finished run is read by any. On CPUs, accelerate's `--multi_gpu` starts several processes; its `--cpu` starts one,
+whatever their number.
 """
 
 import argparse

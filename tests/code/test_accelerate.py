@@ -13,9 +13,10 @@ import pytest
 import tiny_models
 import yaml
 
-from emosafe_lib import batching, cli, models, train_cli
-from emosafe_lib.params import load_model
-from emosafe_lib.rows import write_rows
+from emosafe_lib import batching, cli, finetune, models, train_cli
+from emosafe_lib.errors import TrainingError
+from emosafe_lib.params import load_model, load_study
+from emosafe_lib.rows import read_rows, write_rows
 
 CONFIGS = sorted((Path(models.__file__).parents[1] / "profiles" / "accelerate").glob("*.yaml"))
 SCRIPT = """
@@ -69,8 +70,16 @@ def losses(done: subprocess.CompletedProcess) -> dict[str, list[float]]:
     return {key: [epoch[key] for epoch in history] for key in ("train_loss", "validation_loss")}
 
 
+def in_the_notebook(folder: Path, name: str) -> finetune.Finetuned:
+    """The same run in this one process, in the folder that `launch` keeps it in."""
+    model, study = load_model(str(folder / f"{name}.yaml")), load_study(str(folder / "made.yaml"))
+    return finetune.finetune(model, study, read_rows(folder / "rows.parquet"), "safety", 0, folder / f"runs-{name}")
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_failed_run(made):
+def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_failed_run(made, monkeypatch):
+    """What two processes began, one process refuses (fault 48); what they finished, it takes up."""
+    monkeypatch.setattr(models, "ASSETS", made)
     rows = tiny_models.make_rows()
     tokenizer = tiny_models.make_tokenizer(made / "again")
     lengths = batching.encode(tokenizer, rows.loc[rows["split"] == "train", "text"], 32).lengths
@@ -78,9 +87,15 @@ def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_faile
     killed = launch(made, "two", 2, WORKER_DIES="1")
     assert killed.returncode != 0 and not list((made / "runs-two").rglob("done.json"))
     assert list((made / "runs-two").rglob("checkpoint-*")), "what the killed run had finished is kept"
+    with pytest.raises(TrainingError, match="other batches_per_step"):
+        in_the_notebook(made, "two")
     one, two = losses(launch(made, "one", 1)), losses(launch(made, "two", 2))
     for key, values in one.items():
         assert np.allclose(values, two[key], rtol=1e-4), (one, two)
+    monkeypatch.setattr(finetune, "build", lambda *_: pytest.fail("trained again"))
+    taken_up = in_the_notebook(made, "two")
+    assert [epoch["train_loss"] for epoch in taken_up.history] == two["train_loss"]
+    assert taken_up.facts["processes"] == 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

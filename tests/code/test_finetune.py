@@ -6,6 +6,7 @@ Numbers in the names are the rows of the project's list of faults (46 to 57).
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ import tiny_models
 import torch
 from analysis_world import with_other_test_labels
 from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
-from emosafe_lib import checkpoints, finetune, models, predictions, probes
+from emosafe_lib import batching, checkpoints, finetune, models, predictions, probes
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS
 
 ROWS = tiny_models.make_rows()
+TURNED = ROWS["safety"].map({"safe": "borderline", "borderline": "unsafe", "unsafe": "safe"})
+# What training rows teach is wrong for these validation rows, so that their loss rises from the first epoch on.
+RISING = ROWS.assign(safety=ROWS["safety"].where(ROWS["split"] != "validation", TURNED))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,15 @@ def trained(assets, tmp_path_factory):
         patch.setattr(models, "ASSETS", assets)
         cases = [(name, task) for name in ("llama", "encoder") for task in TASK_LABELS]
         return {case: train(tmp_path_factory.mktemp("runs"), case[1], case[0], epochs=6.0) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def stopped(assets, tmp_path_factory):
+    """Runs of both families that were to take four epochs on `RISING` and stopped after three, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "ASSETS", assets)
+        folder = tmp_path_factory.mktemp("stopped")
+        return {name: train(folder / name, name=name, rows=RISING, epochs=4.0) for name in ("llama", "encoder")}
 
 
 @pytest.fixture
@@ -155,6 +169,38 @@ def test_few_rows_are_passed_over_until_there_are_steps_enough():
     settings = tiny_models.study_params(epochs=1.5, min_steps=40).finetuning
     assert [finetune.epochs_of(settings, steps) for steps in (1, 7, 30, 40, 400)] == [10, 6, 2, 1.5, 1.5]
     assert finetune.epochs_of(settings.model_copy(update={"min_steps": 0}), 1) == 1.5
+
+
+def test_steps_are_those_of_all_processes_together(tmp_path, monkeypatch):
+    """Forty batches are forty steps of one process, ten of four; where each accumulates two, five."""
+    model = tiny_models.model_params(training={"accumulation": 2})
+    study = tiny_models.study_params(epochs=1.0, min_steps=30)
+    plan = finetune.make_plan(model, study, ROWS, "safety", 0)
+    assert finetune.arguments(plan, tmp_path, 40).num_train_epochs == 2
+    monkeypatch.setattr(TrainingArguments, "world_size", 4)
+    assert [finetune.arguments(plan, tmp_path, batches).num_train_epochs for batches in (40, 41)] == [6, 5]
+
+
+# --- early stopping ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_training_stops_when_patience_is_used_up_and_keeps_the_best_epoch(tmp_path, monkeypatch, patience):
+    plain, scored = finetune.BudgetTrainer.evaluate, []
+
+    def evaluate(self, *args, **kwargs):
+        logits = finetune.logits_of(self.model, self.processing_class, self.encoded["test"], 4 * self.budget)
+        scored.append(finetune.probabilities_of(logits, self.plan))
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    finetuning = {"epochs": 6.0, "early_stopping_patience": patience}
+    result = train(tmp_path, rows=RISING, **finetuning)
+    losses = [epoch["validation_loss"] for epoch in result.history]
+    assert len(losses) == patience + 1 and losses == sorted(losses)
+    assert np.array_equal(result.test_probabilities, scored[0]) and not np.allclose(scored[0], scored[-1], atol=1e-3)
+    study = tiny_models.study_params(**finetuning)
+    assert finetune.reload_difference(tiny_models.model_params(), study, RISING, result)["unmerged"] == 0
 
 
 # --- padding and order (fault 43 for classifiers) --------------------------------------------------------------------
@@ -307,6 +353,50 @@ def test_49_resumed_equals_straight(tmp_path, monkeypatch, name):
     assert np.array_equal(resumed.test_probabilities, straight.test_probabilities)
 
 
+def assert_same(resumed, straight):
+    assert resumed.history == straight.history
+    for part in ("validation_probabilities", "test_probabilities"):
+        assert np.array_equal(getattr(resumed, part), getattr(straight, part))
+
+
+@pytest.mark.parametrize("name", ["llama", "encoder"])
+def test_49_a_resumed_run_has_as_much_patience_as_was_left(stopped, tmp_path, monkeypatch, name):
+    """Killed in the third epoch, after a worse second one: both ways the third is the last of four."""
+    begin_and_stop(tmp_path / "resumed", monkeypatch, name, rows=RISING)
+    epochs = finished_epochs(monkeypatch)
+    resumed = train(tmp_path / "resumed", name=name, rows=RISING, epochs=4.0)
+    assert epochs == [3]
+    assert_same(resumed, stopped[name])
+
+
+@pytest.mark.parametrize("epochs", [4.0, 2.0, 1.5], ids=["stopped early", "last epoch", "half an epoch"])
+def test_49_a_run_killed_after_its_last_epoch_takes_no_further_step(stopped, tmp_path, monkeypatch, epochs):
+    """The best epoch is not the last one, and is found even where the folder has been moved."""
+    straight = stopped["llama"] if epochs == 4 else train(tmp_path / "straight", rows=RISING, epochs=epochs)
+
+    def killed(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "scores_of", killed)
+        with pytest.raises(Stop):
+            train(tmp_path / "killed", rows=RISING, epochs=epochs)
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    monkeypatch.setattr(finetune.BudgetTrainer, "training_step", lambda *_, **__: pytest.fail("trained further"))
+    assert_same(train(tmp_path / "moved", rows=RISING, epochs=epochs), straight)
+
+
+def test_47_weights_of_the_last_epoch_are_not_published_where_the_best_ones_are_lost(stopped, tmp_path, monkeypatch):
+    home = begin_and_stop(tmp_path / "hurt", monkeypatch, rows=RISING)
+    best, newest = sorted((home / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    (best / "adapter_model.safetensors").unlink()
+    epochs = finished_epochs(monkeypatch)
+    resumed = train(tmp_path / "hurt", rows=RISING, epochs=4.0)
+    assert epochs == [1, 2, 3]
+    assert resumed.facts["notes"][0] == f"{newest.name} passed over: {best.name}/adapter_model.safetensors is missing"
+    assert_same(resumed, stopped["llama"])
+
+
 def test_47_a_checkpoint_that_lacks_a_file_is_passed_over_and_named(tmp_path, monkeypatch):
     straight = train(tmp_path / "straight", epochs=4.0)
     home = begin_and_stop(tmp_path / "hurt", monkeypatch)
@@ -346,6 +436,35 @@ def test_48_a_run_in_another_precision_or_on_another_device_is_another_run(monke
     before, plain = plan.identity, finetune.hardware
     monkeypatch.setattr(finetune, "hardware", lambda model: plain(model) | other)
     assert plan.identity["parameters"] != before["parameters"]
+
+
+def test_48_another_number_of_processes_does_not_go_on_with_a_checkpoint(tmp_path, monkeypatch):
+    begin_and_stop(tmp_path, monkeypatch)
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(TrainingError, match="other batches_per_step; use another folder, or delete this one"):
+        train(tmp_path, epochs=4.0)
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        (finetune, "return (losses * known).sum(-1)", "return losses.sum(-1)"),
+        (batching, "* lengths[row] > budget", "* lengths[row] >= budget"),
+        (models, "clamp(min=1)", "clamp(min=2)"),
+    ],
+    ids=["loss", "batches", "pooling"],
+)
+def test_76_a_run_of_other_code_has_another_home(tmp_path, monkeypatch, module, old, new):
+    """A comment leaves a run where it is."""
+    plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
+    source, homes = Path(module.__file__).read_text(), [finetune.home_of(plan, tmp_path)]
+    assert source.count(old) == 1
+    for number, text in enumerate((source + "\n# a remark\n", source.replace(old, new))):
+        path = tmp_path / f"edited_{number}.py"
+        path.write_text(text)
+        monkeypatch.setattr(module, "__file__", str(path))
+        homes.append(finetune.home_of(plan, tmp_path))
+    assert homes[0] == homes[1] != homes[2]
 
 
 def test_50_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
@@ -412,6 +531,28 @@ def test_52_exhausted_memory_names_batch_and_length(tmp_path, monkeypatch):
     with pytest.raises(TrainingError) as caught:
         train(tmp_path)
     assert "batches of 64 tokens" in str(caught.value) and "longest text" in str(caught.value)
+    assert not list(tmp_path.glob("*/done.json"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        ValueError("Some modules are dispatched on the CPU. Make sure you have enough GPU RAM"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_52_memory_exhausted_while_loading_is_one_line_too(tmp_path, monkeypatch, error):
+    def no_memory(*_):
+        raise error
+
+    monkeypatch.setattr(finetune, "load_classifier", no_memory)
+    with pytest.raises(
+        TrainingError, match="out of memory while loading, before its batches of 64 tokens, longest text 32"
+    ):
+        train(tmp_path)
     assert not list(tmp_path.glob("*/done.json"))
 
 
