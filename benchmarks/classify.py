@@ -25,10 +25,10 @@ from reporting import machine, publish, versions
 
 RESULTS = Path(__file__).parent / "results" / "classify.json"
 CASES = ("minilm", "nano-4")
-PIPELINE_BATCHES = (1, 8, 32, 128)
+PIPELINE_BATCHES = (1, 2, 4, 8, 16, 32, 128)
 RUNTIMES = ("torch", "bf16+fp32", "onnx", "onnx-int8")
 LONGEST, TOKENS_PER_WORD = 256, 1.3
-PROBED_ROWS = 100
+PROBED_ROWS, PROBES = 100, 2
 
 
 def sample():
@@ -114,11 +114,20 @@ def in_own_process(folder: Path, side: str, rows: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def best_batch(folder: Path) -> str:
+    """The pipeline's fastest batch size here, by the best of its probes; they go round, lest one meets a bad minute."""
+    rates = {str(batch): [] for batch in PIPELINE_BATCHES}
+    for _ in range(PROBES):
+        for batch, found in rates.items():
+            found.append(in_own_process(folder, batch, PROBED_ROWS)["processor"])
+    return max(rates, key=lambda batch: max(rates[batch]))
+
+
 def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
     """Medians of interleaved runs, as rows of the results file."""
     make_export(case, folder)
     at = folder / case / "safety"
-    best = max(map(str, PIPELINE_BATCHES), key=lambda batch: in_own_process(at, batch, PROBED_ROWS)["processor"])
+    best = best_batch(at)
     sides = [best, *RUNTIMES]
     runs = {side: [] for side in sides}
     for number in range(repeats):

@@ -8,7 +8,12 @@ Rows are random tokens whose lengths follow a log-normal as the real sources' do
 real text is needed. Useful tokens are those of the rows; padding counts for nobody. Speed is given twice, by the clock
 and by processor time: on a machine that others use too, only the second is a fair comparison.
 
-    python benchmarks/finetune.py            # writes benchmarks/results/finetune.json
+Where there is a GPU, one LoRA step of the true 1B and 8B shapes is measured too, with random weights: seconds and peak
+memory, beside what litgpt has published for its own LoRA runs on an A10G. Memory can be compared; seconds cannot across
+cards and rows of other lengths, so they have no ratio. The tests run the same functions on a CPU with tiny shapes.
+
+    python benchmarks/finetune.py            # writes benchmarks/results/finetune.json, and finetune_gpu.json on a GPU
+    python benchmarks/finetune.py --gpu      # the GPU part alone
 """
 
 import argparse
@@ -28,6 +33,14 @@ from reporting import machine, publish, versions
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
 CASES = ("nano-4", "minilm")
+GPU_RESULTS = RESULTS.with_name("finetune_gpu.json")
+GPU_CASES = (("llama-1b", "none"), ("llama-8b", "none"), ("llama-8b", "int4"))
+# As litgpt trains: one row a batch, of 512 tokens at most. Ours are all of 512, the longest it can meet.
+STEP_ROWS, STEP_TOKENS, STEPS = 1, 512, 10
+# Minutes and GB of whole LoRA runs in bf16 on one A10G, two epochs over 2,000 rows, by litgpt's own table in
+# config_hub/finetune/README.md.
+LITGPT = {"llama-1b": (4.2, 4.5), "llama-8b": (13.4, 19.7)}
+LITGPT_ROWS = 2 * 2000
 
 
 def lengths(rows: int) -> np.ndarray:
@@ -204,15 +217,137 @@ def compare(case: str, rows: int, repeats: int, peak: float) -> list[dict]:
     return found
 
 
+def step_params(name: str, quantization: str, device: str = "cuda"):
+    """A true shape's parameters, to be filled with random weights."""
+    from emosafe_lib.params import load_model
+
+    return load_model(name).model_copy(update={"weights": "random", "quantization": quantization, "device": device})
+
+
+def step_network(model):
+    """The network of `step_params` with adapters and a fresh head, made as the package's training makes it."""
+    from transformers import AutoModelForSequenceClassification
+
+    from emosafe_lib.finetune import add_lora
+    from emosafe_lib.models import load_network, pick_quantization, quiet
+    from emosafe_lib.ondevice import saved_and_loaded
+
+    with quiet():
+        if pick_quantization(model) == "none":
+            network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
+        else:
+            network = saved_and_loaded(model)
+        return add_lora(network, model).train()
+
+
+def step_of(network, model, rows: int, tokens: int):
+    """A function that takes one LoRA step on random rows: forward, loss, backward, AdamW."""
+    import torch
+
+    from emosafe_lib.finetune import loss_per_row
+    from emosafe_lib.models import pick_device
+
+    device = pick_device(model)
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=model.training.learning_rate)
+    ids = torch.randint(1, network.config.vocab_size, (rows, tokens), device=device)
+    labels, weights = torch.eye(3, device=device)[:1].repeat(rows, 1), torch.ones(3, device=device)
+
+    def step() -> float:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        loss = loss_per_row(logits.float(), labels, torch.ones_like(labels), weights, "safety").mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def measure_step(model, rows: int = STEP_ROWS, tokens: int = STEP_TOKENS, steps: int = STEPS) -> dict:
+    """Median seconds of a LoRA step and peak memory in GB, in this process, after one step that makes AdamW's state."""
+    from emosafe_lib.models import hardware
+    from emosafe_lib.ondevice import forget_peak, on_gpu, peak_mb
+
+    gpu = on_gpu(model)
+    step = step_of(step_network(model), model, rows, tokens)
+    step()
+    forget_peak(gpu)
+    spent = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        step()  # it waits for the device, to know its loss
+        spent.append(time.perf_counter() - started)
+    return {"seconds": statistics.median(spent), "peak_gb": peak_mb(gpu) * 2**20 / 1e9} | hardware(model)
+
+
+def step_in_own_process(name: str, quantization: str) -> dict:
+    """`measure_step` on the GPU in a fresh process."""
+    command = [sys.executable, __file__, "--step", name, quantization]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def step_rows(name: str, quantization: str) -> list[dict]:
+    """Memory and seconds of a LoRA step beside litgpt's, as rows of the results file."""
+    found, (minutes, gigabytes) = step_in_own_process(name, quantization), LITGPT[name]
+    kind = found["quantization"] if found["quantization"] != "none" else found["dtype"]
+    shared = {"rows": STEP_ROWS, "tokens": STEP_TOKENS, "limit_share": None, "fallbacks": found["fallbacks"]}
+    peer = "litgpt, LoRA in bf16 on one A10G as published in its config_hub/finetune/README.md"
+    return [
+        {"case": f"{name} {kind} LoRA step, memory", "ours": round(found["peak_gb"], 2), "peer": gigabytes}
+        | {"unit": "GB peak on the GPU", "peer_name": peer, "ratio": round(gigabytes / found["peak_gb"], 2)}
+        | shared,
+        {"case": f"{name} {kind} LoRA step, seconds", "ours": round(found["seconds"] / STEP_ROWS, 4)}
+        | {"peer": round(minutes * 60 / LITGPT_ROWS, 4), "unit": "s a row", "ratio": None}
+        | {"peer_name": f"{peer}: its whole run by its rows, another card and shorter rows"}
+        | shared,
+    ]
+
+
+def on_the_gpu() -> None:
+    """Measure the LoRA steps that fit this GPU, and write them to a file of their own; what does not fit says why."""
+    import torch
+
+    from emosafe_lib.ondevice import hindrances
+
+    rows, left_out = [], {}
+    for name, quantization in GPU_CASES:
+        dtype = "bfloat16" if quantization == "none" else quantization
+        reason = hindrances(step_params(name, quantization))[dtype]
+        if reason:
+            left_out[f"{name} {dtype}"] = reason
+        else:
+            rows += step_rows(name, quantization)
+    where = machine() | {"gpu": torch.cuda.get_device_name()}
+    packages = versions("torch", "transformers", "peft")
+    report = {"machine": where, "versions": packages, "rows": rows, "left_out": left_out}
+    publish(report, GPU_RESULTS)
+    print(json.dumps(rows, indent=1))
+
+
 def main() -> None:
     """Run the comparison and write the results by rename."""
+    import torch
+
     from emosafe_lib.models import half_precision
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--gpu", action="store_true", help="only the LoRA steps on a GPU")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"))
+    parser.add_argument("--step", nargs=2, metavar=("MODEL", "QUANTIZATION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.step:
+        print(json.dumps(measure_step(step_params(*options.step))))
+        return
+    if options.gpu:
+        if not torch.cuda.is_available():
+            parser.error("there is no GPU here")
+        on_the_gpu()
+        return
     if options.one:
         print(json.dumps(measure(*options.one, options.rows)))
         return
@@ -223,6 +358,8 @@ def main() -> None:
     packages = versions("torch", "transformers", "peft", "accelerate")
     publish({"machine": machine() | speed, "versions": packages, "rows": rows}, RESULTS)
     print(json.dumps(rows, indent=1))
+    if torch.cuda.is_available():
+        on_the_gpu()
 
 
 if __name__ == "__main__":
