@@ -211,32 +211,56 @@ def texts_of(path: str, column: str) -> Iterator:
         yield from reader(stream, path, column)
 
 
+class Lines:
+    """The lines of a stream; `quotes` counts the quotes in them until it is set back."""
+
+    def __init__(self, stream: Iterable[str]):
+        self.lines, self.quotes = iter(stream), 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.quotes += line.count('"')
+        return line
+
+
 def csv_texts(stream, path: str, column: str) -> Iterator:
     """The column of a CSV file, row by row.
 
     A row with a stray quote, or with an unquoted comma in a cell, is unreadable by itself: half a message could mean the
     opposite of the whole. Where a quote never closes, or a cell has no end in sight, nobody can tell where rows begin.
+    The same holds where a row with a stray quote has an odd number of quotes, or where what follows it is no whole row:
+    its message may go on in the next line.
 
     Raises
     ------
-    ModelError : the column is absent, or a quote never closes; by the row's number
+    ModelError : the column is absent, or nobody can tell where a row ends; by the row's number
     """
     csv.field_size_limit(MOST_CELL_CHARACTERS)
-    reader = csv.DictReader(stream, strict=True)
-    for number in count():
+    lines, remedy = Lines(stream), "close the quote, or double it inside a cell"
+    reader, stray = csv.DictReader(lines, strict=True), False
+    try:
+        if column not in (reader.fieldnames or []):
+            raise ModelError(path, f"has no column {column!r}", "name it with --column")
+    except csv.Error as error:
+        raise ModelError(path, f"header: {error}", remedy) from None
+    for number in count(1):
+        lines.quotes, after_stray, stray = 0, stray, False
         try:
-            if number == 0 and column not in (reader.fieldnames or []):
-                raise ModelError(path, f"has no column {column!r}", "name it with --column")
             row = next(reader, None)
         except csv.Error as error:
-            if "expected after" in str(error) and number:
-                yield Unreadable("a quote stands inside a cell")
-                continue
-            remedy = "close the quote, or double it inside a cell"
-            raise ModelError(path, f"row {number + 1}: {error}", remedy) from None
+            if "expected after" not in str(error):
+                raise ModelError(path, f"row {number}: {error}", remedy) from None
+            row, stray = {}, True
         if row is None:
             return
-        if None in row:
+        if (stray and lines.quotes % 2) or (after_stray and (lines.quotes % 2 or None in row.values())):
+            raise ModelError(path, f"row {number}: a quote stands inside a cell, so its end is unknown", remedy)
+        if stray:
+            yield Unreadable("a quote stands inside a cell")
+        elif None in row:
             yield Unreadable("the row has too many cells: put a message with commas into quotes")
         else:
             yield row[column] if row[column] is not None else Unreadable("the row is too short")

@@ -257,6 +257,38 @@ def test_one_bad_csv_row_neither_stops_the_rest_nor_is_read_by_half(tmp_path):
     assert "too many cells" in reasons[0] and "inside a cell" in reasons[1] and "too short" in reasons[2]
 
 
+def test_a_stray_quote_in_the_first_csv_row_does_not_stop_the_rest_either(tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text('text,id\n"calm "quoted" word",1\ncalm,2\n')
+    bad, good = classify.texts_of(str(path), "text")
+    assert "inside a cell" in classify.unusable(bad) and good == "calm"
+
+
+@pytest.mark.parametrize(
+    ("torn", "read", "row"),
+    [
+        ('"He said "no" to it\nand went on",7', 1, 2),
+        ('"A 5" plank\nand more",7', 2, 3),
+        ('"A 5" plank\nand\nmore",7', 2, 3),
+        ('"first\nthen "no" and\nmore",7', 1, 2),
+    ],
+)
+def test_a_message_torn_at_a_stray_quote_is_never_read_by_half(tmp_path, torn, read, row):
+    path = tmp_path / "in.csv"
+    path.write_text(f"text,id\ncalm,6\n{torn}\ncalm,8\n")
+    found = classify.texts_of(str(path), "text")
+    texts = [next(found) for _ in range(read)]
+    assert [text for text in texts if isinstance(text, str)] == ["calm"]
+    with pytest.raises(ModelError, match=rf"row {row}: a quote stands inside a cell.*; close the quote"):
+        next(found)
+
+
+def test_a_broken_csv_header_is_one_line(tmp_path):
+    (tmp_path / "in.csv").write_text('"te"xt,id\ncalm,6\n')
+    with pytest.raises(ModelError, match=r"in.csv: header: .*; close the quote"):
+        next(classify.texts_of(str(tmp_path / "in.csv"), "text"))
+
+
 @pytest.mark.parametrize("given", [[], ["--file", "in.csv", "calm"]])
 def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(given, capsys):
     with pytest.raises(SystemExit, match="2"):
