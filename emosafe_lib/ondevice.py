@@ -136,10 +136,22 @@ def network_for(model: ModelParams, dtype: str):
         network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
     if getattr(network.config, "pad_token_id", None) is None:
         network.config.pad_token_id = 0  # Llama 3 declares none, and without one several rows at once are refused
-    if packed and not gpu:
+    if gpu:
+        return network
+    unmap(network)
+    if packed:
         linear = {torch.nn.Linear}
         return torch.ao.quantization.quantize_dynamic(network, linear, dtype=torch.qint8, inplace=True)
-    return network if gpu else network.to(getattr(torch, dtype))
+    return network.to(getattr(torch, dtype))
+
+
+def unmap(network) -> None:
+    """Copy weights out of the file that they are mapped from.
+
+    One bias that stays keeps all of a file's weights in memory, packed or not, and pages not yet read are not counted.
+    """
+    for tensor in [*network.parameters(), *network.buffers()]:
+        tensor.data = tensor.data.clone()
 
 
 def saved_and_loaded(model: ModelParams):

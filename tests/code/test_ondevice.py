@@ -70,6 +70,15 @@ def test_the_peak_is_of_reading_and_not_of_what_loading_held(monkeypatch):
     assert {row["peak_of"] for row in rows} == {"inference"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="reads Linux's own account of a process")
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_measured_network_keeps_no_file_of_weights_in_memory(tmp_path, dtype):
+    """Packed layers keep their biases, and one tensor mapped from a file keeps the whole of it."""
+    network = ondevice.network_for(tiny_models.model_params("encoder", device="cpu"), dtype)
+    ondevice.forget_peak()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text() and network.num_labels == 3
+
+
 def test_a_peak_that_cannot_be_counted_anew_says_so(monkeypatch):
     monkeypatch.setattr(ondevice, "forget_peak", lambda gpu: False)
     rows = ondevice.measure(tiny_models.model_params("encoder", device="cpu"), "float32")
