@@ -40,6 +40,21 @@ def ask(stage, name):
     return lambda wildcards: getattr(resources(stage, PARAMS, model(wildcards), MODELS), name)
 
 
+def size(name):
+    shape = load_model(name).shape
+    return shape.layers * shape.hidden**2 if shape else 0
+
+
+def asked_minutes(name):
+    return resources("04_lora_finetuning", PARAMS, load_model(name), MODELS).minutes
+
+
+# The longest first: started last, it would keep one core busy and leave the others idle. Training before prompting, of
+# which there is less; encoders, which declare no shape, are prompted in seconds.
+BY_SIZE = sorted(MODELS, key=size)
+BY_MINUTES = sorted(MODELS, key=lambda name: (asked_minutes(name), size(name)))
+
+
 def per_model(stage):
     concerned = [name for name in MODELS if concerns(stage, load_model(name))]
     return expand(f"{BASE}/{{model}}/{stage}/receipt.json", model=concerned)
@@ -85,6 +100,7 @@ rule prompting_baselines:
     output: f"{BASE}/{{model}}/03_prompting_baselines/receipt.json"
     params: digest=digest("03_prompting_baselines")
     threads: ask("03_prompting_baselines", "threads")
+    priority: lambda wildcards: BY_SIZE.index(wildcards.model)
     resources:
         mem_mb=ask("03_prompting_baselines", "memory_mb"),
         runtime=ask("03_prompting_baselines", "minutes"),
@@ -97,8 +113,7 @@ rule lora_finetuning:
     output: f"{BASE}/{{model}}/04_lora_finetuning/receipt.json"
     params: digest=digest("04_lora_finetuning")
     threads: ask("04_lora_finetuning", "threads")
-    # The longest first: started last, it would keep one core busy and leave the others idle.
-    priority: ask("04_lora_finetuning", "minutes")
+    priority: lambda wildcards: len(MODELS) + BY_MINUTES.index(wildcards.model)
     resources:
         mem_mb=ask("04_lora_finetuning", "memory_mb"),
         runtime=ask("04_lora_finetuning", "minutes"),

@@ -86,8 +86,9 @@ def row_table(count: int):
 def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:
     """Seconds of one epoch with token-budget batches."""
     from emosafe_lib.batching import Encoded
-    from emosafe_lib.finetune import BudgetTrainer, Plan
+    from emosafe_lib.finetune import Plan
     from emosafe_lib.params import FinetuningParams
+    from emosafe_lib.training import BudgetTrainer
 
     rows = row_table(len(ids))
     plan = Plan(model, FinetuningParams(), "safety", 0, "", rows, rows[:8], rows[:8])
@@ -244,8 +245,8 @@ def step_of(network, model, rows: int, tokens: int):
     """A function that takes one LoRA step on random rows: forward, loss, backward, AdamW."""
     import torch
 
-    from emosafe_lib.finetune import loss_per_row
     from emosafe_lib.models import pick_device
+    from emosafe_lib.training import loss_per_row
 
     device = pick_device(model)
     learned = [weight for weight in network.parameters() if weight.requires_grad]

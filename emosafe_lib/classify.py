@@ -22,9 +22,9 @@ from emosafe_lib import checkpoints, metrics, mixed
 from emosafe_lib.batching import Encoded, encode
 from emosafe_lib.errors import ModelError
 from emosafe_lib.export import ONNX_FILES, OnnxNetwork, load_exported, load_tokenizer
-from emosafe_lib.finetune import Collator, logits_of, score_batches
 from emosafe_lib.models import half_precision
 from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
+from emosafe_lib.training import Collator, logits_of, score_batches
 
 WARNING = (
     "This is a research classifier, not a clinical tool: it misses people in danger and alarms about people who are "

@@ -21,10 +21,11 @@ from emosafe_lib.batching import encode
 from emosafe_lib.capacity import count_parameters, weight_bytes
 from emosafe_lib.checkpoints import read_seal
 from emosafe_lib.errors import ModelError
-from emosafe_lib.finetune import Finetuned, calibrate, logits_of
+from emosafe_lib.finetune import Finetuned, calibrate
 from emosafe_lib.models import classifier_class, quiet
 from emosafe_lib.params import ModelParams
 from emosafe_lib.taxonomy import TASK_LABELS
+from emosafe_lib.training import logits_of
 
 ONNX_FILES = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 INPUTS = ("input_ids", "attention_mask")
@@ -238,7 +239,7 @@ def quantize(plain: Path, small: Path) -> None:
 
 
 class OnnxNetwork:
-    """An ONNX classifier on the CPU: a batch as `finetune.Collator` makes it in, logits (n, labels) out."""
+    """An ONNX classifier on the CPU: a batch as `training.Collator` makes it in, logits (n, labels) out."""
 
     def __init__(self, path: Path):
         import onnxruntime

@@ -173,7 +173,11 @@ def pick_quantization(model: ModelParams) -> str:
 
 
 def hardware(model: ModelParams) -> dict:
-    """What this model really runs on: device, dtype, quantization, and a note for each fallback from its file."""
+    """What this model really runs on: device, dtype, quantization, and a note for each fallback from its file; of one
+    that a server answers for, nothing is known.
+    """
+    if model.backend != "transformers":
+        return {"device": "a server", "dtype": "unknown", "quantization": "unknown", "fallbacks": []}
     device, dtype = pick_device(model).type, str(pick_dtype(model)).removeprefix("torch.")
     quantization = pick_quantization(model)
     notes = []

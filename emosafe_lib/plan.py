@@ -229,7 +229,8 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
     """Tokens that notebook 04 trains on and those that it only reads (validation each epoch, test, features); none for a
     model that a server answers for.
     """
-    from emosafe_lib.finetune import epochs_of, runs_of
+    from emosafe_lib.finetune import runs_of
+    from emosafe_lib.training import epochs_of
 
     if not stages.concerns("04_lora_finetuning", model):
         return 0.0, 0.0

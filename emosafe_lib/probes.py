@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from emosafe_lib.batching import budget_batches, encode
-from emosafe_lib.finetune import Collator, make_plan, targets
+from emosafe_lib.finetune import make_plan
 from emosafe_lib.models import load_encoder, use_threads
 from emosafe_lib.params import ModelParams, StudyParams
+from emosafe_lib.training import Collator, targets
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 POOLINGS = ("mean", "last")

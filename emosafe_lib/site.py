@@ -16,7 +16,7 @@ import pandas as pd
 
 from emosafe_lib import pictures, render, stage, tables
 from emosafe_lib.errors import EmosafeError, StageError
-from emosafe_lib.params import StudyParams
+from emosafe_lib.params import StudyParams, load_model
 from emosafe_lib.taxonomy import TASKS
 
 ANALYSIS = "05_scaling_analysis"
@@ -34,11 +34,19 @@ SCORE_TITLES = {
 
 
 def expected_stages(study: StudyParams, models: list[str]) -> list[tuple[str, str | None]]:
-    """Every (stage, model) of a study in the order of the course."""
+    """Every (stage, model) of a study in the order of the course; a model that a server answers for has no fine-tuning."""
     pairs = []
     for name, facts in stage.STAGES.items():
-        pairs += [(name, model) for model in models] if facts["model"] else [(name, None)]
+        pairs += [(name, model) for model in models if is_asked(name, model)] if facts["model"] else [(name, None)]
     return pairs
+
+
+def is_asked(name: str, model: str) -> bool:
+    """Whether a stage is run for a model; one whose parameter file has gone keeps its place on the page."""
+    try:
+        return stage.concerns(name, load_model(model))
+    except EmosafeError:
+        return True
 
 
 def models_of(study: StudyParams, base: Path, models: Sequence[str] = ()) -> list[str]:

@@ -1,6 +1,7 @@
 """A finished toy study for tests of pages and the reference: made-up rows and predictions, the real notebook 05."""
 
 import shutil
+import time
 from pathlib import Path
 
 import nbformat
@@ -70,7 +71,7 @@ def finish(name: str, model: str | None = None, merged=None, rows=None, **runs) 
     temporary.parent.mkdir(exist_ok=True)
     temporary.write_text("")
     digest = execute.stage_digest(name, load_study("toy"), load_model(model) if model else None)
-    execute.publish(page_of(name), temporary, run.folder, manifest, 1.0, digest)
+    execute.publish(page_of(name), temporary, run.folder, manifest, time.monotonic(), digest)
 
 
 def page_of(name: str):

@@ -60,7 +60,13 @@ def network(kind: str = "llama", seed: int = 0, vocabulary: int = 320, context: 
     ids = {"bos_token_id": None, "eos_token_id": None}
     if kind == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=vocabulary, n_embd=24, n_layer=layers, n_head=4, n_positions=context, initializer_range=0.3, **ids
+            vocab_size=vocabulary,
+            n_embd=24,
+            n_layer=layers,
+            n_head=4,
+            n_positions=context,
+            initializer_range=0.3,
+            **ids,
         )
         return transformers.GPT2LMHeadModel(config).eval()
     if kind == "llama":

@@ -22,16 +22,16 @@ CONFIGS = sorted((Path(models.__file__).parents[1] / "profiles" / "accelerate").
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from emosafe_lib import finetune, models, train_cli
+from emosafe_lib import models, train_cli, training
 models.ASSETS = Path(sys.argv.pop(1))
 
-class Dies(finetune.SealCheckpoints):
+class Dies(training.SealCheckpoints):
     def on_epoch_begin(self, args, state, control, **kwargs):
         if state.epoch >= 2 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
 
 if os.environ.get("WORKER_DIES"):
-    finetune.SealCheckpoints = Dies
+    training.SealCheckpoints = Dies
 sys.exit(train_cli.main(sys.argv[1:]))
 """
 

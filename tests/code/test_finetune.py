@@ -16,7 +16,7 @@ from analysis_world import with_other_test_labels
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
-from emosafe_lib import batching, checkpoints, finetune, models, predictions, probes
+from emosafe_lib import batching, checkpoints, finetune, models, predictions, probes, training
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.taxonomy import SAFETY_LEVELS, TASK_LABELS
 
@@ -107,28 +107,28 @@ def test_test_rows_and_labels_do_not_move_training(tmp_path, task):
 
 def test_a_masked_category_enters_no_loss():
     """Flipping a label that its source never gave changes nothing."""
-    labels, known = finetune.targets(ROWS, "categories")
+    labels, known = training.targets(ROWS, "categories")
     flipped = np.where(known > 0, labels, 1 - labels)
     logits = torch.randn(len(ROWS), 6, generator=torch.Generator().manual_seed(0))
-    weights = torch.tensor(finetune.label_weights(labels, known, "categories", True))
+    weights = torch.tensor(training.label_weights(labels, known, "categories", True))
     losses = [
-        finetune.loss_per_row(logits, torch.tensor(kind), torch.tensor(known), weights, "categories")
+        training.loss_per_row(logits, torch.tensor(kind), torch.tensor(known), weights, "categories")
         for kind in (labels, flipped)
     ]
     assert (flipped != labels).any() and torch.equal(*losses)
-    assert np.array_equal(weights.numpy(), finetune.label_weights(flipped, known, "categories", True))
+    assert np.array_equal(weights.numpy(), training.label_weights(flipped, known, "categories", True))
 
 
 def test_class_weights_even_out_levels():
     labels = np.eye(3)[[0] * 8 + [1] * 1 + [2] * 1]
-    weights = finetune.label_weights(labels, np.ones_like(labels), "safety", True)
+    weights = training.label_weights(labels, np.ones_like(labels), "safety", True)
     assert np.allclose(weights * labels.sum(axis=0), 10 / 3)
-    assert (finetune.label_weights(labels, np.ones_like(labels), "safety", False) == 1).all()
+    assert (training.label_weights(labels, np.ones_like(labels), "safety", False) == 1).all()
 
 
 def test_a_categorys_weight_is_taken_off_its_probability_again():
     plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "categories", 0)
-    weights = finetune.weights_of(plan)
+    weights = training.weights_of(plan)
     found = finetune.probabilities_of(np.log(weights)[None, :], plan)
     assert weights.max() > 1.2 and np.allclose(found, 0.5)
 
@@ -167,8 +167,8 @@ def test_runs_cover_seeds_ablation_and_budgets():
 
 def test_few_rows_are_passed_over_until_there_are_steps_enough():
     settings = tiny_models.study_params(epochs=1.5, min_steps=40).finetuning
-    assert [finetune.epochs_of(settings, steps) for steps in (1, 7, 30, 40, 400)] == [10, 6, 2, 1.5, 1.5]
-    assert finetune.epochs_of(settings.model_copy(update={"min_steps": 0}), 1) == 1.5
+    assert [training.epochs_of(settings, steps) for steps in (1, 7, 30, 40, 400)] == [10, 6, 2, 1.5, 1.5]
+    assert training.epochs_of(settings.model_copy(update={"min_steps": 0}), 1) == 1.5
 
 
 def test_steps_are_those_of_all_processes_together(tmp_path, monkeypatch):
@@ -176,9 +176,9 @@ def test_steps_are_those_of_all_processes_together(tmp_path, monkeypatch):
     model = tiny_models.model_params(training={"accumulation": 2})
     study = tiny_models.study_params(epochs=1.0, min_steps=30)
     plan = finetune.make_plan(model, study, ROWS, "safety", 0)
-    assert finetune.arguments(plan, tmp_path, 40).num_train_epochs == 2
+    assert training.arguments(plan, tmp_path, 40).num_train_epochs == 2
     monkeypatch.setattr(TrainingArguments, "world_size", 4)
-    assert [finetune.arguments(plan, tmp_path, batches).num_train_epochs for batches in (40, 41)] == [6, 5]
+    assert [training.arguments(plan, tmp_path, batches).num_train_epochs for batches in (40, 41)] == [6, 5]
 
 
 # --- early stopping ---------------------------------------------------------------------------------------------------
@@ -186,14 +186,14 @@ def test_steps_are_those_of_all_processes_together(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_training_stops_when_patience_is_used_up_and_keeps_the_best_epoch(tmp_path, monkeypatch, patience):
-    plain, scored = finetune.BudgetTrainer.evaluate, []
+    plain, scored = training.BudgetTrainer.evaluate, []
 
     def evaluate(self, *args, **kwargs):
-        logits = finetune.logits_of(self.model, self.processing_class, self.encoded["test"], 4 * self.budget)
+        logits = training.logits_of(self.model, self.processing_class, self.encoded["test"], 4 * self.budget)
         scored.append(finetune.probabilities_of(logits, self.plan))
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(training.BudgetTrainer, "evaluate", evaluate)
     finetuning = {"epochs": 6.0, "early_stopping_patience": patience}
     result = train(tmp_path, rows=RISING, **finetuning)
     losses = [epoch["validation_loss"] for epoch in result.history]
@@ -210,14 +210,14 @@ def test_training_stops_when_patience_is_used_up_and_keeps_the_best_epoch(tmp_pa
 def test_batch_size_padding_side_and_order_do_not_change_logits(trained, case):
     network, tokenizer = restore(trained[case].folder / "model", tiny_models.model_params(case[0]))
     encoded = finetune.encode(tokenizer, ROWS["text"], 32)
-    alone = finetune.logits_of(network, tokenizer, encoded, 1)
-    together = finetune.logits_of(network, tokenizer, encoded, 10_000)
+    alone = training.logits_of(network, tokenizer, encoded, 1)
+    together = training.logits_of(network, tokenizer, encoded, 10_000)
     assert np.abs(alone - together).max() < 1e-4
     backwards = finetune.Encoded(encoded.ids[::-1], encoded.truncated[::-1])
-    assert np.abs(finetune.logits_of(network, tokenizer, backwards, 64)[::-1] - alone).max() < 1e-4
+    assert np.abs(training.logits_of(network, tokenizer, backwards, 64)[::-1] - alone).max() < 1e-4
     if case[0] == "llama":
         tokenizer.padding_side = "left"
-        assert np.abs(finetune.logits_of(network, tokenizer, encoded, 10_000) - alone).max() < 1e-4
+        assert np.abs(training.logits_of(network, tokenizer, encoded, 10_000) - alone).max() < 1e-4
 
 
 # --- what is saved is what was trained (56) --------------------------------------------------------------------------
@@ -308,7 +308,7 @@ class Stop(Exception):
 
 def interrupt(monkeypatch, after: int):
     """Let training die in the evaluation that follows `after` finished epochs."""
-    plain, calls = finetune.BudgetTrainer.evaluate, []
+    plain, calls = training.BudgetTrainer.evaluate, []
 
     def evaluate(self, *args, **kwargs):
         calls.append(1)
@@ -316,7 +316,7 @@ def interrupt(monkeypatch, after: int):
             raise Stop
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(training.BudgetTrainer, "evaluate", evaluate)
 
 
 def begin_and_stop(folder, monkeypatch, name="llama", after=2, **finetuning):
@@ -330,13 +330,13 @@ def begin_and_stop(folder, monkeypatch, name="llama", after=2, **finetuning):
 
 def finished_epochs(monkeypatch) -> list:
     """A list that grows by one with every epoch that is trained from here on: a run made anew would also end equal."""
-    plain, epochs = finetune.BudgetTrainer.evaluate, []
+    plain, epochs = training.BudgetTrainer.evaluate, []
 
     def evaluate(self, *args, **kwargs):
         epochs.append(self.state.epoch)
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(training.BudgetTrainer, "evaluate", evaluate)
     return epochs
 
 
@@ -382,7 +382,7 @@ def test_49_a_run_killed_after_its_last_epoch_takes_no_further_step(stopped, tmp
         with pytest.raises(Stop):
             train(tmp_path / "killed", rows=RISING, epochs=epochs)
     (tmp_path / "killed").rename(tmp_path / "moved")
-    monkeypatch.setattr(finetune.BudgetTrainer, "training_step", lambda *_, **__: pytest.fail("trained further"))
+    monkeypatch.setattr(training.BudgetTrainer, "training_step", lambda *_, **__: pytest.fail("trained further"))
     assert_same(train(tmp_path / "moved", rows=RISING, epochs=epochs), straight)
 
 
@@ -448,7 +448,7 @@ def test_48_another_number_of_processes_does_not_go_on_with_a_checkpoint(tmp_pat
 @pytest.mark.parametrize(
     "module, old, new",
     [
-        (finetune, "return (losses * known).sum(-1)", "return losses.sum(-1)"),
+        (training, "return (losses * known).sum(-1)", "return losses.sum(-1)"),
         (batching, "* lengths[row] > budget", "* lengths[row] >= budget"),
         (models, "clamp(min=1)", "clamp(min=2)"),
     ],
@@ -488,14 +488,14 @@ def test_50_changed_scores_of_a_finished_run_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_51_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, value):
-    plain, calls = finetune.loss_per_row, []
+    plain, calls = training.loss_per_row, []
 
     def loss_per_row(logits, *args):
         calls.append(1)
         losses = plain(logits, *args)
         return losses * value if torch.is_grad_enabled() and len(calls) > 12 else losses
 
-    monkeypatch.setattr(finetune, "loss_per_row", loss_per_row)
+    monkeypatch.setattr(training, "loss_per_row", loss_per_row)
     with pytest.raises(TrainingError, match="not finite at step"):
         train(tmp_path, epochs=6.0)
     home = next(tmp_path.iterdir())
@@ -507,7 +507,7 @@ def test_51_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, mon
 
 
 def test_51_weights_that_break_in_the_last_step_are_neither_kept_nor_called_finished(tmp_path, monkeypatch):
-    plain, broken = finetune.BudgetTrainer.evaluate, []
+    plain, broken = training.BudgetTrainer.evaluate, []
 
     def evaluate(self, *args, **options):
         if not broken:
@@ -516,7 +516,7 @@ def test_51_weights_that_break_in_the_last_step_are_neither_kept_nor_called_fini
                 weight.data.fill_(float("nan"))
         return plain(self, *args, **options)
 
-    monkeypatch.setattr(finetune.BudgetTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(training.BudgetTrainer, "evaluate", evaluate)
     with pytest.raises(TrainingError, match="validation loss is not finite"):
         train(tmp_path, epochs=1.0)
     assert not list(tmp_path.glob("*/done.json")) and not list(tmp_path.glob("*/checkpoints/checkpoint-*"))
@@ -527,7 +527,7 @@ def test_52_exhausted_memory_names_batch_and_length(tmp_path, monkeypatch):
     def no_memory(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr(finetune, "loss_per_row", no_memory)
+    monkeypatch.setattr(training, "loss_per_row", no_memory)
     with pytest.raises(TrainingError) as caught:
         train(tmp_path)
     assert "batches of 64 tokens" in str(caught.value) and "longest text" in str(caught.value)
@@ -557,7 +557,7 @@ def test_52_memory_exhausted_while_loading_is_one_line_too(tmp_path, monkeypatch
 
 
 def test_53_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
-    plain, calls = finetune.BudgetTrainer._save_optimizer_and_scheduler, []
+    plain, calls = training.BudgetTrainer._save_optimizer_and_scheduler, []
 
     def save(self, folder):
         calls.append(1)
@@ -566,7 +566,7 @@ def test_53_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
         plain(self, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune.BudgetTrainer, "_save_optimizer_and_scheduler", save)
+        patch.setattr(training.BudgetTrainer, "_save_optimizer_and_scheduler", save)
         with pytest.raises(TrainingError, match="make room on the disk"):
             train(tmp_path, epochs=4.0)
     straight = train(tmp_path / "straight", epochs=4.0)
@@ -655,7 +655,7 @@ def test_calibration_reads_validation_labels_only(trained):
     changed = with_other_test_labels(ROWS, "safe")
     for task in TASK_LABELS:
         result = trained["llama", task]
-        assert not np.array_equal(*(finetune.targets(rows, task)[0] for rows in (ROWS, changed)))
+        assert not np.array_equal(*(training.targets(rows, task)[0] for rows in (ROWS, changed)))
         assert finetune.calibrate(result, ROWS) == finetune.calibrate(result, changed)
 
 
@@ -663,7 +663,7 @@ def test_label_scores_leave_unknown_cells_out(trained):
     """Every second row does not know the first category and may not count for it."""
     table = finetune.predictions_of(trained["llama", "categories"], ROWS, "fine-tuned")
     scores = finetune.label_scores(table, ROWS).set_index("label")
-    labels, known = finetune.targets(ROWS[ROWS["split"] == "test"], "categories")
+    labels, known = training.targets(ROWS[ROWS["split"] == "test"], "categories")
     assert scores.loc["violence_hate", "support"] == (labels * known)[:, 0].sum() < labels[:, 0].sum()
     assert np.isnan(scores.loc["criminal_planning", "f1"])
 
@@ -687,7 +687,7 @@ def test_a_mean_pooled_encoder_learns_ignores_padding_and_comes_back_bit_for_bit
     assert found.max() == 0.0
     network, tokenizer = restore(result.folder / "model", model)
     encoded = finetune.encode(tokenizer, ROWS["text"], 32)
-    alone, together = (finetune.logits_of(network, tokenizer, encoded, budget) for budget in (1, 10_000))
+    alone, together = (training.logits_of(network, tokenizer, encoded, budget) for budget in (1, 10_000))
     assert np.abs(alone - together).max() < 1e-4
 
 

@@ -176,7 +176,7 @@ def test_four_bits_on_a_gpu_need_bitsandbytes_and_several_gpus_share_whatever_is
 def test_4_bit_weights_stay_frozen_while_adapters_learn(tmp_path, assets, monkeypatch):
     import torch
 
-    from emosafe_lib import finetune
+    from emosafe_lib import finetune, training
 
     for module in (models, finetune):
         monkeypatch.setattr(module, "pick_quantization", lambda model: "int4")
@@ -188,7 +188,7 @@ def test_4_bit_weights_stay_frozen_while_adapters_learn(tmp_path, assets, monkey
     ids, labels, losses = torch.arange(48).reshape(6, 8) + 3, torch.eye(3).repeat(2, 1), []
     for _ in range(8):
         logits = network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        loss = finetune.loss_per_row(logits, labels, torch.ones_like(labels), torch.ones(3), "safety").mean()
+        loss = training.loss_per_row(logits, labels, torch.ones_like(labels), torch.ones(3), "safety").mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -34,8 +34,12 @@ def study(*arguments, wait=True, name="toy", until="05_scaling_analysis"):
     return subprocess.run([*command, *arguments], **options, timeout=180)
 
 
+def in_order(run):
+    return [line.removesuffix(": started").strip() for line in run.stdout.splitlines() if "started" in line]
+
+
 def started(run):
-    return sorted(line.removesuffix(": started").strip() for line in run.stdout.splitlines() if "started" in line)
+    return sorted(in_order(run))
 
 
 def test_a_study_runs_in_order_and_76_reruns_only_what_depends_on_a_change(checkout, outputs):
@@ -131,6 +135,14 @@ def test_a_study_with_a_served_model_finishes_without_fine_tuning_it(checkout, o
     one_each = ["01_data_merge", "02_chatgpt_augmentation", "03_prompting_baselines served", "05_scaling_analysis"]
     assert started(run) == one_each
     assert started(study("--models", "served")) == []
+
+
+def test_the_longest_stage_of_its_kind_starts_first(checkout, outputs):
+    """Started last, it would keep one core busy and leave the others idle."""
+    run = study("--models", "minilm nano-2 nano-4", "--cores", "1")
+    prompting, training = ("03_prompting_baselines", "04_lora_finetuning")
+    longest = [f"{training} minilm", f"{training} nano-4", f"{training} nano-2"]
+    assert in_order(run)[2:-1] == [*longest, *(f"{prompting} {name}" for name in ("nano-4", "nano-2", "minilm"))]
 
 
 def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
