@@ -17,21 +17,16 @@ from types import ModuleType
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.models import classifier_class, load_classifier, pick_device, pick_dtype, quiet, weights_location
 from emosafe_lib.params import ModelParams
-from emosafe_lib.stage import write_json
+from emosafe_lib.stage import file_sha256, write_json
 
 SEAL = "sealed.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def seal(folder: Path, **facts) -> None:
     """Declare a folder complete: `facts` and every file's hash, written last."""
-    files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     files.pop(SEAL, None)
     write_json(folder / SEAL, {"files": files, **facts})
 
@@ -51,7 +46,7 @@ def read_seal(folder: Path) -> dict:
         path = Path(folder) / name
         if not path.is_file():
             raise ModelError(path, "is missing", "train again, or restore the whole folder")
-        if file_digest(path) != digest:
+        if file_sha256(path) != digest:
             raise ModelError(path, "is truncated or changed", "train again, or restore the whole folder")
     return facts
 
@@ -140,9 +135,6 @@ def syntax_of(path: Path) -> str:
     return ast.dump(tree)
 
 
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 def tokenizer_digest(tokenizer) -> str:
     """A hash of vocabulary, special tokens and padding side."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
@@ -158,7 +150,7 @@ def base_digest(model: ModelParams) -> str:
     folder = Path(weights_location(model))
     if folder.is_dir():
         files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer.json"))]
-        return text_digest(*(f"{path.name}:{file_digest(path)}" for path in files))
+        return text_digest(*(f"{path.name}:{file_sha256(path)}" for path in files))
     cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision or "main")
     commit = Path(cached).parent.name if isinstance(cached, str) else model.revision or "main"
     return text_digest(model.path, commit)

@@ -73,11 +73,10 @@ class Plan:
         rows = pd.concat([self.train, self.validation, self.test])
         labels = [str(row) for row in np.hstack([targets(rows, self.task)[0], targets(rows, self.task)[1]])]
         recipe = self.settings.model_dump_json(include=RECIPE) + self.model.training.model_dump_json()
-        here = {name: value for name, value in hardware(self.model).items() if name != "fallbacks"}
-        precision = f"{here} {mixes_precision(self.model)}"
+        ran_in = f"{models.precision(self.model)} {mixes_precision(self.model)}"
         return {
             "data": checkpoints.text_digest(*rows["id"], *rows["text"], *labels),
-            "parameters": checkpoints.text_digest(recipe, precision),
+            "parameters": checkpoints.text_digest(recipe, ran_in),
             "base": checkpoints.base_digest(self.model),
             "code": checkpoints.code_digest(*CODE),
             "task": self.task,
@@ -343,7 +342,7 @@ def write_finished(plan: Plan, home: Path, scores: dict, encoded, history: list[
     partial = home / ".scores.partial.npz"
     np.savez(partial, truncated=encoded["test"].truncated, **scores)
     os.replace(partial, home / "scores.npz")
-    digest = checkpoints.file_digest(home / "scores.npz")
+    digest = checkpoints.file_sha256(home / "scores.npz")
     done = {"identity": plan.identity, "history": history, "facts": facts, "scores": digest}
     checkpoints.write_json(home / "done.json", done)
 
@@ -357,7 +356,7 @@ def read_finished(plan: Plan, home: Path) -> Finetuned:
     """
     done = json.loads((home / "done.json").read_text(encoding="utf-8"))
     checkpoints.refuse_other(done["identity"], plan.identity, home)
-    if checkpoints.file_digest(home / "scores.npz") != done["scores"]:
+    if checkpoints.file_sha256(home / "scores.npz") != done["scores"]:
         raise TrainingError(home / "scores.npz", "was changed after training", "delete this folder and rerun")
     scores = np.load(home / "scores.npz", allow_pickle=False)
     return Finetuned(

@@ -243,7 +243,7 @@ def write_manifest(folder: Path = NANO, **facts) -> dict:
     old = folder / "manifest.json"
     facts = (json.loads(old.read_text(encoding="utf-8")) if old.is_file() else {}) | facts
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-    digests = {str(path.relative_to(folder)): checkpoints.file_digest(path) for path in files}
+    digests = {str(path.relative_to(folder)): checkpoints.file_sha256(path) for path in files}
     manifest = facts | {"files": digests, "bytes": sum(path.stat().st_size for path in files)}
     checkpoints.write_json(folder / "manifest.json", manifest)
     return manifest

@@ -190,6 +190,11 @@ def hardware(model: ModelParams) -> dict:
     return {"device": device, "dtype": dtype, "quantization": quantization, "fallbacks": notes}
 
 
+def precision(model: ModelParams) -> dict:
+    """What of `hardware` decides a model's numbers: device, dtype and quantization."""
+    return {name: value for name, value in hardware(model).items() if name != "fallbacks"}
+
+
 def use_threads(model: ModelParams) -> int:
     """Give torch as many threads as OMP_NUM_THREADS, else the model's file, says; returns the number."""
     import torch

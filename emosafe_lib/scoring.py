@@ -353,7 +353,7 @@ def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
     """
     model = backend.model.model_dump(mode="json", exclude={"resources", "training", "title", "tokens_per_batch"})
     facts = {"weights": weights_digest(backend.model), "code": checkpoints.code_digest(*scoring_modules(backend.model))}
-    facts["hardware"] = {name: value for name, value in models.hardware(backend.model).items() if name != "fallbacks"}
+    facts["hardware"] = models.precision(backend.model)
     texts = hashlib.sha256("\x00".join([*rows["id"], *rows["text"]]).encode()).hexdigest()
     parts = json.dumps([model, facts, asdict(asked.question), texts, SHARD_ROWS], sort_keys=True)
     return f"{asked.task}-{asked.setting}-{asked.variant}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
@@ -381,8 +381,7 @@ def weights_digest(model: ModelParams) -> str:
     files = sorted(path for path in Path(models.weights_location(model)).iterdir() if path.is_file())
     digest = hashlib.sha256()
     for path in files:
-        with open(path, "rb") as stream:
-            digest.update(f"{path.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}".encode())
+        digest.update(f"{path.name}:{checkpoints.file_sha256(path)}".encode())
     return digest.hexdigest()
 
 

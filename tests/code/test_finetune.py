@@ -434,7 +434,7 @@ def test_48_a_checkpoint_of_something_else_is_refused(tmp_path, monkeypatch, cha
 def test_48_a_run_in_another_precision_or_on_another_device_is_another_run(monkeypatch, other):
     plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
     before, plain = plan.identity, finetune.hardware
-    monkeypatch.setattr(finetune, "hardware", lambda model: plain(model) | other)
+    monkeypatch.setattr(models, "hardware", lambda model: plain(model) | other)
     assert plan.identity["parameters"] != before["parameters"]
 
 

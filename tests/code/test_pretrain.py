@@ -284,7 +284,7 @@ def test_the_rungs_have_the_promised_sizes():
 def test_the_shipped_files_are_those_of_the_manifest():
     manifest = pretrain.json.loads((ladder.NANO / "manifest.json").read_text(encoding="utf-8"))
     for name, digest in manifest["files"].items():
-        assert ladder.checkpoints.file_digest(ladder.NANO / name) == digest, name
+        assert ladder.checkpoints.file_sha256(ladder.NANO / name) == digest, name
     assert sum(path.stat().st_size for path in ladder.NANO.rglob("*") if path.is_file()) <= 25_000_000
 
 
