@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +108,10 @@ def rooms(model: ModelParams, counts: dict[str, int], dtype: str) -> dict[str, t
     }
 
 
-def cases(kept_from: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
-    """The (model, dtype) pairs that can be measured here, out of the `hindrances` of each model."""
-    return [(name, dtype) for name, reasons in kept_from.items() for dtype, reason in reasons.items() if not reason]
+def cases(kept_from: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+    """The dtypes of each model that can be measured here, out of its `hindrances`; no model without a dtype."""
+    able = {name: [dtype for dtype, reason in reasons.items() if not reason] for name, reasons in kept_from.items()}
+    return {name: dtypes for name, dtypes in able.items() if dtypes}
 
 
 def true_shapes(names: Iterable[str]) -> dict[str, ModelParams]:
@@ -202,6 +203,7 @@ def forget_peak(gpu: bool = False) -> bool:
 
     gc.collect()
     if gpu:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return True
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -246,28 +248,50 @@ def measure(model: ModelParams, dtype: str) -> list[dict]:
     return rows
 
 
-def measure_apart(name: str, dtype: str, random: bool = False) -> pd.DataFrame:
-    """`measure` in a fresh process, so that peak memory belongs to this model alone; `random` for its shape only.
+def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> list[dict]:
+    """`measure` for one dtype after another, as far as this process can: where a peak cannot be counted anew, the next
+    dtype would be charged with the last one's.
+    """
+    rows = []
+    for dtype in dtypes:
+        rows += measure(model, dtype)
+        if not forget_peak(on_gpu(model)):
+            break
+    return rows
+
+
+def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.DataFrame:
+    """`measure_in_turn` in a fresh process with as many threads as this one, so that peak memory belongs to this model
+    alone; `random` for its shape only. It may leave later dtypes out, never the first.
 
     Raises
     ------
     ModelError : the process died, for want of memory perhaps
     """
-    command = [sys.executable, "-m", "emosafe_lib.ondevice", name, dtype, *(["random"] if random else [])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    import torch
+
+    command = [sys.executable, "-m", "emosafe_lib.ondevice", name, ",".join(dtypes), *(["random"] if random else [])]
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, capture_output=True, text=True, env=threads)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-        raise ModelError(f"{name} in {dtype}", f"could not be measured ({last})", "see that the model loads")
+        reason = f"could not be measured ({last})"
+        raise ModelError(f"{name} in {', '.join(dtypes)}", reason, "see that the model loads")
     return pd.DataFrame(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_all(chosen: Iterable[tuple[str, str]], random: Collection[str] = ()) -> pd.DataFrame:
-    """`measure_apart` for (model, dtype) pairs, one below the other; no rows, but the columns, where there is no pair.
+def measure_all(chosen: Iterable[tuple[str, Sequence[str]]], random: Collection[str] = ()) -> pd.DataFrame:
+    """`measure_apart` for models and their dtypes until none is left, one below the other; no rows, but the columns,
+    where there is no model.
 
     `random` names the models whose shape alone is measured.
     """
-    parts = [measure_apart(name, dtype, name in random) for name, dtype in chosen]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    parts = [pd.DataFrame(columns=COLUMNS)]
+    for name, left in chosen:
+        while left:
+            parts.append(measure_apart(name, left, name in random))
+            left = [dtype for dtype in left if dtype not in set(parts[-1]["dtype"])]
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 512) -> pd.DataFrame:
@@ -308,12 +332,12 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
 
 
 def main() -> None:
-    """`python -m emosafe_lib.ondevice MODEL DTYPE [random]` prints the rows as JSON."""
+    """`python -m emosafe_lib.ondevice MODEL DTYPE,DTYPE [random]` prints the rows as JSON."""
     model = load_model(sys.argv[1])
     if "random" in sys.argv[3:]:
         model = model.model_copy(update={"weights": "random"})
     use_threads(model)
-    print(json.dumps(measure(model, sys.argv[2])))
+    print(json.dumps(measure_in_turn(model, sys.argv[2].split(","))))
 
 
 if __name__ == "__main__":

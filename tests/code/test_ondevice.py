@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import tiny_models
@@ -45,7 +46,7 @@ def test_int8_weights_are_smaller():
 
 def test_a_measurement_that_dies_is_named():
     with pytest.raises(ModelError, match="no-such-model in float32"):
-        ondevice.measure_apart("no-such-model", "float32")
+        ondevice.measure_apart("no-such-model", ["float32"])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's own account of a process")
@@ -156,12 +157,13 @@ def gpu(monkeypatch):
 def test_what_does_not_fit_on_its_way_is_told_and_not_tried(gpu, weights, small, place, kept):
     """The weights take 29, 14, 12 and 11 kB; what is packed is made from the 14."""
     model = tiny_models.model_params(weights=weights, shape=SHAPE, path="nobody/made")
-    assert ondevice.cases({"made": ondevice.hindrances(model)}) == [("made", dtype) for dtype in capacity.LINEAR_BITS]
+    assert ondevice.cases({"made": ondevice.hindrances(model)}) == {"made": list(capacity.LINEAR_BITS)}
     gpu(**small)
     reasons = ondevice.hindrances(model)
     assert [dtype for dtype, reason in reasons.items() if reason] == kept
     assert all(f"GB of {place}" in reasons[dtype] for dtype in kept)
-    assert ondevice.cases({"made": reasons}) == [("made", dtype) for dtype in reasons if dtype not in kept]
+    left = [dtype for dtype in reasons if dtype not in kept]
+    assert ondevice.cases({"made": reasons}) == ({"made": left} if left else {})
 
 
 def test_a_cpu_needs_room_for_fp32_in_every_dtype_and_a_servers_model_needs_none(monkeypatch):
@@ -185,8 +187,64 @@ def test_true_shapes_are_measured_where_there_is_a_gpu_and_only_there(monkeypatc
     assert [model.weights for model in shapes.values()] == ["random", "random"]
 
 
-def test_a_shape_is_measured_as_a_shape_and_a_model_as_a_model(monkeypatch):
-    asked = []
-    monkeypatch.setattr(ondevice, "measure_apart", lambda *case: asked.append(case) or ondevice.pd.DataFrame())
-    ondevice.measure_all([("nano-1", "int8"), ("llama-1b", "int4")], {"llama-1b": None})
-    assert asked == [("nano-1", "int8", False), ("llama-1b", "int4", True)]
+@pytest.fixture
+def asked(monkeypatch):
+    """What processes are asked to measure: each measures a dtype, as where a peak cannot be counted anew."""
+    told = []
+
+    def measure_apart(name, dtypes, random):
+        told.append((name, list(dtypes), random))
+        return pd.DataFrame([{"model": name, "dtype": dtypes[0]}])
+
+    monkeypatch.setattr(ondevice, "measure_apart", measure_apart)
+    return told
+
+
+def test_a_shape_is_measured_as_a_shape_and_a_model_as_a_model(asked):
+    ondevice.measure_all([("nano-1", ["int8"]), ("llama-1b", ["int4"])], {"llama-1b": None})
+    assert asked == [("nano-1", ["int8"], False), ("llama-1b", ["int4"], True)]
+
+
+def test_dtypes_that_a_process_left_out_get_a_process_of_their_own(asked):
+    measured = ondevice.measure_all([("nano-1", ["float32", "int8"])])
+    assert [dtypes for _, dtypes, _ in asked] == [["float32", "int8"], ["int8"]]
+    assert measured["dtype"].tolist() == ["float32", "int8"]
+    assert ondevice.measure_all([]).columns.tolist() == ondevice.COLUMNS
+
+
+def test_a_process_goes_on_to_the_next_dtype_only_where_peaks_are_counted_anew(monkeypatch):
+    model = tiny_models.model_params("encoder", device="cpu")
+    for anew, expected in ((True, ["float32", "int8"]), (False, ["float32"])):
+        monkeypatch.setattr(ondevice, "forget_peak", lambda gpu, anew=anew: anew)
+        rows = ondevice.measure_in_turn(model, ["float32", "int8"])
+        assert list(dict.fromkeys(row["dtype"] for row in rows)) == expected
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system cannot count its peak anew")
+def test_a_dtype_is_not_charged_with_the_one_before(monkeypatch):
+    """381 MiB that only the first network holds."""
+    plain = ondevice.network_for
+
+    def heavy(model, dtype):
+        network = plain(model, dtype)
+        if dtype == "float32":
+            network.ballast = np.ones(50_000_000)
+        return network
+
+    monkeypatch.setattr(ondevice, "network_for", heavy)
+    rows = ondevice.measure_in_turn(tiny_models.model_params("encoder", device="cpu"), ["float32", "int8"])
+    first, second = (max(row["peak_mb"] for row in rows if row["dtype"] == dtype) for dtype in ("float32", "int8"))
+    assert second < first - 300
+    assert max(row["loading_mb"] for row in rows if row["dtype"] == "int8") < first - 300
+
+
+def test_a_measurement_takes_the_threads_of_the_process_that_asks(monkeypatch):
+    given = []
+
+    def run(command, env, **_):
+        given.append(env["OMP_NUM_THREADS"])
+        return SimpleNamespace(returncode=0, stdout='[{"dtype": "float32"}]')
+
+    monkeypatch.setattr(subprocess, "run", run)
+    ondevice.measure_apart("nano-1", ["float32"])
+    assert given == [str(torch.get_num_threads())] == [str(ondevice.machine()["threads"])]
