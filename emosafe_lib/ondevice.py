@@ -286,12 +286,13 @@ def measure_all(chosen: Iterable[tuple[str, Sequence[str]]], random: Collection[
 
     `random` names the models whose shape alone is measured.
     """
-    parts = [pd.DataFrame(columns=COLUMNS)]
+    parts = []
     for name, left in chosen:
         while left:
-            parts.append(measure_apart(name, left, name in random))
-            left = [dtype for dtype in left if dtype not in set(parts[-1]["dtype"])]
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+            part = measure_apart(name, left, name in random)
+            left = [dtype for dtype in left if dtype not in set(part["dtype"])]
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 
 def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 512) -> pd.DataFrame:
