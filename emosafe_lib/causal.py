@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from emosafe_lib.batching import budget_batches
 from emosafe_lib.errors import ModelError, PromptError
+from emosafe_lib.models import attending
 from emosafe_lib.prompts import Prompt
 
 ATTENTION = "emosafe_shared_prefix"
@@ -216,20 +217,12 @@ def read_prefix(network, prefix) -> Prefix:
     return Prefix([(layer.keys, layer.values) for layer in cache.layers], len(prefix))
 
 
-class own_attention:
+def own_attention(network):
     """While the block runs, the network attends with `attend`."""
+    from transformers import AttentionInterface
 
-    def __init__(self, network):
-        from transformers import AttentionInterface
-
-        AttentionInterface.register(ATTENTION, attend)
-        self.network, self.before = network, network.config._attn_implementation
-
-    def __enter__(self):
-        self.network.set_attn_implementation(ATTENTION)
-
-    def __exit__(self, *_):
-        self.network.set_attn_implementation(self.before)
+    AttentionInterface.register(ATTENTION, attend)
+    return attending(network, ATTENTION)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from emosafe_lib.errors import ModelError, TrainingError
-from emosafe_lib.models import classifier_class, load_classifier, pick_device, pick_dtype, quiet, weights_location
+from emosafe_lib.models import classifier_class, load_classifier, pick_device, quiet, trained_dtype, weights_location
 from emosafe_lib.params import ModelParams
 from emosafe_lib.stage import file_sha256, write_json
 
@@ -226,7 +226,7 @@ def restore_whole(model: ModelParams, folder: Path, facts: dict):
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     refuse_foreign(tokenizer_digest(tokenizer), facts["tokenizer"], folder, "tokenizer")
     network = classifier_class(model.training.pooling).from_pretrained(
-        folder, dtype=pick_dtype(model), use_safetensors=True, trust_remote_code=False, local_files_only=True
+        folder, dtype=trained_dtype(model), use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
     return network.to(pick_device(model)).eval(), tokenizer
 

@@ -196,11 +196,20 @@ def add_lora(network, model: ModelParams):
 
 @quiet()
 def build(plan: Plan):
-    """The network to train and its tokenizer; head and adapters are drawn from the plan's seed."""
+    """The network to train and its tokenizer; head and adapters are drawn from the plan's seed, what trains is float32."""
     set_seed(plan.seed)
     use_threads(plan.model)
     network, tokenizer = load_classifier(plan.model, TASK_LABELS[plan.task])
-    return (add_lora(network, plan.model) if plan.model.training.method == "lora" else network), tokenizer
+    if plan.model.training.method == "lora":
+        network = add_lora(network, plan.model)
+    for parameter in trainable(network):
+        parameter.data = parameter.data.float()
+    return network, tokenizer
+
+
+def trainable(network) -> list:
+    """The parameters that training moves."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def probabilities_of(logits: np.ndarray, plan: Plan) -> np.ndarray:
@@ -239,7 +248,7 @@ def facts_of(plan: Plan, network, encoded: dict[str, Encoded], notes: list[str])
         "tokens_per_epoch": int(lengths.sum()),
         "padding_share": round(padding_share(lengths, batches), 4),
         "label_weights": [round(float(weight), 4) for weight in weights_of(plan)],
-        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "trainable_parameters": sum(parameter.numel() for parameter in trainable(network)),
         "notes": notes,
         "mixed_precision": mixes_precision(plan.model),
         **hardware(plan.model),

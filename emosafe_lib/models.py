@@ -137,6 +137,15 @@ def pick_dtype(model: ModelParams):
     return getattr(torch, model.dtype)
 
 
+def trained_dtype(model: ModelParams):
+    """The torch dtype of a classifier's backbone: `pick_dtype`'s where it is frozen, float32 where all of it trains, since
+    AdamW's steps are smaller than what half precision can add to a weight.
+    """
+    import torch
+
+    return pick_dtype(model) if model.training.method == "lora" else torch.float32
+
+
 def half_precision() -> bool:
     """Whether this processor multiplies bfloat16 matrices itself; one that does not is many times slower at them."""
     import torch
@@ -291,6 +300,17 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
     return network.eval() if placed else network.to(pick_device(model)).eval()
 
 
+@contextmanager
+def attending(network, kind: str):
+    """While the block runs, the network attends in another of the ways that transformers knows, such as "eager"."""
+    before = network.config._attn_implementation
+    network.set_attn_implementation(kind)
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
+
+
 def load_causal(model: ModelParams):
     """A causal language model in evaluation mode: `(model, tokenizer)`."""
     from transformers import AutoModelForCausalLM
@@ -342,16 +362,26 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
 
     The head is drawn from torch's global generator: seed it first. A LLaMA pools its last real token, an encoder its
-    first one, or the mean of all where its parameter file says so.
+    first one, or the mean of all where its parameter file says so. The head reads in its own precision, float32.
     """
     names = dict(enumerate(labels))
     network = load_network(
         model,
         classifier_class(model.training.pooling),
+        dtype=trained_dtype(model),
         num_labels=len(labels),
         id2label=names,
         label2id={name: number for number, name in names.items()},
     )
     tokenizer = load_tokenizer(model)
     network.config.pad_token_id = tokenizer.pad_token_id
+    head = network.get_submodule("score" if hasattr(network, "score") else "classifier")
+    head.register_forward_pre_hook(in_own_precision)
+    if not is_sharded():  # FSDP flattens weights of one dtype only
+        head.float()
     return network, tokenizer
+
+
+def in_own_precision(head, states: tuple) -> tuple:
+    """A forward hook: the states that a head reads, in the precision of its weights."""
+    return tuple(state.to(head.weight.dtype) for state in states)

@@ -248,6 +248,7 @@ def arguments(plan: "Plan", folder: Path, batches: int) -> TrainingArguments:
         seed=plan.seed,
         use_cpu=ran_on["device"] == "cpu",
         bf16=ran_on["device"] == "cuda" and ran_on["dtype"] == "bfloat16",
+        fp16=ran_on["device"] == "cuda" and ran_on["dtype"] == "float16",  # scales the loss, or gradients vanish
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",

@@ -97,6 +97,50 @@ def test_only_adapters_and_head_train_under_lora():
     assert any("down_proj" in name for name in moving) and any("score" in name for name in moving)
 
 
+@pytest.fixture
+def half(monkeypatch):
+    """Weights are loaded in bfloat16, as on a GPU."""
+    monkeypatch.setattr(models, "pick_dtype", lambda model: torch.bfloat16)
+
+
+@pytest.mark.parametrize("name, frozen", [("llama", {torch.bfloat16}), ("encoder", set())])
+def test_what_trains_is_in_float32_whatever_the_rest_is_in(half, name, frozen):
+    plan = finetune.make_plan(tiny_models.model_params(name), tiny_models.study_params(), ROWS, "safety", 0)
+    network, _ = finetune.build(plan)
+    assert {weight.dtype for weight in finetune.trainable(network)} == {torch.float32}
+    still = [weight for path, weight in network.named_parameters() if not weight.requires_grad and "score" not in path]
+    assert {weight.dtype for weight in still} == frozen
+
+
+def test_under_fsdp_the_frozen_copy_of_the_head_keeps_the_backbones_precision(half, monkeypatch):
+    """FSDP flattens what does not train into one tensor, which takes one precision."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
+    network, _ = finetune.build(plan)
+    kinds = {moves: {w.dtype for w in network.parameters() if w.requires_grad == moves} for moves in (True, False)}
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
+def test_over_a_half_precision_backbone_it_learns_and_comes_back_bit_for_bit(half, tmp_path):
+    result = train(tmp_path, epochs=6.0)
+    assert result.history[-1]["validation_loss"] < 0.8 * result.history[0]["validation_loss"]
+    saved = load_file(result.folder / "model" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    found = finetune.reload_difference(tiny_models.model_params(), tiny_models.study_params(epochs=6.0), ROWS, result)
+    assert found.iloc[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "dtype, scaled", [("float16", (True, False)), ("bfloat16", (False, True)), ("float32", (False,) * 2)]
+)
+def test_the_loss_is_scaled_on_a_gpu_that_only_has_float16(tmp_path, monkeypatch, dtype, scaled):
+    plan = finetune.make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
+    monkeypatch.setattr(training, "hardware", lambda model: {"device": "cuda", "dtype": dtype})
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    options = training.arguments(plan, tmp_path, 4)
+    assert (options.fp16, options.bf16) == scaled
+
+
 @pytest.mark.parametrize("task", list(TASK_LABELS))
 def test_test_rows_and_labels_do_not_move_training(tmp_path, task):
     """Other test texts and labels: the same losses."""
