@@ -36,6 +36,7 @@ COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb pea
 SHARE_OF_MEMORY = 0.7
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 1.0, 3, 40
+TIMED_ROWS, TIMED_PASSES = 128, 5
 
 
 def machine() -> dict:
@@ -295,6 +296,19 @@ def measure_all(chosen: Iterable[tuple[str, Sequence[str]]], random: Collection[
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 
+def rates(parts: dict, texts: list[str], tokens_per_batch: int) -> dict[str, float]:
+    """Rows per second of each of a task's runtimes, tokenizing included: the median of `TIMED_PASSES` over `TIMED_ROWS`
+    texts at most, after one to warm up. The runtimes take turns, so that a busy second falls on all of them.
+    """
+    timed, seconds = texts[:: -(-len(texts) // TIMED_ROWS)], {runtime: [] for runtime in parts}
+    for _ in range(1 + TIMED_PASSES):
+        for runtime, part in parts.items():
+            started = time.perf_counter()
+            part.probabilities(timed, tokens_per_batch)
+            seconds[runtime].append(time.perf_counter() - started)
+    return {runtime: len(timed) / float(np.median(taken[1:])) for runtime, taken in seconds.items()}
+
+
 def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 512) -> pd.DataFrame:
     """An export's runtimes on the same rows: size, speed, and whether they still say what PyTorch says.
 
@@ -305,27 +319,24 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
 
     Returns
     -------
-    one row a task and runtime: task, runtime, file_mb, rows_per_second (one pass, tokenizing included), agreement
-    (share of rows with the label, or the whole set of labels, that PyTorch gives), largest_difference (between
-    probabilities), macro_f1, rows
+    one row a task and runtime: task, runtime, file_mb, rows_per_second (see `rates`), agreement (share of rows with the
+    label, or the whole set of labels, that PyTorch gives), largest_difference (between probabilities), macro_f1, rows
     """
     from emosafe_lib import classify, metrics, predictions
 
-    truth, found = metrics.truth_of(rows), []
+    truth, found, texts = metrics.truth_of(rows), [], rows["text"].tolist()
     for task in (task for task in TASKS if (Path(folder) / task).is_dir()):
-        plain = None
-        for runtime in classify.runtimes_here(Path(folder) / task):
-            part = classify.TaskClassifier(Path(folder) / task, runtime)
-            part.probabilities(rows["text"].tolist()[:8], tokens_per_batch)
-            started = time.perf_counter()
-            chances, _ = part.probabilities(rows["text"].tolist(), tokens_per_batch)
-            seconds, limits = time.perf_counter() - started, part.fitted.get("thresholds")
-            table = predictions.make(rows["id"], task, "fine-tuned", chances, thresholds=limits)
+        plain, home = None, Path(folder) / task
+        parts = {runtime: classify.TaskClassifier(home, runtime) for runtime in classify.runtimes_here(home)}
+        speeds = rates(parts, texts, tokens_per_batch)
+        for runtime, part in parts.items():
+            chances, _ = part.probabilities(texts, tokens_per_batch)
+            table = predictions.make(rows["id"], task, "fine-tuned", chances, thresholds=part.fitted.get("thresholds"))
             plain = (chances, table["label"]) if plain is None else plain
             same = [set(a) == set(b) for a, b in zip(plain[1], table["label"], strict=True)]
             found.append(
                 {"task": task, "runtime": runtime, "file_mb": round(part.path.stat().st_size / 2**20, 2)}
-                | {"rows_per_second": round(len(rows) / seconds, 1), "agreement": round(float(np.mean(same)), 4)}
+                | {"rows_per_second": round(speeds[runtime], 1), "agreement": round(float(np.mean(same)), 4)}
                 | {"largest_difference": round(float(np.abs(chances - plain[0]).max()), 6)}
                 | {"macro_f1": metrics.scores(truth, metrics.align(table, truth))["macro_f1", ""], "rows": len(rows)}
             )

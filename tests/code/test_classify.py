@@ -85,6 +85,12 @@ def test_the_small_graph_keeps_its_matrices_and_embeddings_in_eight_bits(with_on
     assert stored["onnx-int8"] and {tensor.data_type for tensor in stored["onnx-int8"]} <= eight
 
 
+def test_the_graphs_carry_no_guard_against_rows_without_a_token(with_onnx):
+    for file in export.ONNX_FILES.values():
+        kinds = {node.op_type for node in onnx.load(with_onnx / "safety" / file).graph.node}
+        assert "Softmax" in kinds and "IsNaN" not in kinds
+
+
 def test_other_runtimes_answer_as_pytorch_does(with_onnx):
     texts = ROWS["text"].tolist()
     found = {name: list(classify.Classifier(with_onnx, 128, name).classify(texts)) for name in classify.RUNTIMES}

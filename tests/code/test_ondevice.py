@@ -248,3 +248,23 @@ def test_a_measurement_takes_the_threads_of_the_process_that_asks(monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     ondevice.measure_apart("nano-1", ["float32"])
     assert given == [str(torch.get_num_threads())] == [str(ondevice.machine()["threads"])]
+
+
+class Reader:
+    """A runtime that takes the seconds it is told, one pass after another."""
+
+    def __init__(self, clock: list, seconds: list):
+        self.clock, self.seconds, self.read = clock, list(seconds), []
+
+    def probabilities(self, texts, tokens_per_batch):
+        self.read.append(len(texts))
+        self.clock[0] += self.seconds.pop(0)
+
+
+def test_rates_are_medians_of_passes_after_one_to_warm_up(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(ondevice.time, "perf_counter", lambda: clock[0])
+    parts = {"plain": Reader(clock, [9, 2, 2, 8, 2, 2]), "small": Reader(clock, [9, 1, 1, 1, 8, 8])}
+    texts = ["a message"] * (2 * ondevice.TIMED_ROWS + 1)
+    assert ondevice.rates(parts, texts, 512) == {"plain": 86 / 2, "small": 86.0}
+    assert parts["plain"].read == [86] * 6
