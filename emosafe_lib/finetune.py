@@ -308,9 +308,12 @@ def finetune(
 
 
 def trained_state(trainer: Trainer, network) -> tuple:
-    """The network to score with, and its gathered weights to save where FSDP spreads them over processes, else None."""
+    """The network to score with, and its gathered weights to save where FSDP spreads them over processes, else None.
+
+    A restored network answers without the autocast that accelerate leaves around a trained one, so scores do too.
+    """
     if not trainer.is_fsdp_enabled:
-        return network, None
+        return trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False), None
     return trainer.model_wrapped, trainer.accelerator.get_state_dict(trainer.model_wrapped)
 
 

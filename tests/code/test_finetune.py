@@ -130,6 +130,15 @@ def test_over_a_half_precision_backbone_it_learns_and_comes_back_bit_for_bit(hal
     assert found.iloc[0] == 0.0
 
 
+def test_what_autocast_did_in_training_is_not_in_the_scores(half, tmp_path, monkeypatch):
+    """A GPU trains under autocast; a restored model answers without it, and as the trained one did."""
+    plain = training.TrainingArguments
+    monkeypatch.setattr(training, "TrainingArguments", lambda **options: plain(**(options | {"bf16": True})))
+    result = train(tmp_path)
+    found = finetune.reload_difference(tiny_models.model_params(), tiny_models.study_params(), ROWS, result)
+    assert found.iloc[0] == 0.0
+
+
 @pytest.mark.parametrize(
     "dtype, scaled", [("float16", (True, False)), ("bfloat16", (False, True)), ("float32", (False,) * 2)]
 )
