@@ -232,9 +232,10 @@ def restore_whole(model: ModelParams, folder: Path, facts: dict):
 
 
 def restore_adapter(model: ModelParams, folder: Path, facts: dict, labels: tuple[str, ...], merge: bool):
-    """An adapter on the base that it was trained on."""
+    """An adapter on the base that it was trained on; it is merged into unquantized weights, since packed ones round it."""
     from peft import PeftModel
 
+    model = model.model_copy(update={"quantization": "none"}) if merge else model
     network, tokenizer = load_classifier(model, labels)
     refuse_foreign(base_digest(model), facts["base"], folder, "base model")
     refuse_foreign(tokenizer_digest(tokenizer), facts["tokenizer"], folder, "tokenizer")

@@ -27,10 +27,8 @@ from emosafe_lib.batching import Encoded, budget_batches, encode, padding_share
 from emosafe_lib.errors import ModelError, TrainingError
 from emosafe_lib.models import (
     hardware,
-    is_sharded,
     load_classifier,
     mixes_precision,
-    pick_quantization,
     quiet,
     use_threads,
 )
@@ -174,7 +172,7 @@ def add_lora(network, model: ModelParams):
     ------
     ModelError : a target module matches no layer
     """
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, TaskType, get_peft_model
 
     lora = model.training.lora
     wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
@@ -182,8 +180,6 @@ def add_lora(network, model: ModelParams):
     lost = [part for part in wanted if part != "all-linear" and not any(n.split(".")[-1] == part for n in names)]
     if lost:
         raise ModelError(model.name, f"lora.target_modules {lost[0]!r} matches no layer", "use all-linear, or q_proj")
-    if pick_quantization(model) != "none" and not is_sharded():
-        network = prepare_model_for_kbit_training(network)
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=lora.rank,
@@ -387,9 +383,14 @@ def read_finished(plan: Plan, home: Path) -> Finetuned:
 
 
 def reload_difference(model: ModelParams, study: StudyParams, rows: pd.DataFrame, result: Finetuned) -> pd.Series:
-    """The largest difference in test probability between the trained model and the same model read back from disk."""
+    """The largest difference in test probability between the trained model and the same model read back from disk.
+
+    Merging is left out over quantized weights: it takes the full ones, for which there may be no room.
+    """
     plan = make_plan(model, study, rows, result.task, result.seed)
     ways = {"unmerged": False, "merged": True} if model.training.method == "lora" else {"whole": False}
+    if hardware(model)["quantization"] != "none":
+        del ways["merged"]
     found = {}
     for way, merge in ways.items():
         labels = TASK_LABELS[result.task]

@@ -362,7 +362,8 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
 
     The head is drawn from torch's global generator: seed it first. A LLaMA pools its last real token, an encoder its
-    first one, or the mean of all where its parameter file says so. The head reads in its own precision, float32.
+    first one, or the mean of all where its parameter file says so. The head reads in its own precision, float32. Over
+    quantized weights norms and embeddings are in float32 too, in answering as in training.
     """
     names = dict(enumerate(labels))
     network = load_network(
@@ -375,6 +376,12 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     )
     tokenizer = load_tokenizer(model)
     network.config.pad_token_id = tokenizer.pad_token_id
+    if pick_quantization(model) != "none" and not is_sharded():
+        from peft import prepare_model_for_kbit_training
+
+        network = prepare_model_for_kbit_training(
+            network, gradient_checkpointing_kwargs={"use_reentrant": False}
+        ).eval()
     head = network.get_submodule("score" if hasattr(network, "score") else "classifier")
     head.register_forward_pre_hook(in_own_precision)
     if not is_sharded():  # FSDP flattens weights of one dtype only

@@ -314,7 +314,5 @@ def test_the_workflow_runs_every_small_model_and_refuses_an_unknown_one():
         uploads = workflow["jobs"][name]["steps"][-1]["with"]["path"].splitlines()
         assert uploads and all(path.startswith(folder) for path in uploads), "the committed reference is no artifact"
     commands = [step.get("run", "") for step in workflow["jobs"]["real-sizes"]["steps"]]
-    order = [
-        next(n for n, text in enumerate(commands) if word in text) for word in ("make setup", "bitsandbytes", "study")
-    ]
-    assert order == sorted(order) and load_model("llama-8b").quantization == "int4"
+    order = [next(n for n, text in enumerate(commands) if word in text) for word in ("make setup", "study")]
+    assert order == sorted(order)

@@ -130,6 +130,20 @@ def test_over_a_half_precision_backbone_it_learns_and_comes_back_bit_for_bit(hal
     assert found.iloc[0] == 0.0
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_qlora_learns_comes_back_bit_for_bit_and_is_merged_into_full_weights(half, tmp_path, monkeypatch, kind):
+    """bitsandbytes packs weights on a CPU as on a GPU, only slower; `pick_quantization` keeps that from users."""
+    monkeypatch.setattr(models, "pick_quantization", lambda model: model.quantization)
+    model, study = tiny_models.model_params(quantization=kind), tiny_models.study_params(epochs=6.0)
+    result = train(tmp_path, model=model, epochs=6.0)
+    assert result.history[-1]["validation_loss"] < 0.8 * result.history[0]["validation_loss"]
+    assert finetune.reload_difference(model, study, ROWS, result).to_dict() == {"unmerged": 0.0}
+    packed, _ = restore(result.folder / "model", model)
+    assert {"Linear4bit", "Linear8bitLt"} & {type(layer).__name__ for layer in packed.modules()}
+    merged, _ = restore(result.folder / "model", model, merge=True)
+    assert {weight.dtype for weight in merged.model.parameters()} == {torch.bfloat16}
+
+
 def test_what_autocast_did_in_training_is_not_in_the_scores(half, tmp_path, monkeypatch):
     """A GPU trains under autocast; a restored model answers without it, and as the trained one did."""
     plain = training.TrainingArguments

@@ -1,6 +1,5 @@
 """Loading: nothing but safetensors of known architectures, declared fallbacks, errors that name the remedy."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -172,14 +171,12 @@ def test_four_bits_on_a_gpu_need_bitsandbytes_and_several_gpus_share_whatever_is
     assert models.quantization_options(one) == {}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_4_bit_weights_stay_frozen_while_adapters_learn(tmp_path, assets, monkeypatch):
     import torch
 
     from emosafe_lib import finetune, training
 
-    for module in (models, finetune):
-        monkeypatch.setattr(module, "pick_quantization", lambda model: "int4")
+    monkeypatch.setattr(models, "pick_quantization", lambda model: "int4")
     model = tiny_models.model_params()
     network = finetune.add_lora(models.load_classifier(model, ("a", "b", "c"))[0], model)
     frozen = {name: weight.detach().clone() for name, weight in network.named_parameters() if not weight.requires_grad}
