@@ -124,11 +124,13 @@ def best_batch(folder: Path) -> str:
 
 
 def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
-    """Medians of interleaved runs, as rows of the results file."""
+    """Medians of interleaved runs, as rows of the results file; runtimes are those that suit this processor."""
+    from emosafe_lib.classify import runtimes_here
+
     make_export(case, folder)
     at = folder / case / "safety"
-    best = best_batch(at)
-    sides = [best, *RUNTIMES]
+    best, runtimes = best_batch(at), runtimes_here(at)
+    sides = [best, *runtimes]
     runs = {side: [] for side in sides}
     for number in range(repeats):
         for side in sides if number % 2 == 0 else sides[::-1]:
@@ -139,7 +141,7 @@ def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
     }
     labels = {side: found[0]["labels"] for side, found in runs.items()}
     peer_name = f"transformers pipeline('text-classification'), batch {best}, its best of {list(PIPELINE_BATCHES)}"
-    pairs = [(runtime, best, peer_name) for runtime in RUNTIMES]
+    pairs = [(runtime, best, peer_name) for runtime in runtimes]
     pairs += [("onnx-int8", "torch", "fp32 PyTorch in the same batches")]
     found = []
     for ours, peer, name in pairs:

@@ -19,6 +19,8 @@ from emosafe_lib.params import ModelParams
 ASSETS = Path(__file__).parent / "assets"
 # Llama 3 reserves this token for padding but does not declare it.
 LLAMA_PAD = "<|finetune_right_pad_id|>"
+# What is never packed. Left to itself transformers packs an encoder's fresh head, for which there are no weights yet.
+HEADS = ["lm_head", "score", "classifier"]
 
 
 def weights_location(model: ModelParams) -> str:
@@ -236,16 +238,22 @@ def quantization_options(model: ModelParams) -> dict:
         return placement() if model.resources.gpus > 1 and pick_device(model).type == "cuda" else {}
     from transformers import BitsAndBytesConfig
 
-    if kind == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} | placement()
-    nf4 = BitsAndBytesConfig(
+    eight = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=HEADS)
+    return {"quantization_config": eight if kind == "int8" else four_bits(pick_dtype(model))} | placement()
+
+
+def four_bits(dtype):
+    """bitsandbytes' NF4 with quantized scales (arXiv 2305.14314), multiplied in a torch dtype."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=pick_dtype(model),
-        bnb_4bit_quant_storage=pick_dtype(model),  # FSDP flattens weights of one dtype only
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,  # FSDP flattens weights of one dtype only
+        llm_int8_skip_modules=HEADS,
     )
-    return {"quantization_config": nf4} | placement()
 
 
 def shape_config(model: ModelParams):

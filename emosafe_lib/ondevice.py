@@ -26,7 +26,7 @@ import psutil
 
 from emosafe_lib.capacity import LINEAR_BITS, count_parameters, weight_bytes
 from emosafe_lib.errors import ModelError
-from emosafe_lib.models import load_network, pick_device, quiet, use_threads
+from emosafe_lib.models import four_bits, load_network, pick_device, quiet, use_threads
 from emosafe_lib.params import ModelParams, load_model
 from emosafe_lib.stage import peak_memory_mb
 from emosafe_lib.taxonomy import TASKS
@@ -72,11 +72,11 @@ def unable(model: ModelParams) -> dict[str, str]:
     """Why the device cannot run a dtype at a sensible speed, whatever the model's size; an empty text where it can."""
     import torch
 
+    packed = "" if importlib.util.find_spec("bitsandbytes") else "bitsandbytes is not installed"
     if not on_gpu(model):
         able = {name for name, found in torch.cpu.get_capabilities().items() if found is True}
         slow = "" if able & BF16_INSTRUCTIONS else "this CPU has no bf16 instructions: it would be far slower than fp32"
-        return {"float32": "", "bfloat16": slow, "int8": "", "int4": "needs bitsandbytes and a GPU"}
-    packed = "" if importlib.util.find_spec("bitsandbytes") else "bitsandbytes is not installed"
+        return {"float32": "", "bfloat16": slow, "int8": "", "int4": packed}
     old = "" if torch.cuda.is_bf16_supported(including_emulation=False) else "this GPU has no bf16 instructions"
     return {"float32": "", "bfloat16": old, "int8": packed, "int4": packed}
 
@@ -124,23 +124,30 @@ def true_shapes(names: Iterable[str]) -> dict[str, ModelParams]:
 
 
 def network_for(model: ModelParams, dtype: str):
-    """A classifier with a fresh head in a dtype that meets no `hindrances`."""
+    """A classifier with a fresh head in a dtype that meets no `hindrances`.
+
+    bitsandbytes packs weights for a GPU, and four bits on a CPU, where it multiplies in fp32; eight are PyTorch's there.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    gpu, packed = on_gpu(model), dtype.startswith("int")
+    gpu, packed, options = on_gpu(model), dtype.startswith("int"), {}
     if gpu:
         kind = {"quantization": dtype if packed else "none", "dtype": "bfloat16" if packed else dtype}
         model = model.model_copy(update=kind)
-    if gpu and packed and model.weights == "random":
-        network = saved_and_loaded(model)
+    elif dtype == "int4":
+        options["quantization_config"] = four_bits(torch.float32)
+    if model.weights == "random" and packed and (gpu or dtype == "int4"):
+        network = saved_and_loaded(model, **options)
     else:
-        network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
+        network = load_network(model, AutoModelForSequenceClassification, num_labels=3, **options)
     if getattr(network.config, "pad_token_id", None) is None:
         network.config.pad_token_id = 0  # Llama 3 declares none, and without one several rows at once are refused
     if gpu:
         return network
     unmap(network)
+    if dtype == "int4":
+        return network
     if packed:
         linear = {torch.nn.Linear}
         return torch.ao.quantization.quantize_dynamic(network, linear, dtype=torch.qint8, inplace=True)
@@ -156,8 +163,9 @@ def unmap(network) -> None:
         tensor.data = tensor.data.clone()
 
 
-def saved_and_loaded(model: ModelParams):
-    """A classifier of random weights that went through a checkpoint: bitsandbytes packs what it reads from one.
+def saved_and_loaded(model: ModelParams, **options):
+    """A classifier of random weights that went through a checkpoint: bitsandbytes packs what it reads from one, as
+    `options` for `from_pretrained` or the model's own parameters say.
 
     Weights are made in bf16, half of what a CPU would take by itself: `rooms` counts on it.
     """
@@ -169,7 +177,7 @@ def saved_and_loaded(model: ModelParams):
         kind = {"num_labels": 3, "dtype": torch.bfloat16}
         load_network(plain, AutoModelForSequenceClassification, **kind).save_pretrained(folder)
         stored = model.model_copy(update={"weights": "hub", "path": folder})
-        return load_network(stored, AutoModelForSequenceClassification, num_labels=3)
+        return load_network(stored, AutoModelForSequenceClassification, num_labels=3, **options)
 
 
 def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
@@ -217,8 +225,11 @@ def forget_peak(gpu: bool = False) -> bool:
 
 
 def stored_mb(network) -> float:
-    """MiB of all weights as they lie in memory, packed int8 weights included."""
-    total = sum(tensor.numel() * tensor.element_size() for tensor in [*network.parameters(), *network.buffers()])
+    """MiB of all weights as they lie in memory, packed ones and their scales included."""
+    tensors = [*network.parameters(), *network.buffers()]
+    states = [tensor.quant_state for tensor in tensors if getattr(tensor, "quant_state", None) is not None]
+    tensors += [part.absmax for state in states for part in (state, state.state2)]
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     for module in network.modules():
         packed = getattr(module, "weight", None)
         if callable(packed):  # a dynamically quantized layer gives its weight through a method

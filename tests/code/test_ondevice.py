@@ -38,10 +38,19 @@ def test_every_case_is_measured_and_weights_agree_with_the_plan():
     assert rows[0]["weights_mb"] == pytest.approx(plan, rel=0.2, abs=0.02)
 
 
-def test_int8_weights_are_smaller():
+def test_packed_weights_are_smaller():
     model = tiny_models.model_params("encoder", device="cpu")
-    sizes = [ondevice.stored_mb(ondevice.network_for(model, dtype)) for dtype in ("float32", "int8")]
-    assert sizes[1] < sizes[0]
+    sizes = [ondevice.stored_mb(ondevice.network_for(model, dtype)) for dtype in ("float32", "int8", "int4")]
+    assert max(sizes[1:]) < sizes[0]
+
+
+def test_four_bits_are_measured_on_a_cpu_and_their_scales_count():
+    network = ondevice.network_for(tiny_models.model_params("encoder", device="cpu"), "int4")
+    assert "Linear4bit" in {type(layer).__name__ for layer in network.modules()}
+    bare = sum(tensor.numel() * tensor.element_size() for tensor in [*network.parameters(), *network.buffers()])
+    assert ondevice.stored_mb(network) > bare / 2**20
+    rows = ondevice.measure(tiny_models.model_params(weights="random", shape=SHAPE, device="cpu", path=""), "int4")
+    assert {row["dtype"] for row in rows} == {"int4"} and len(rows) == 4
 
 
 def test_a_measurement_that_dies_is_named():
@@ -72,7 +81,7 @@ def test_the_peak_is_of_reading_and_not_of_what_loading_held(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="reads Linux's own account of a process")
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int4"])
 def test_a_measured_network_keeps_no_file_of_weights_in_memory(tmp_path, dtype):
     """Packed layers keep their biases, and one tensor mapped from a file keeps the whole of it."""
     network = ondevice.network_for(tiny_models.model_params("encoder", device="cpu"), dtype)
