@@ -387,9 +387,7 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     if pick_quantization(model) != "none" and not is_sharded():
         from peft import prepare_model_for_kbit_training
 
-        network = prepare_model_for_kbit_training(
-            network, gradient_checkpointing_kwargs={"use_reentrant": False}
-        ).eval()
+        network = prepare_model_for_kbit_training(network, gradient_checkpointing_kwargs={"use_reentrant": False})
     head = network.get_submodule("score" if hasattr(network, "score") else "classifier")
     head.register_forward_pre_hook(in_own_precision)
     if not is_sharded():  # FSDP flattens weights of one dtype only

@@ -285,6 +285,12 @@ class ModelParams(Section):
             raise ValueError(f"weights: {self.weights} needs a path")
         return self
 
+    @model_validator(mode="after")
+    def packed_weights_stay_as_they_are(self):
+        if self.quantization != "none" and self.training.method == "full":
+            raise ValueError(f"quantization: {self.quantization} cannot be trained in full; use training.method: lora")
+        return self
+
 
 class StrictLoader(yaml.SafeLoader):
     """YAML with JSON's types: no dates, yes/no, octal or sixty-based numbers, tags, aliases or repeated keys."""

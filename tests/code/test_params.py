@@ -169,6 +169,13 @@ def test_split_shares_must_sum_to_one():
         validate({"name": "s", "data": data, "models": ["nano-1"]}, StudyParams, "s.yaml")
 
 
+def test_packed_weights_are_not_trained_in_full():
+    model = {"name": "m", "family": "encoder", "weights": "hub", "path": "a/b", "quantization": "int4"}
+    assert validate(model, ModelParams, "m.yaml").training.method == "lora"
+    with pytest.raises(ParameterError, match="int4 cannot be trained in full; use training.method: lora"):
+        validate(model | {"training": {"method": "full"}}, ModelParams, "m.yaml")
+
+
 STUDY = {"name": "s", "data": {"sources": ["a"]}, "models": ["nano-1"]}
 
 
