@@ -21,6 +21,7 @@ ASSETS = Path(__file__).parent / "assets"
 LLAMA_PAD = "<|finetune_right_pad_id|>"
 # What is never packed. Left to itself transformers packs an encoder's fresh head, for which there are no weights yet.
 HEADS = ["lm_head", "score", "classifier"]
+REGROUPED = 32, 64  # `block_n` and NF4's block size in bitsandbytes 0.50's functional._convert_weight_packed_for_cpu
 
 
 def weights_location(model: ModelParams) -> str:
@@ -304,8 +305,22 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
     options |= hub_options(model) | quantization_options(model)
     with quiet(), readable_errors(model):
         network = auto_class.from_pretrained(weights_location(model), dtype=dtype, use_safetensors=True, **options)
+    keep_narrow_layers_plain(network)
     placed = "quantization_config" in options or "device_map" in options or is_sharded()
     return network.eval() if placed else network.to(pick_device(model)).eval()
+
+
+def keep_narrow_layers_plain(network) -> None:
+    """Keep bitsandbytes from regrouping the weights of 4-bit layers that do not fit its groups.
+
+    On processors with avx512_bf16 it regroups them before the first message, in `REGROUPED` rows and columns at a time,
+    and stops at a layer of any other width. Such a layer is unpacked for every product instead, as on all other
+    processors.
+    """
+    rows, columns = REGROUPED
+    for layer in network.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False):
+            layer.support_avx512bf16_for_cpu = layer.out_features % rows == 0 and layer.in_features % columns == 0
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +25,14 @@ import pandas as pd
 import psutil
 
 from emosafe_lib.capacity import LINEAR_BITS, count_parameters, weight_bytes
-from emosafe_lib.errors import ModelError
 from emosafe_lib.models import four_bits, load_network, pick_device, quiet, use_threads
 from emosafe_lib.params import ModelParams, load_model
 from emosafe_lib.stage import peak_memory_mb
 from emosafe_lib.taxonomy import TASKS
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
-COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis".split()
+COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis reason".split()
+MEASURED, NOT_MEASURED = "measured", "not measured"
 SHARE_OF_MEMORY = 0.7
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 1.0, 3, 40
@@ -255,41 +255,57 @@ def measure(model: ModelParams, dtype: str) -> list[dict]:
                 {"model": model.name, "dtype": dtype, "batch": batch, "length": length, "runs": len(spent)}
                 | {"p50_ms": round(float(low), 2), "p95_ms": round(float(high), 2)}
                 | {"weights_mb": round(weights, 2), "loading_mb": round(loading, 1)}
-                | {"peak_mb": round(peak_mb(gpu), 1), "peak_of": peak_of, "basis": "measured"}
+                | {"peak_mb": round(peak_mb(gpu), 1), "peak_of": peak_of, "basis": MEASURED, "reason": ""}
             )
     return rows
 
 
-def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> list[dict]:
-    """`measure` for one dtype after another, as far as this process can: where a peak cannot be counted anew, the next
+def not_measured(name: str, dtype: str, reason: str) -> dict:
+    """The row of a precision that this machine turned out not to run: no numbers, but why there are none."""
+    return {"model": name, "dtype": dtype, "basis": NOT_MEASURED, "reason": reason}
+
+
+def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> Iterator[list[dict]]:
+    """The rows of one dtype after another, as far as this process can: where a peak cannot be counted anew, the next
     dtype would be charged with the last one's.
+
+    A dtype that the libraries refuse here, such as a layer whose width does not fit a packed format, gives a single row
+    that says so: one precision less is no reason to know nothing of the others.
     """
-    rows = []
     for dtype in dtypes:
-        rows += measure(model, dtype)
+        try:
+            rows = measure(model, dtype)
+        except Exception as error:  # whatever a library may raise on this machine, and nobody can list that
+            rows = [not_measured(model.name, dtype, in_one_line(error))]
+        yield rows
         if not forget_peak(on_gpu(model)):
             break
-    return rows
+
+
+def in_one_line(error: Exception) -> str:
+    """An error of a library, its kind and the first line of what it says; in measurements it has seen no message."""
+    said = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"{type(error).__name__}: {said}"[:200]
 
 
 def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.DataFrame:
     """`measure_in_turn` in a fresh process with as many threads as this one, so that peak memory belongs to this model
     alone; `random` for its shape only. It may leave later dtypes out, never the first.
 
-    Raises
-    ------
-    ModelError : the process died, for want of memory perhaps
+    A process that dies takes only the dtype with it that it was measuring, which gets a row that says so.
     """
     import torch
 
     command = [sys.executable, "-m", "emosafe_lib.ondevice", name, ",".join(dtypes), *(["random"] if random else [])]
     threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(command, capture_output=True, text=True, env=threads)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-        reason = f"could not be measured ({last})"
-        raise ModelError(f"{name} in {', '.join(dtypes)}", reason, "see that the model loads")
-    return pd.DataFrame(json.loads(done.stdout.splitlines()[-1]))
+    rows = [row for line in done.stdout.splitlines() if line.startswith("[") for row in json.loads(line)]
+    told = {row["dtype"] for row in rows}
+    left = [dtype for dtype in dtypes if dtype not in told]
+    if done.returncode and left:
+        last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
+        rows.append(not_measured(name, left[0], f"its process ended with status {done.returncode}: {last}"))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def measure_all(chosen: Iterable[tuple[str, Sequence[str]]], random: Collection[str] = ()) -> pd.DataFrame:
@@ -355,12 +371,13 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
 
 
 def main() -> None:
-    """`python -m emosafe_lib.ondevice MODEL DTYPE,DTYPE [random]` prints the rows as JSON."""
+    """`python -m emosafe_lib.ondevice MODEL DTYPE,DTYPE [random]` prints a line of JSON a dtype: its rows."""
     model = load_model(sys.argv[1])
     if "random" in sys.argv[3:]:
         model = model.model_copy(update={"weights": "random"})
     use_threads(model)
-    print(json.dumps(measure_in_turn(model, sys.argv[2].split(","))))
+    for rows in measure_in_turn(model, sys.argv[2].split(",")):
+        print(json.dumps(rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import tiny_models
 import torch
 
 from emosafe_lib import capacity, models, ondevice
-from emosafe_lib.errors import ModelError
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +52,58 @@ def test_four_bits_are_measured_on_a_cpu_and_their_scales_count():
     assert {row["dtype"] for row in rows} == {"int4"} and len(rows) == 4
 
 
-def test_a_measurement_that_dies_is_named():
-    with pytest.raises(ModelError, match="no-such-model in float32"):
-        ondevice.measure_apart("no-such-model", ["float32"])
+@pytest.mark.parametrize("regroups", [True, False])
+@pytest.mark.parametrize("width", [176, 192])
+def test_four_bits_are_read_whatever_the_width_and_whichever_way_bitsandbytes_takes(monkeypatch, regroups, width):
+    """Where it regroups weights it does so 32 rows at a time, and one rung of the ladder is 176 wide inside."""
+    import bitsandbytes
+
+    regrouped = []
+    plain = bitsandbytes.nn.modules._convert_weight_packed_for_cpu
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: regroups)
+    monkeypatch.setattr(
+        bitsandbytes.nn.modules, "_convert_weight_packed_for_cpu", lambda *given: regrouped.append(1) or plain(*given)
+    )
+    shape = SHAPE | {"intermediate": width, "hidden": 64}
+    network = ondevice.network_for(tiny_models.model_params(weights="random", shape=shape, device="cpu", path=""), "int4")
+    for layer in (module for module in network.modules() if type(module).__name__ == "Linear4bit"):
+        if regroups and layer.support_avx512bf16_for_cpu:
+            bitsandbytes.nn.modules._convert_weight_packed_for_cpu(layer.weight.data, layer.weight.quant_state)
+        assert not layer.support_avx512bf16_for_cpu or 176 not in (layer.in_features, layer.out_features)
+    assert bool(regrouped) == regroups
+
+
+def test_a_precision_that_a_library_refuses_is_a_row_with_its_reason_and_the_others_are_measured(monkeypatch):
+    plain = ondevice.network_for
+
+    def refusing(model, dtype):
+        if dtype == "int8":
+            raise AssertionError("N must be divisible by block_n\nand more")
+        return plain(model, dtype)
+
+    monkeypatch.setattr(ondevice, "network_for", refusing)
+    model = tiny_models.model_params("encoder", device="cpu")
+    found = pd.DataFrame(sum(ondevice.measure_in_turn(model, ["int8", "float32"]), []), columns=ondevice.COLUMNS)
+    refused = found[found["basis"] == ondevice.NOT_MEASURED]
+    assert refused["dtype"].tolist() == ["int8"]
+    assert refused["reason"].tolist() == ["AssertionError: N must be divisible by block_n"]
+    assert (found.loc[found["basis"] == ondevice.MEASURED, "dtype"] == "float32").sum() == 4
+
+
+def test_a_measurement_that_dies_takes_only_its_own_precision_with_it(monkeypatch):
+    """Here the process is killed in int8, after float32 was told."""
+    told = json.dumps([{"model": "m", "dtype": "float32", "basis": "measured", "reason": ""}])
+    script = f"import os, signal; print({told!r}, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    plain = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **kept: plain([sys.executable, "-c", script], **kept))
+    found = ondevice.measure_apart("m", ["float32", "int8", "int4"])
+    assert found["basis"].tolist() == ["measured", "not measured"] and found["dtype"].tolist() == ["float32", "int8"]
+    assert found["reason"].tolist()[1] == "its process ended with status -9: it left no message"
+
+
+def test_a_model_that_cannot_be_opened_gives_a_row_a_precision():
+    found = ondevice.measure_all([("no-such-model", ["float32", "int8"])])
+    assert found["basis"].tolist() == ["not measured"] * 2 and found["reason"].str.contains("no-such-model").all()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's own account of a process")
@@ -225,7 +273,7 @@ def test_a_process_goes_on_to_the_next_dtype_only_where_peaks_are_counted_anew(m
     model = tiny_models.model_params("encoder", device="cpu")
     for anew, expected in ((True, ["float32", "int8"]), (False, ["float32"])):
         monkeypatch.setattr(ondevice, "forget_peak", lambda gpu, anew=anew: anew)
-        rows = ondevice.measure_in_turn(model, ["float32", "int8"])
+        rows = sum(ondevice.measure_in_turn(model, ["float32", "int8"]), [])
         assert list(dict.fromkeys(row["dtype"] for row in rows)) == expected
 
 
@@ -241,7 +289,7 @@ def test_a_dtype_is_not_charged_with_the_one_before(monkeypatch):
         return network
 
     monkeypatch.setattr(ondevice, "network_for", heavy)
-    rows = ondevice.measure_in_turn(tiny_models.model_params("encoder", device="cpu"), ["float32", "int8"])
+    rows = sum(ondevice.measure_in_turn(tiny_models.model_params("encoder", device="cpu"), ["float32", "int8"]), [])
     first, second = (max(row["peak_mb"] for row in rows if row["dtype"] == dtype) for dtype in ("float32", "int8"))
     assert second < first - 300
     assert max(row["loading_mb"] for row in rows if row["dtype"] == "int8") < first - 300
@@ -252,7 +300,7 @@ def test_a_measurement_takes_the_threads_of_the_process_that_asks(monkeypatch):
 
     def run(command, env, **_):
         given.append(env["OMP_NUM_THREADS"])
-        return SimpleNamespace(returncode=0, stdout='[{"dtype": "float32"}]')
+        return SimpleNamespace(returncode=0, stdout='[{"dtype": "float32"}]', stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
     ondevice.measure_apart("nano-1", ["float32"])
