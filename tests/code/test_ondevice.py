@@ -52,6 +52,11 @@ def test_four_bits_are_measured_on_a_cpu_and_their_scales_count():
     assert {row["dtype"] for row in rows} == {"int4"} and len(rows) == 4
 
 
+def in_turn(model, dtypes):
+    """All rows of one process, one below the other."""
+    return [row for rows in ondevice.measure_in_turn(model, dtypes) for row in rows]
+
+
 @pytest.mark.parametrize("regroups", [True, False])
 @pytest.mark.parametrize("width", [176, 192])
 def test_four_bits_are_read_whatever_the_width_and_whichever_way_bitsandbytes_takes(monkeypatch, regroups, width):
@@ -65,7 +70,9 @@ def test_four_bits_are_read_whatever_the_width_and_whichever_way_bitsandbytes_ta
         bitsandbytes.nn.modules, "_convert_weight_packed_for_cpu", lambda *given: regrouped.append(1) or plain(*given)
     )
     shape = SHAPE | {"intermediate": width, "hidden": 64}
-    network = ondevice.network_for(tiny_models.model_params(weights="random", shape=shape, device="cpu", path=""), "int4")
+    network = ondevice.network_for(
+        tiny_models.model_params(weights="random", shape=shape, device="cpu", path=""), "int4"
+    )
     for layer in (module for module in network.modules() if type(module).__name__ == "Linear4bit"):
         if regroups and layer.support_avx512bf16_for_cpu:
             bitsandbytes.nn.modules._convert_weight_packed_for_cpu(layer.weight.data, layer.weight.quant_state)
@@ -83,7 +90,7 @@ def test_a_precision_that_a_library_refuses_is_a_row_with_its_reason_and_the_oth
 
     monkeypatch.setattr(ondevice, "network_for", refusing)
     model = tiny_models.model_params("encoder", device="cpu")
-    found = pd.DataFrame(sum(ondevice.measure_in_turn(model, ["int8", "float32"]), []), columns=ondevice.COLUMNS)
+    found = pd.DataFrame(in_turn(model, ["int8", "float32"]), columns=ondevice.COLUMNS)
     refused = found[found["basis"] == ondevice.NOT_MEASURED]
     assert refused["dtype"].tolist() == ["int8"]
     assert refused["reason"].tolist() == ["AssertionError: N must be divisible by block_n"]
@@ -273,7 +280,7 @@ def test_a_process_goes_on_to_the_next_dtype_only_where_peaks_are_counted_anew(m
     model = tiny_models.model_params("encoder", device="cpu")
     for anew, expected in ((True, ["float32", "int8"]), (False, ["float32"])):
         monkeypatch.setattr(ondevice, "forget_peak", lambda gpu, anew=anew: anew)
-        rows = sum(ondevice.measure_in_turn(model, ["float32", "int8"]), [])
+        rows = in_turn(model, ["float32", "int8"])
         assert list(dict.fromkeys(row["dtype"] for row in rows)) == expected
 
 
@@ -289,7 +296,7 @@ def test_a_dtype_is_not_charged_with_the_one_before(monkeypatch):
         return network
 
     monkeypatch.setattr(ondevice, "network_for", heavy)
-    rows = sum(ondevice.measure_in_turn(tiny_models.model_params("encoder", device="cpu"), ["float32", "int8"]), [])
+    rows = in_turn(tiny_models.model_params("encoder", device="cpu"), ["float32", "int8"])
     first, second = (max(row["peak_mb"] for row in rows if row["dtype"] == dtype) for dtype in ("float32", "int8"))
     assert second < first - 300
     assert max(row["loading_mb"] for row in rows if row["dtype"] == "int8") < first - 300
