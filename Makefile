@@ -12,7 +12,8 @@ PROFILE ?=
 STUDIES ?=
 A ?= sample
 B ?= real
-RUN := $(BIN)/python -m emosafe_lib.execute
+EMOSAFE := $(BIN)/python -m emosafe_lib.cli
+RUN := $(EMOSAFE) run
 
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -36,7 +37,7 @@ setup: ## create .venv from requirements.lock; does nothing while the lock is un
 	  cp pyproject.toml $(VENV)/installed.toml; }
 
 plan: setup ## what a study will ask for, computed before it runs: make plan STUDY=real MODELS="llama-1b llama-70b"
-	@$(BIN)/python -m emosafe_lib.plan --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
+	@$(RUN) plan --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
 
 study: setup ## run the whole study: every notebook, every model, then outputs/$(STUDY)/index.html
 	@$(RUN) study --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)"
@@ -53,19 +54,19 @@ lab: setup ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
 data: setup ## download what a study names; licences that restrict use are listed first
-	@$(BIN)/python -m emosafe_lib.sources fetch --study "$(STUDY)"
+	@$(EMOSAFE) data fetch --study "$(STUDY)"
 
 reference: setup ## run sample and real study, copy their pages to outputs/reference/: make reference STUDIES=sample
 	@$(RUN) reference --cores $(CORES) $(addprefix --study ,$(STUDIES))
 
 compare: setup ## paired comparison of two finished studies: make compare A=sample B=mine
-	@$(BIN)/python -m emosafe_lib.compare $(A) $(B)
+	@$(EMOSAFE) compare $(A) $(B)
 
 test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-wlm, munge and root)
-	@EMOSAFE_NEEDS_SLURM=1 $(BIN)/python -m pytest tests/cluster -rs -s
+	@EMOSAFE_NEEDS_SLURM=1 $(BIN)/python -m pytest tests/workflow/cluster -rs -s
 
 chaos: setup ## kill a reduced study at random moments and count what is lost: make chaos KILLS=50
-	@$(BIN)/python tests/code/chaos.py --kills $(KILLS)
+	@$(BIN)/python tests/workflow/chaos.py --kills $(KILLS)
 
 bench: setup ## benchmarks against named peers; results go to benchmarks/results/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \

@@ -19,16 +19,16 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "analysis.json"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "code")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import analysis_world  # noqa: E402
 from reporting import machine_and_load, publish, versions  # noqa: E402
 
-from emosafe_lib import metrics, results  # noqa: E402
-from emosafe_lib.metrics import Answers  # noqa: E402
-from emosafe_lib.params import AnalysisParams, load_model  # noqa: E402
-from emosafe_lib.results import Evidence  # noqa: E402
-from emosafe_lib.uncertainty import Bootstrap  # noqa: E402
+from emosafe_lib.evaluation import metrics, results  # noqa: E402
+from emosafe_lib.evaluation.bootstrap import Bootstrap  # noqa: E402
+from emosafe_lib.evaluation.metrics import Answers  # noqa: E402
+from emosafe_lib.evaluation.results import Evidence  # noqa: E402
+from emosafe_lib.study.parameters import AnalysisParams, load_model  # noqa: E402
 
 ROWS, SOURCES = 3000, 20  # half of the rows are test
 SKILLS = {"nano-1": 0.3, "nano-2": 0.8, "nano-3": 1.1, "nano-4": 1.3, "minilm": 1.8}

@@ -28,9 +28,10 @@ import augment_cases  # noqa: E402
 import chat_server  # noqa: E402
 from reporting import machine, publish, versions  # noqa: E402
 
-from emosafe_lib import augment  # noqa: E402
-from emosafe_lib.augment.journal import FINAL, journal_path  # noqa: E402
-from emosafe_lib.rows import write_rows  # noqa: E402
+from emosafe_lib.augment import reinterpretation  # noqa: E402
+from emosafe_lib.augment import requests as augment_requests  # noqa: E402
+from emosafe_lib.augment.journal import FINAL, Journal, journal_path  # noqa: E402
+from emosafe_lib.study.rows import write_rows  # noqa: E402
 
 KILLS = 5
 FAULT_SHARE = 0.2
@@ -50,10 +51,11 @@ CANARIES = (
 )
 WORKER = """
 import sys
-from emosafe_lib import augment, rows
-from emosafe_lib.params import AugmentationParams
+from emosafe_lib.augment import reinterpretation
+from emosafe_lib.study import rows
+from emosafe_lib.study.parameters import AugmentationParams
 params = AugmentationParams.model_validate_json(sys.argv[2])
-augment.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
+reinterpretation.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
 """
 
 
@@ -97,7 +99,7 @@ def kill_run(count: int, folder: Path, idempotent: bool) -> dict:
     with chat_server.ChatServer(faults(2), latency=0.05, idempotent=idempotent) as server:
         params = parameters(server.url, count)
         path = journal_path(folder, params)
-        planned = {request.key for request in augment.plan.plan(table, params)}
+        planned = {request.key for request in augment_requests.plan(table, params)}
         for share in kills:
             run = worker(folder / "rows.parquet", params, folder)
             while run.poll() is None and (not path.exists() or len(final_answers(whole(path))) < share * count):
@@ -185,13 +187,13 @@ async def plain_client(url: str, bodies: list[dict]) -> None:
 
 def throughput(count: int, folder: Path, latency: float) -> dict:
     """Requests a second of the bare client, the plain official client and ours, at the same server."""
-    from emosafe_lib.augment.server import body_of
+    from emosafe_lib.augment.exchange import body_of
 
     table, rates, processor = augment_cases.rows(count), {}, {}
     for name in ("limit", "peer", "ours"):
         with chat_server.ChatServer(latency=latency, capacity=CONCURRENCY, idempotent=False) as server:
             params = parameters(server.url, count)
-            requests = augment.plan.plan(table, params)
+            requests = augment_requests.plan(table, params)
             bodies = [body_of(request, params) for request in requests]
             before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             if name == "limit":
@@ -199,8 +201,8 @@ def throughput(count: int, folder: Path, latency: float) -> dict:
             elif name == "peer":
                 asyncio.run(plain_client(server.url, bodies))
             else:
-                with augment.Journal(folder / f"speed-{latency}.jsonl") as journal:
-                    augment.answer_all(table, requests, params, journal)
+                with Journal(folder / f"speed-{latency}.jsonl") as journal:
+                    reinterpretation.answer_all(table, requests, params, journal)
             processor[name] = (resource.getrusage(resource.RUSAGE_SELF).ru_utime - before) / len(bodies)
             rates[name] = rate_of(server.times, len(bodies))
     return rates | {"milliseconds": {name: round(1e3 * seconds, 2) for name, seconds in processor.items()}}
@@ -236,7 +238,7 @@ def canary_run(count: int, folder: Path) -> dict:
         environment = os.environ | secrets | {"EMOSAFE_OUTPUTS": str(folder / "outputs"), "PYTHONPATH": str(ROOT)}
         environment["EMOSAFE_ROOT"] = str(root)
         stage = ["stage", "02_chatgpt_augmentation", "--study", "canary"]
-        command = [sys.executable, "-m", "emosafe_lib.execute", *stage]
+        command = [sys.executable, "-m", "emosafe_lib.cli", "run", *stage]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
         sent, requests = server.raw.decode("latin-1"), len(server.seen)
     if done.returncode:
@@ -256,7 +258,7 @@ def canary_run(count: int, folder: Path) -> dict:
     }
     found = {place: sum(leaks(canary, text) for canary in canaries) for place, text in places.items()}
     found["key outside requests"] = sum(text.count(KEY) for place, text in places.items() if place != "requests")
-    parents = {request.parent_id for request in augment.plan.plan(table, parameters("http://x/v1", 2 * count))}
+    parents = {request.parent_id for request in augment_requests.plan(table, parameters("http://x/v1", 2 * count))}
     placeholders = sum(sent.count(f"[{kind}_1]") for kind in ("EMAIL", "PHONE", "USER", "URL", "CARD"))
     control = sum(leaks(canary, " ".join(table["text"])) for canary in canaries)  # the search does find what is there
     counts = {"rows": len(table), "rows_sent": len(parents), "requests": requests, "placeholders_sent": placeholders}

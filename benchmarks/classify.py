@@ -33,15 +33,15 @@ PROBED_ROWS, PROBES = 100, 2
 
 def sample():
     """The embedded sample's merged rows."""
-    from emosafe_lib import merge
-    from emosafe_lib.params import load_study
+    from emosafe_lib.data import merge
+    from emosafe_lib.study.parameters import load_study
 
     return merge.merge(load_study("sample").data).rows
 
 
 def texts(rows: int) -> list[str]:
     """Sample texts, joined and cut to log-normal lengths; the same ones each time."""
-    from emosafe_lib.models import ASSETS
+    from emosafe_lib.models.backbone import ASSETS
 
     lines = (ASSETS / "sample" / "sample.jsonl").read_text(encoding="utf-8").splitlines()
     words = " ".join(json.loads(line)["text"] for line in lines).split()
@@ -53,17 +53,19 @@ def texts(rows: int) -> list[str]:
 
 def make_export(case: str, folder: Path) -> None:
     """Train the trinary classifier, export it with its ONNX files, and note what each runtime costs in macro-F1."""
-    from emosafe_lib import export, finetune, ondevice
-    from emosafe_lib.params import load_model, load_study
-    from emosafe_lib.rows import take
+    from emosafe_lib.finetuning import finetune
+    from emosafe_lib.ondevice import export, onnx_graphs
+    from emosafe_lib.ondevice import runtimes as ondevice_runtimes
+    from emosafe_lib.study.parameters import load_model, load_study
+    from emosafe_lib.study.rows import take
 
     model, study, rows = load_model(case), load_study("sample"), sample()
     settings = study.finetuning.model_copy(update={"max_length": LONGEST})
     study = study.model_copy(update={"finetuning": settings})
     result = finetune.finetune(model, study, rows, "safety", 0, folder / "runs")
     export.export(model, {"safety": result}, rows, LONGEST, folder / case)
-    export.add_onnx(folder / case)
-    compared = ondevice.compare_runtimes(folder / case, take(rows, "test", human_only=True))
+    onnx_graphs.add_onnx(folder / case)
+    compared = ondevice_runtimes.compare_runtimes(folder / case, take(rows, "test", human_only=True))
     compared.to_json(folder / f"{case}.json", orient="records")
 
 
@@ -71,7 +73,7 @@ def read_with_pipeline(folder: Path, batch: int, messages: list[str]):
     """A function that labels all messages with the transformers pipeline."""
     from transformers import pipeline
 
-    from emosafe_lib.export import load_exported
+    from emosafe_lib.ondevice.exported import load_exported
 
     network, tokenizer, _ = load_exported(folder)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
@@ -82,8 +84,9 @@ def read_with_pipeline(folder: Path, batch: int, messages: list[str]):
 
 def read_with_ours(folder: Path, runtime: str, messages: list[str]):
     """A function that labels all messages with one of our runtimes."""
-    from emosafe_lib.classify import TOKENS_PER_BATCH, TaskClassifier
-    from emosafe_lib.taxonomy import SAFETY_LEVELS
+    from emosafe_lib.ondevice.classify import TOKENS_PER_BATCH
+    from emosafe_lib.ondevice.runtimes import TaskClassifier
+    from emosafe_lib.study.taxonomy import SAFETY_LEVELS
 
     part = TaskClassifier(folder, runtime)
     return lambda: [SAFETY_LEVELS[best] for best in part.probabilities(messages, TOKENS_PER_BATCH)[0].argmax(axis=1)]
@@ -91,8 +94,9 @@ def read_with_ours(folder: Path, runtime: str, messages: list[str]):
 
 def measure(folder: Path, side: str, rows: int) -> dict:
     """Rows per second of one side in this process, after a short pass to warm up, and its labels."""
-    from emosafe_lib.models import quiet, use_threads
-    from emosafe_lib.params import load_model
+    from emosafe_lib.models.backbone import quiet
+    from emosafe_lib.models.precision import use_threads
+    from emosafe_lib.study.parameters import load_model
 
     use_threads(load_model(folder.parent.name))
     messages = texts(rows)
@@ -125,7 +129,7 @@ def best_batch(folder: Path) -> str:
 
 def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
     """Medians of interleaved runs, as rows of the results file; runtimes are those that suit this processor."""
-    from emosafe_lib.classify import runtimes_here
+    from emosafe_lib.ondevice.runtimes import runtimes_here
 
     make_export(case, folder)
     at = folder / case / "safety"

@@ -60,9 +60,10 @@ def network_of(case: str):
     """
     from transformers import AutoModelForSequenceClassification, set_seed
 
-    from emosafe_lib.finetune import add_lora
-    from emosafe_lib.models import load_network, use_threads
-    from emosafe_lib.params import ShapeParams, load_model
+    from emosafe_lib.finetuning.network import add_lora
+    from emosafe_lib.models.backbone import load_network
+    from emosafe_lib.models.precision import use_threads
+    from emosafe_lib.study.parameters import ShapeParams, load_model
 
     set_seed(0)
     model = load_model(case)
@@ -85,10 +86,10 @@ def row_table(count: int):
 
 def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:
     """Seconds of one epoch with token-budget batches."""
-    from emosafe_lib.batching import Encoded
-    from emosafe_lib.finetune import Plan
-    from emosafe_lib.params import FinetuningParams
-    from emosafe_lib.training import BudgetTrainer
+    from emosafe_lib.finetuning.plan import Plan
+    from emosafe_lib.finetuning.trainer import BudgetTrainer
+    from emosafe_lib.models.batching import Encoded
+    from emosafe_lib.study.parameters import FinetuningParams
 
     rows = row_table(len(ids))
     plan = Plan(model, FinetuningParams(), "safety", 0, "", rows, rows[:8], rows[:8])
@@ -220,7 +221,7 @@ def compare(case: str, rows: int, repeats: int, peak: float) -> list[dict]:
 
 def step_params(name: str, quantization: str, device: str = "cuda"):
     """A true shape's parameters, to be filled with random weights."""
-    from emosafe_lib.params import load_model
+    from emosafe_lib.study.parameters import load_model
 
     return load_model(name).model_copy(update={"weights": "random", "quantization": quantization, "device": device})
 
@@ -229,9 +230,10 @@ def step_network(model):
     """The network of `step_params` with adapters and a fresh head, made as the package's training makes it."""
     from transformers import AutoModelForSequenceClassification
 
-    from emosafe_lib.finetune import add_lora
-    from emosafe_lib.models import load_network, pick_quantization, quiet
-    from emosafe_lib.ondevice import saved_and_loaded
+    from emosafe_lib.finetuning.network import add_lora
+    from emosafe_lib.models.backbone import load_network, quiet
+    from emosafe_lib.models.precision import pick_quantization
+    from emosafe_lib.ondevice.measure import saved_and_loaded
 
     with quiet():
         if pick_quantization(model) == "none":
@@ -245,8 +247,8 @@ def step_of(network, model, rows: int, tokens: int):
     """A function that takes one LoRA step on random rows: forward, loss, backward, AdamW."""
     import torch
 
-    from emosafe_lib.models import pick_device
-    from emosafe_lib.training import loss_per_row
+    from emosafe_lib.finetuning.objective import loss_per_row
+    from emosafe_lib.models.precision import pick_device
 
     device = pick_device(model)
     learned = [weight for weight in network.parameters() if weight.requires_grad]
@@ -268,8 +270,8 @@ def step_of(network, model, rows: int, tokens: int):
 
 def measure_step(model, rows: int = STEP_ROWS, tokens: int = STEP_TOKENS, steps: int = STEPS) -> dict:
     """Median seconds of a LoRA step and peak memory in GB, in this process, after one step that makes AdamW's state."""
-    from emosafe_lib.models import hardware
-    from emosafe_lib.ondevice import forget_peak, on_gpu, peak_mb
+    from emosafe_lib.models.precision import hardware
+    from emosafe_lib.ondevice.measure import forget_peak, on_gpu, peak_mb
 
     gpu = on_gpu(model)
     step = step_of(step_network(model), model, rows, tokens)
@@ -311,7 +313,7 @@ def on_the_gpu() -> None:
     """Measure the LoRA steps that fit this GPU, and write them to a file of their own; what does not fit says why."""
     import torch
 
-    from emosafe_lib.ondevice import hindrances
+    from emosafe_lib.ondevice.measure import hindrances
 
     rows, left_out = [], {}
     for name, quantization in GPU_CASES:
@@ -332,7 +334,7 @@ def main() -> None:
     """Run the comparison and write the results by rename."""
     import torch
 
-    from emosafe_lib.models import half_precision
+    from emosafe_lib.models.precision import half_precision
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=600)

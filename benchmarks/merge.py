@@ -38,7 +38,7 @@ def synthetic(n: int) -> pd.DataFrame:
 
     Of the copies some are in capitals, others have their last word changed.
     """
-    from emosafe_lib.sources import RAW_COLUMNS
+    from emosafe_lib.data.sources.base import RAW_COLUMNS
 
     random = np.random.default_rng(0)
     words = np.array([f"w{i}" for i in range(VOCABULARY)], dtype=object)
@@ -63,8 +63,8 @@ def synthetic(n: int) -> pd.DataFrame:
 
 def ours(rows: pd.DataFrame) -> int:
     """The package's merge, from raw rows to the data card; the number of groups."""
-    from emosafe_lib import merge
-    from emosafe_lib.params import DataParams
+    from emosafe_lib.data import merge
+    from emosafe_lib.study.parameters import DataParams
 
     data = DataParams(sources=["emosafe_sample"], balance_sources=False, max_class_share=1.0)
     return merge.merge_rows(rows, data).card["groups"]

@@ -31,9 +31,10 @@ import numpy as np
 import torch
 from reporting import machine, publish, versions
 
-from emosafe_lib import causal, models, prompts
-from emosafe_lib.batching import budget_batches
-from emosafe_lib.params import ShapeParams, load_model
+from emosafe_lib.models import backbone
+from emosafe_lib.models.batching import budget_batches
+from emosafe_lib.prompting import shared_prefix, wordings
+from emosafe_lib.study.parameters import ShapeParams, load_model
 
 RESULTS = Path(__file__).parent / "results" / "scoring.json"
 # Behind everything else, so that a peer moves none of our versions.
@@ -85,7 +86,7 @@ class Setup:
     """A network, a prompt and messages as token ids."""
 
     network: object
-    prompt: prompts.Prompt
+    prompt: wordings.Prompt
     messages: list
 
 
@@ -96,36 +97,36 @@ def network_of(shape: ShapeParams, seed: int = 0):
     torch.manual_seed(seed)
     changes = {"weights": "random", "shape": shape, "context_tokens": CONTEXT, "device": "cpu"}
     model = load_model("nano-3").model_copy(update=changes)
-    return models.load_network(model, AutoModelForCausalLM, initializer_range=0.1)
+    return backbone.load_network(model, AutoModelForCausalLM, initializer_range=0.1)
 
 
 def tokenizer_of(shape: str):
     """The ladder's tokenizer."""
-    return models.load_tokenizer(load_model(shape))
+    return backbone.load_tokenizer(load_model(shape))
 
 
 def text_of(random, tokenizer, tokens: int) -> str:
     """Everyday words in random order, about so many tokens."""
     words = random.choice(WORDS, tokens)
-    sizes = [len(prompts.encode_plain(tokenizer, f" {word}")) for word in words]
+    sizes = [len(wordings.encode_plain(tokenizer, f" {word}")) for word in words]
     return " ".join(words[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens)))])
 
 
 def messages_of(tokenizer, count: int) -> list[list[int]]:
     """Token ids of texts of 80 to 140 tokens."""
     random = np.random.default_rng(1)
-    return [prompts.encode_plain(tokenizer, text_of(random, tokenizer, n)) for n in random.integers(80, 141, count)]
+    return [wordings.encode_plain(tokenizer, text_of(random, tokenizer, n)) for n in random.integers(80, 141, count)]
 
 
-def prompt_of(tokenizer, task: str, prefix_tokens: int, variant: str = "guard") -> prompts.Prompt:
+def prompt_of(tokenizer, task: str, prefix_tokens: int, variant: str = "guard") -> wordings.Prompt:
     """The study's prompt with as many made-up exemplars as bring its prefix nearest to so many tokens."""
     random, turns = np.random.default_rng(2), []
-    found = [prompts.build(tokenizer, task, variant)]
+    found = [wordings.build(tokenizer, task, variant)]
     while len(found[-1].prefix) < prefix_tokens:
-        number, words = len(turns), prompts.VERBALIZERS[task]
-        question, answer = number % len(prompts.QUESTIONS[task]), words[number % len(words)]
-        turns.append(prompts.Turn(f"r{number}", f"g{number}", text_of(random, tokenizer, 48), question, answer))
-        found.append(prompts.build(tokenizer, task, variant, turns))
+        number, words = len(turns), wordings.VERBALIZERS[task]
+        question, answer = number % len(wordings.QUESTIONS[task]), words[number % len(words)]
+        turns.append(wordings.Turn(f"r{number}", f"g{number}", text_of(random, tokenizer, 48), question, answer))
+        found.append(wordings.build(tokenizer, task, variant, turns))
     return min(found, key=lambda prompt: abs(len(prompt.prefix) - prefix_tokens)) if prefix_tokens else found[0]
 
 
@@ -138,12 +139,12 @@ def clocked(work) -> tuple[object, float, float]:
 
 def ours(setup: Setup, messages) -> np.ndarray:
     """Scores (n, questions, answers) by the package."""
-    return causal.label_log_probabilities(setup.network, setup.prompt, messages)
+    return shared_prefix.label_log_probabilities(setup.network, setup.prompt, messages)
 
 
 def loop(setup: Setup, messages) -> np.ndarray:
     """The same the plain way."""
-    return np.stack([causal.plain_log_probabilities(setup.network, setup.prompt, ids) for ids in messages])
+    return np.stack([shared_prefix.plain_log_probabilities(setup.network, setup.prompt, ids) for ids in messages])
 
 
 def harness(model, setup: Setup, messages) -> np.ndarray:
@@ -181,11 +182,11 @@ def best_batch(model, setup: Setup, sizes=(1, 4, 16), texts: int | None = None) 
 @torch.inference_mode()
 def forward_only(setup: Setup, with_prefix: bool) -> None:
     """As many tokens as ours feeds, in equal sequences, through the network and nothing else."""
-    tree = causal.plant(setup.prompt.suffixes, setup.prompt.answers)
+    tree = shared_prefix.plant(setup.prompt.suffixes, setup.prompt.answers)
     count, ids = len(setup.messages), setup.messages
     length = round(sum(map(len, ids)) / count) + len(tree.ids)
-    rows = len(budget_batches([length] * count, causal.CPU_TOKENS)[0])
-    prefix = causal.read_prefix(setup.network, setup.prompt.prefix)
+    rows = len(budget_batches([length] * count, shared_prefix.CPU_TOKENS)[0])
+    prefix = shared_prefix.read_prefix(setup.network, setup.prompt.prefix)
     tokens = torch.zeros((count, length), dtype=torch.int64) + torch.tensor(ids[0][0])
     mask = torch.zeros(1, 1, length, length).masked_fill_(~torch.ones(length, length).tril().bool(), float("-inf"))
     places = torch.arange(length).expand(rows, -1)
@@ -193,7 +194,7 @@ def forward_only(setup: Setup, with_prefix: bool) -> None:
         for start in range(0, count, rows):
             setup.network.base_model(tokens[start : start + rows], use_cache=False)
         return
-    with causal.own_attention(setup.network):
+    with shared_prefix.own_attention(setup.network):
         for start in range(0, count, rows):
             part = tokens[start : start + rows]
             where = places[: len(part)] + prefix.length
@@ -321,7 +322,7 @@ def operations(setup: Setup) -> float:
     A message's token sees half its message on average; the tree's own few steps are left out.
     """
     config, prefix = setup.network.config, len(setup.prompt.prefix)
-    nodes = len(causal.plant(setup.prompt.suffixes, setup.prompt.answers).ids)
+    nodes = len(shared_prefix.plant(setup.prompt.suffixes, setup.prompt.answers).ids)
     lengths = [len(ids) for ids in setup.messages]
     seen = sum((n + nodes) * prefix + n * n / 2 + nodes * n for n in lengths) + prefix**2 / 2
     tokens = sum(lengths) + nodes * len(lengths) + prefix
@@ -354,13 +355,13 @@ def true_shape(name: str, shape: ShapeParams, device: str, dtype, texts: int, ge
 
     model = load_model("llama-1b").model_copy(update={"weights": "random", "shape": shape, "context_tokens": CONTEXT})
     with torch.device(device):
-        network = AutoModelForCausalLM.from_config(models.shape_config(model), dtype=dtype).eval()
+        network = AutoModelForCausalLM.from_config(backbone.shape_config(model), dtype=dtype).eval()
     random = np.random.default_rng(3)
     ids = [random.integers(0, shape.vocabulary, length).tolist() for length in [1000, 25, *[110] * texts]]
-    prompt = prompts.Prompt("safety", "made", tuple(ids[0]), (tuple(ids[1]),), ((1,), (2, 3), (4, 5)))
+    prompt = wordings.Prompt("safety", "made", tuple(ids[0]), (tuple(ids[1]),), ((1,), (2, 3), (4, 5)))
     setup = Setup(network, prompt, ids[2:])
-    causal.label_log_probabilities(network, prompt, setup.messages[:8])
-    _, seconds = timed_on(device, lambda: causal.label_log_probabilities(network, prompt, setup.messages))
+    shared_prefix.label_log_probabilities(network, prompt, setup.messages[:8])
+    _, seconds = timed_on(device, lambda: shared_prefix.label_log_probabilities(network, prompt, setup.messages))
     peak = gemm_peak(device, dtype, gemm_size)
     return {
         "case": f"{name} true shape {device}",

@@ -11,16 +11,34 @@ import os
 import sys
 from pathlib import Path
 
-from emosafe_lib.errors import EmosafeError
+from emosafe_lib.study.errors import EmosafeError
 
 # A full or read-only disk is nobody's bug; what else the operating system refuses may be ours, and shows where.
 SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 COMMANDS = {
-    "classify": ("emosafe_lib.classify", "classify messages with an exported model"),
-    "onnx": ("emosafe_lib.export", "add ONNX files, in fp32 and int8, to an exported model"),
-    "train": ("emosafe_lib.train_cli", "one training run, for accelerate launch"),
-    "run": ("emosafe_lib.execute", "studies and single stages, as `make study` runs them"),
+    "classify": ("emosafe_lib.ondevice.classify", "classify messages with an exported model"),
+    "onnx": ("emosafe_lib.ondevice.export", "add ONNX files, in fp32 and int8, to an exported model"),
+    "train": ("emosafe_lib.finetuning.command", "one training run, for accelerate launch"),
+    "data": ("emosafe_lib.data.sources.fetch", "list or download the sources of a study"),
+    "compare": ("emosafe_lib.evaluation.two_studies", "two finished studies, number by number, on the same rows"),
+    "run": ("workflow.command", "studies and single stages, as `make study` runs them"),
 }
+
+
+def module_of(command: str):
+    """The module behind a command; the runner stands beside this package, in a checkout.
+
+    Raises
+    ------
+    EmosafeError : the runner is asked for, and the package was installed without a checkout
+    """
+    module = COMMANDS[command][0]
+    if module.startswith("workflow."):
+        checkout = Path(__file__).resolve().parents[1]
+        if not (checkout / "workflow" / "Snakefile").is_file():
+            raise EmosafeError(f"emosafe {command}", "needs a checkout, with its notebooks", "clone the repository")
+        sys.path.insert(0, str(checkout))
+    return importlib.import_module(module)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"emosafe: no command {given[0][:40]!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(COMMANDS[given[0]][0]).main(given[1:])
+        return module_of(given[0]).main(given[1:])
     except EmosafeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

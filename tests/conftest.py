@@ -1,4 +1,5 @@
-"""Fixtures that every test folder shares: offline by force, one thread, and the real data where it is at hand."""
+"""Fixtures that every test folder shares: offline by force, one thread, the real data where it is at
+hand, and one expensive thing: a finished study, built once a session."""
 
 import os
 from pathlib import Path
@@ -36,3 +37,32 @@ def outputs(tmp_path, monkeypatch) -> Path:
     """A private outputs folder."""
     monkeypatch.setenv("EMOSAFE_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
+
+
+@pytest.fixture(scope="session")
+def finished_root(tmp_path_factory):
+    """A folder with a toy `checkout` and the `outputs` of its one study, whose notebook 05 really ran."""
+    import finished_study
+
+    from emosafe_lib.study.parameters import load_study
+    from workflow.pages import front_page
+
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        point_to(patch, root)
+        finished_study.build(root / "checkout")
+        front_page.write_index(load_study("toy"))
+    return root
+
+
+@pytest.fixture
+def study(finished_root, monkeypatch):
+    """The outputs of the finished toy study; the library looks there and into the toy checkout."""
+    point_to(monkeypatch, finished_root)
+    return finished_root / "outputs" / "toy"
+
+
+def point_to(patch, root) -> None:
+    """Let the library use a checkout and outputs below `root`."""
+    patch.setenv("EMOSAFE_ROOT", str(root / "checkout"))
+    patch.setenv("EMOSAFE_OUTPUTS", str(root / "outputs"))

@@ -13,14 +13,14 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-import emosafe_lib.augment.privacy as privacy
-import emosafe_lib.augment.tactics as tactics
-from emosafe_lib import dedup, merge
+from emosafe_lib.augment import tactics
 from emosafe_lib.augment.journal import Answer, same_model
-from emosafe_lib.augment.plan import Request, Shares, positive_categories
 from emosafe_lib.augment.reply import Reply, parse
-from emosafe_lib.params import AugmentationParams
-from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
+from emosafe_lib.augment.requests import Request, Shares, positive_categories
+from emosafe_lib.data import cleaning, outgoing
+from emosafe_lib.data.near_duplicates import near_duplicate_pairs
+from emosafe_lib.study.parameters import AugmentationParams
+from emosafe_lib.study.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
 
 REASONS = {
     "not_recorded": "no answer on record",
@@ -75,13 +75,13 @@ def fits_length(text: str, parent: str) -> bool:
 
 def triples(text: str) -> set[tuple]:
     """The word triples of a text, without regard to case and punctuation."""
-    words = merge.comparison_key(text).split()
+    words = cleaning.comparison_key(text).split()
     return set(zip(words, words[1:], words[2:], strict=False))
 
 
 def is_echo(text: str, parent: str) -> bool:
     """Whether a reply repeats its parent, in whole or in good part."""
-    if merge.comparison_key(text) == merge.comparison_key(parent):
+    if cleaning.comparison_key(text) == cleaning.comparison_key(parent):
         return True
     mine = triples(text)
     return bool(mine) and len(mine & triples(parent)) / len(mine) >= ECHO_SHARE
@@ -112,8 +112,8 @@ def check(request: Request, answer: Answer, parent, model: str = "") -> tuple[st
         "wrong_tactic": lambda: reply.tactic == request.tactic,
         "language": lambda: is_english(reply.text),
         "length_ratio": lambda: fits_length(reply.text, parent.text),
-        "unfit": lambda: not merge.quarantine_reason(reply.text, 5_000),
-        "identifier": lambda: not privacy.has_identifier(reply.text),
+        "unfit": lambda: not cleaning.quarantine_reason(reply.text, 5_000),
+        "identifier": lambda: not outgoing.has_identifier(reply.text),
         "echo": lambda: not is_echo(reply.text, parent.text),
         "level": lambda: reply.level == request.level,
         "category": lambda: fits_categories(reply, parent),
@@ -123,9 +123,9 @@ def check(request: Request, answer: Answer, parent, model: str = "") -> tuple[st
 
 def near_duplicates(texts: list[str], dataset: list[str]) -> np.ndarray:
     """Which texts are near-duplicates of a dataset row or of an earlier text that was kept, shape (n,), bool."""
-    keys = [merge.comparison_key(text) for text in (*dataset, *texts)]
+    keys = [cleaning.comparison_key(text) for text in (*dataset, *texts)]
     start, repeated = len(dataset), np.zeros(len(texts), dtype=bool)
-    pairs = dedup.near_duplicate_pairs(keys, NEAR_JACCARD)
+    pairs = near_duplicate_pairs(keys, NEAR_JACCARD)
     for one, other in sorted(pairs[pairs[:, 1] >= start].tolist(), key=lambda pair: pair[1]):
         repeated[other - start] |= one < start or not repeated[one - start]
     return repeated
@@ -136,7 +136,7 @@ def as_row(request: Request, reply: Reply, parent) -> dict:
     known = [bool(flag) for flag in parent.category_known]
     return {
         "id": f"{request.parent_id}~{request.tactic}-{request.ending}",
-        "text": merge.display_text(reply.text),
+        "text": cleaning.display_text(reply.text),
         "source": parent.source,
         "source_label": f"reinterpretation: {request.tactic}, {request.ending}",
         "emotion": reply.emotion_after.lower(),

@@ -5,8 +5,8 @@ reply at its permitted length. What was really spent comes from the server's own
 """
 
 from emosafe_lib.augment.tactics import MAX_REPLY_TOKENS
-from emosafe_lib.errors import AugmentationError
-from emosafe_lib.params import AugmentationParams
+from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.parameters import AugmentationParams
 
 # US dollars per million tokens (input, output) as published by OpenAI; `augmentation.prices` overrides them.
 PRICES = {"gpt-4o-mini": (0.15, 0.60), "gpt-4o": (2.50, 10.00), "gpt-4.1-mini": (0.40, 1.60), "gpt-4.1": (2.00, 8.00)}

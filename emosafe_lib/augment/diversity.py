@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from emosafe_lib import merge
-from emosafe_lib.rows import stable_unit
+from emosafe_lib.data import cleaning
+from emosafe_lib.study.rows import stable_unit
 
 
 def ngrams(text: str, n: int) -> list[tuple]:
     """The word n-grams of a text."""
-    words = merge.comparison_key(text).split()
+    words = cleaning.comparison_key(text).split()
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
@@ -75,8 +75,8 @@ def embed(texts: list[str], model="minilm", batch: int = 32) -> np.ndarray:
         return np.zeros((0, 0), dtype=np.float32)
     import torch
 
-    from emosafe_lib.models import load_encoder
-    from emosafe_lib.params import load_model
+    from emosafe_lib.models.backbone import load_encoder
+    from emosafe_lib.study.parameters import load_model
 
     network, tokenizer = load_encoder(load_model(model))
     order = np.argsort([len(text) for text in texts], kind="stable")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-import emosafe_lib.augment.tactics as tactics
-from emosafe_lib.errors import AugmentationError
-from emosafe_lib.params import AugmentationParams
+from emosafe_lib.augment import tactics
+from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.parameters import AugmentationParams
 
 MAYBE_BILLED = ("deadline", "timeout", "connection", "unreadable body")
 # An answer that was paid for, whatever it is worth; anything else is asked again by the next run.

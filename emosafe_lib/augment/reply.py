@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emosafe_lib.augment.tactics import TACTIC
-from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 Word = Annotated[str, Field(min_length=2, max_length=40, pattern=r"^[\w' -]+$")]
 

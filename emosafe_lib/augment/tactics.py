@@ -13,8 +13,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from emosafe_lib.params import AugmentationParams
-from emosafe_lib.taxonomy import CATEGORIES, CATEGORY_TABLE, SAFETY_DEFINITIONS, SAFETY_LEVELS
+from emosafe_lib.study.parameters import AugmentationParams
+from emosafe_lib.study.taxonomy import CATEGORIES, CATEGORY_TABLE, SAFETY_DEFINITIONS, SAFETY_LEVELS
 
 PROMPT_VERSION = "1"
 TEMPLATE_VERSION = "1"

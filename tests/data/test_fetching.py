@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from emosafe_lib.errors import SourceError
-from emosafe_lib.sources import fetch
-from emosafe_lib.sources.base import File, Source
+from emosafe_lib import cli
+from emosafe_lib.data.sources import fetch
+from emosafe_lib.data.sources.base import File, Source
+from emosafe_lib.study.errors import SourceError
 
 BODY = b"text,label\n" + b"x,1\n" * 30_000
 GOOD = hashlib.sha256(BODY).hexdigest()
@@ -140,8 +141,8 @@ def test_what_cannot_be_downloaded_is_named_after_the_rest_is_done(server, tmp_p
 def test_3_killed_in_mid_download(server, tmp_path):
     code = f"""
 from pathlib import Path
-from emosafe_lib.sources import fetch
-from emosafe_lib.sources.base import File, Source
+from emosafe_lib.data.sources import fetch
+from emosafe_lib.data.sources.base import File, Source
 toy = Source("toy", "Toy", "o/r", "c" * 40, "MIT", "", files=(File("a.csv", "slow", ("{GOOD}",)),), base="{server}")
 fetch.fetch([toy], Path({str(tmp_path)!r}), progress=False)
 """
@@ -159,12 +160,12 @@ fetch.fetch([toy], Path({str(tmp_path)!r}), progress=False)
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("EMOSAFE_DATA_DIR", str(tmp_path))
-    assert fetch.main(["fetch", "--study", "sample"]) == 0
-    assert fetch.main(["fetch", "--study", "no-such-study"]) == 1
+    assert cli.main(["data", "fetch", "--study", "sample"]) == 0
+    assert cli.main(["data", "fetch", "--study", "no-such-study"]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_sources_that_no_study_merges_can_be_named(capsys):
     assert fetch.main(["list", "--sources", "goemotions", "gutenberg_novels"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["goemotions", "gutenberg_novels"]
-    assert fetch.main(["list", "--sources", "nobody"]) == 1 and "not registered" in capsys.readouterr().err
+    assert cli.main(["data", "list", "--sources", "nobody"]) == 1 and "not registered" in capsys.readouterr().err

@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emosafe_lib import merge, params, shortcuts, sources
-from emosafe_lib.errors import MergeError, SourceError
-from emosafe_lib.params import DataParams, OwnSourceParams
-from emosafe_lib.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
+from emosafe_lib.data import cleaning, duplicates, merge, privacy
+from emosafe_lib.data.sources import registry
+from emosafe_lib.data.sources.base import RAW_COLUMNS
+from emosafe_lib.evaluation import shortcuts
+from emosafe_lib.study import parameters, paths
+from emosafe_lib.study.errors import MergeError, SourceError
+from emosafe_lib.study.parameters import DataParams, OwnSourceParams
+from emosafe_lib.study.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
 NONE = (False,) * 6
 HATE = (True, *NONE[1:])
@@ -39,7 +43,7 @@ def row(text, safety="safe", quality="direct", source="emosafe_sample", link="",
 
 
 def table(*rows_of) -> pd.DataFrame:
-    return pd.DataFrame(rows_of, columns=list(sources.RAW_COLUMNS), dtype=object)
+    return pd.DataFrame(rows_of, columns=list(RAW_COLUMNS), dtype=object)
 
 
 def merged(*rows_of, data=FREE) -> merge.Merged:
@@ -68,21 +72,21 @@ def test_an_unregistered_source_is_refused():
 
 @pytest.mark.parametrize("role", ["train", "external"])
 def test_a_parameter_file_alone_adds_a_source(tmp_path, monkeypatch, role):
-    monkeypatch.setattr("emosafe_lib.sources.own.project_root", lambda: tmp_path)
+    monkeypatch.setattr("emosafe_lib.data.sources.own.project_root", lambda: tmp_path)
     (tmp_path / "a.csv").write_text("text,safety,violence_hate\nmine alone,unsafe,1\n", encoding="utf-8")
     mine = OwnSourceParams(name="mine", file="a.csv", role=role)
     data = FREE.model_copy(update={"sources": ["mine"], "own_sources": [mine]})
     if role == "external":
         with pytest.raises(MergeError, match=r"mine \(role external\): not for training"):
             merge.merge(data)
-        assert len(sources.read(sources.known_sources(data)["mine"])) == 1
+        assert len(registry.read(registry.known_sources(data)["mine"])) == 1
     else:
         found = merge.merge_rows(merge.read_sources(data)[0], data)
         assert found.rows["text"].tolist() == ["mine alone"] and found.rows["categories"].iloc[0] == HATE
 
 
 def external_study(tmp_path, monkeypatch, text):
-    monkeypatch.setattr("emosafe_lib.sources.own.project_root", lambda: tmp_path)
+    monkeypatch.setattr("emosafe_lib.data.sources.own.project_root", lambda: tmp_path)
     (tmp_path / "a.csv").write_text(text, encoding="utf-8")
     return FREE.model_copy(update={"own_sources": [OwnSourceParams(name="mine", file="a.csv", role="external")]})
 
@@ -155,10 +159,10 @@ def test_14_emoji_with_joiners_are_no_attack():
 
 def test_minors_near_sexual_words_are_left_out():
     far = "the child slept. " + "nothing happened. " * 30 + "they talked about sex education policy"
-    assert merge.minors_in_sexual_context("a teenager and porn")
-    assert merge.minors_in_sexual_context("pedophile")
-    assert not merge.minors_in_sexual_context(far)
-    assert not merge.minors_in_sexual_context("my child is ill") and not merge.minors_in_sexual_context(
+    assert cleaning.minors_in_sexual_context("a teenager and porn")
+    assert cleaning.minors_in_sexual_context("pedophile")
+    assert not cleaning.minors_in_sexual_context(far)
+    assert not cleaning.minors_in_sexual_context("my child is ill") and not cleaning.minors_in_sexual_context(
         "a sexual remark"
     )
 
@@ -187,7 +191,7 @@ def test_5_texts_like_none_survive_the_merge():
     ],
 )
 def test_identifiers_are_scrubbed_and_helplines_kept(text, scrubbed):
-    assert merge.scrub(text) == scrubbed
+    assert privacy.scrub(text) == scrubbed
 
 
 def test_an_invisible_character_hides_no_address():
@@ -215,15 +219,15 @@ def test_scrubbing_is_counted_and_reaches_the_rows():
     ],
 )
 def test_13_variants_of_one_text_have_one_key(variant):
-    assert merge.comparison_key(variant) == merge.comparison_key("I can't sleep")
+    assert cleaning.comparison_key(variant) == cleaning.comparison_key("I can't sleep")
 
 
 def test_13_composed_and_decomposed_letters_have_one_key():
-    assert merge.comparison_key("cafe\u0301") == merge.comparison_key("café") and merge.comparison_key("café")
+    assert cleaning.comparison_key("cafe\u0301") == cleaning.comparison_key("café") and cleaning.comparison_key("café")
 
 
 def test_emoji_decide_whether_texts_are_the_same():
-    assert merge.comparison_key("you 🐍") != merge.comparison_key("you 🌹") != merge.comparison_key("you")
+    assert cleaning.comparison_key("you 🐍") != cleaning.comparison_key("you 🌹") != cleaning.comparison_key("you")
 
 
 def test_13_near_duplicates_are_one_group_in_one_split():
@@ -250,8 +254,8 @@ def test_13_near_duplicates_are_one_group_in_one_split():
     ],
 )
 def test_12_conflicting_labels_follow_the_policy(safety, quality, settled):
-    assert merge.settle(safety, quality) == settled
-    assert merge.settle(safety[::-1], quality[::-1]) == settled
+    assert duplicates.settle(safety, quality) == settled
+    assert duplicates.settle(safety[::-1], quality[::-1]) == settled
 
 
 def test_12_conflicts_and_duplicates_are_counted():
@@ -271,9 +275,13 @@ def test_what_one_source_knows_survives_joining():
 def test_the_credit_for_a_shared_text_does_not_depend_on_its_label():
     pair = [row("same", "safe", source="a", key="same"), row("same", "unsafe", source="b", key="same")]
     flipped = [pair[0] | {"safety": "unsafe"}, pair[1] | {"safety": "safe"}]
-    assert merge.credited(pair)["source"] == merge.credited(flipped)["source"] == merge.credited(pair[::-1])["source"]
+    assert (
+        duplicates.credited(pair)["source"]
+        == duplicates.credited(flipped)["source"]
+        == duplicates.credited(pair[::-1])["source"]
+    )
     texts = [f"text {n}" for n in range(200)]
-    credits = [merge.credited([row(t, source="a", key=t), row(t, source="b", key=t)])["source"] for t in texts]
+    credits = [duplicates.credited([row(t, source="a", key=t), row(t, source="b", key=t)])["source"] for t in texts]
     assert 60 < credits.count("a") < 140
 
 
@@ -292,7 +300,7 @@ NO_HATE = {"categories": NONE, "category_known": HATE}
     ],
 )
 def test_12_a_category_is_settled_by_those_who_were_asked_and_direct_labels_count_first(cells, touched):
-    assert merge.settle_category(cells, 0) is touched and merge.settle_category(cells[::-1], 0) is touched
+    assert duplicates.settle_category(cells, 0) is touched and duplicates.settle_category(cells[::-1], 0) is touched
 
 
 def test_12_category_conflicts_are_counted():
@@ -411,7 +419,7 @@ def test_another_salt_gives_another_split():
 
 
 def sample_params():
-    return params.load_study("sample").data
+    return parameters.load_study("sample").data
 
 
 def test_16_reordered_rows_give_the_same_hash():
@@ -422,12 +430,13 @@ def test_16_reordered_rows_give_the_same_hash():
 
 
 def test_16_another_folder_locale_and_hash_seed_give_the_same_hash(tmp_path):
-    code = "from emosafe_lib import merge, params; print(merge.merge(params.load_study('sample').data).card['sha256'])"
+    code = "from emosafe_lib.data import merge\nfrom emosafe_lib.study import parameters\n"
+    code += "print(merge.merge(parameters.load_study('sample').data).card['sha256'])"
     variants = [
         {"LC_ALL": "C", "PYTHONHASHSEED": "1"},
         {"LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "2", "TZ": "Asia/Tokyo"},
     ]
-    path = str(params.project_root())
+    path = str(paths.project_root())
     hashes = {
         subprocess.run(
             [sys.executable, "-c", code],

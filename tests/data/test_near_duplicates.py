@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from emosafe_lib import dedup
+from emosafe_lib.data import near_duplicates
 
 
 def words(key: str) -> set:
@@ -43,7 +43,7 @@ def test_13_finds_what_an_exhaustive_search_finds(threshold):
     keys = corpus(900, seed=1)
     expected = all_pairs(keys, threshold)
     assert len(expected) > 40
-    assert {tuple(pair) for pair in dedup.near_duplicate_pairs(keys, threshold).tolist()} == expected
+    assert {tuple(pair) for pair in near_duplicates.near_duplicate_pairs(keys, threshold).tolist()} == expected
 
 
 def test_agrees_with_datasketch_on_jaccard():
@@ -55,25 +55,31 @@ def test_agrees_with_datasketch_on_jaccard():
         sketch = MinHash(num_perm=512, seed=1)
         sketch.update_batch([str(part).encode() for part in words(key)])
         sketches.append(sketch)
-    values, offsets = dedup.shingles([one, other])
-    exact = dedup.jaccard(np.array([[0, 1]]), values, offsets)[0]
+    values, offsets = near_duplicates.shingles([one, other])
+    exact = near_duplicates.jaccard(np.array([[0, 1]]), values, offsets)[0]
     assert exact == len(words(one) & words(other)) / len(words(one) | words(other))
     assert abs(exact - sketches[0].jaccard(sketches[1])) < 0.08
 
 
 def test_chunks_change_nothing(monkeypatch):
     keys = corpus(300, seed=2)
-    whole = dedup.near_duplicate_pairs(keys, 0.7)
-    monkeypatch.setattr(dedup, "CHUNK", 37)
-    monkeypatch.setattr(dedup, "PAIR_CHUNK", 11)
-    assert np.array_equal(dedup.near_duplicate_pairs(keys, 0.7), whole) and len(whole)
+    whole = near_duplicates.near_duplicate_pairs(keys, 0.7)
+    monkeypatch.setattr(near_duplicates, "CHUNK", 37)
+    monkeypatch.setattr(near_duplicates, "PAIR_CHUNK", 11)
+    assert np.array_equal(near_duplicates.near_duplicate_pairs(keys, 0.7), whole) and len(whole)
 
 
 def test_two_identical_and_one_empty_handed():
-    assert dedup.near_duplicate_pairs(["a b c", "a b c", "x"], 0.7).tolist() == [[0, 1]]
-    assert len(dedup.near_duplicate_pairs(["one"], 0.7)) == len(dedup.near_duplicate_pairs([], 0.7)) == 0
+    assert near_duplicates.near_duplicate_pairs(["a b c", "a b c", "x"], 0.7).tolist() == [[0, 1]]
+    assert (
+        len(near_duplicates.near_duplicate_pairs(["one"], 0.7))
+        == len(near_duplicates.near_duplicate_pairs([], 0.7))
+        == 0
+    )
 
 
 def test_components_join_chains():
-    part = dedup.components(5, np.array([[0, 1], [1, 2]]), dedup.chain_edges(iter([(3, "x"), (4, "x")])))
+    part = near_duplicates.components(
+        5, np.array([[0, 1], [1, 2]]), near_duplicates.chain_edges(iter([(3, "x"), (4, "x")]))
+    )
     assert part[0] == part[1] == part[2] != part[3] == part[4]

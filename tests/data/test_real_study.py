@@ -6,18 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emosafe_lib import merge, params, shortcuts, sources
-from emosafe_lib.metrics import truth_of
-from emosafe_lib.rows import category_matrix, known_matrix, stable_unit, take
-from emosafe_lib.sources.keywords import SUBSTANCES, WEAPONS
-from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
+from emosafe_lib.data import balance, cleaning, merge, privacy
+from emosafe_lib.data.sources import registry
+from emosafe_lib.data.sources.keywords import SUBSTANCES, WEAPONS
+from emosafe_lib.evaluation import shortcuts
+from emosafe_lib.evaluation.metrics import truth_of
+from emosafe_lib.study import parameters
+from emosafe_lib.study.rows import category_matrix, known_matrix, stable_unit, take
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
 
 PROMPT_SOURCES = ("ailuminate", "beavertails_evaluation", "harmbench", "llm_prompt_set", "multijail", "strongreject")
 
 
 @cache
 def prepared_from(folder):
-    data = params.load_study("real").data
+    data = parameters.load_study("real").data
     raw, left_out = merge.read_sources(data, folder)
     return data, merge.prepare(raw, data, left_out), raw
 
@@ -90,7 +93,7 @@ def test_scarce_categories_keep_every_human_row(real_data):
     _, prepared, _ = prepared_from(real_data)
     before = category_matrix(prepared.rows).sum(axis=0)
     after = category_matrix(merged_from(real_data).rows).sum(axis=0)
-    for key in merge.LOW_DATA:
+    for key in balance.LOW_DATA:
         assert before[CATEGORIES.index(key)] == after[CATEGORIES.index(key)] > 0
 
 
@@ -121,7 +124,7 @@ def closest_across_splits(rows, texts, token_pattern, sampled=3000):
 
 def test_13_an_exhaustive_search_finds_no_near_duplicates_across_splits(merged):
     """3,000 sampled rows against all rows of the other splits; none of the code that made the groups takes part."""
-    worst, pairs = closest_across_splits(merged.rows, merged.rows["text"].map(merge.comparison_key), r"\S+")
+    worst, pairs = closest_across_splits(merged.rows, merged.rows["text"].map(cleaning.comparison_key), r"\S+")
     assert 0.5 < worst < 0.7 and len(pairs) == 0
 
 
@@ -154,9 +157,9 @@ def test_known_overlaps_between_sources_are_found(merged):
 
 
 def test_no_identifier_survives(merged):
-    patterns = (merge.EMAIL, merge.URL, merge.REDDITOR)
+    patterns = (privacy.EMAIL, privacy.URL, privacy.REDDITOR)
     found = [sum(bool(pattern.search(text)) for text in merged.rows["text"]) for pattern in patterns]
-    guarded = sum(map(merge.minors_in_sexual_context, merged.rows["text"]))
+    guarded = sum(map(cleaning.minors_in_sexual_context, merged.rows["text"]))
     assert (found, guarded) == ([0, 0, 0], 0)  # counts only: a failing test must not print a text
 
 
@@ -166,7 +169,7 @@ def test_harmless_requests_have_the_form_of_the_red_team_prompts_and_copy_none(m
     contrast = merged.rows[merged.rows["source"] == "emosafe_contrast"]
     openings = [rows["text"].str.lower().str.split().str[:2].map(tuple) for rows in (contrast, prompts)]
     assert len(contrast) >= 300 and openings[0].isin(set(openings[1])).mean() > 0.6
-    words = [[set(key.split()) for key in rows["text"].map(merge.comparison_key)] for rows in (contrast, prompts)]
+    words = [[set(key.split()) for key in rows["text"].map(cleaning.comparison_key)] for rows in (contrast, prompts)]
     assert max(len(a & b) / len(a | b) for a in words[0] for b in words[1]) < 0.7
 
 
@@ -181,7 +184,7 @@ def test_keyword_rules_mark_their_rows_as_weak_and_deny_nothing_that_the_words_n
 
 def test_every_row_is_traced_to_labels_of_the_mapping(merged):
     """Each source label, alone or joined, is a key of its source's table, and one of them is the row's level."""
-    known = sources.registry()
+    known = registry.registry()
     for row in merged.rows.itertuples():
         names = row.source_label.split(" | ") if " | " in row.source_label else [f"{row.source}={row.source_label}"]
         labels = [known[source].labels[name] for source, name in (each.split("=", 1) for each in names)]

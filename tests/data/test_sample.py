@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from emosafe_lib.sources.base import ASSETS
-from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
+from emosafe_lib.data.sources.base import ASSETS
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 FOLDER = ASSETS / "sample"
 REGISTERS = {"first-person", "question", "advice-reply", "figurative", "imperative", "third-person"}

@@ -8,10 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emosafe_lib import sources
-from emosafe_lib.errors import SourceError
-from emosafe_lib.params import OwnSourceParams
-from emosafe_lib.sources import (
+from emosafe_lib.data.sources import (
     ailuminate,
     annomi,
     beavertails_evaluation,
@@ -23,10 +20,14 @@ from emosafe_lib.sources import (
     own,
     sad,
 )
-from emosafe_lib.sources.base import File, Record, Source, check_file, direct, to_rows, weak
-from emosafe_lib.sources.keywords import substances_or_weapons
-from emosafe_lib.sources.tables import read_json, read_jsonl, read_member, read_table, read_workbook
-from emosafe_lib.taxonomy import CATEGORIES, SAFETY_LEVELS
+from emosafe_lib.data.sources import registry as sources_registry
+from emosafe_lib.data.sources.base import File, Record, Source, check_file, direct, to_rows, weak
+from emosafe_lib.data.sources.keywords import substances_or_weapons
+from emosafe_lib.data.sources.registry import files, missing, read
+from emosafe_lib.data.sources.tables import read_json, read_jsonl, read_member, read_table, read_workbook
+from emosafe_lib.study.errors import SourceError
+from emosafe_lib.study.parameters import OwnSourceParams
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 LABELS = {"yes": direct("unsafe", "violence_hate"), "no": weak("safe"), "skipped": None}
 
@@ -45,11 +46,11 @@ def write(path, text, encoding="utf-8"):
 
 
 def test_1_all_missing_files_are_listed_at_once(tmp_path):
-    chosen = [sources.registry()[name] for name in ("irf", "ethos")]
-    found = sources.missing(chosen, tmp_path)
+    chosen = [sources_registry.registry()[name] for name in ("irf", "ethos")]
+    found = missing(chosen, tmp_path)
     assert len(found) == 5 and "irf/val_data.csv" in found and "ethos/Ethos_Dataset_Binary.csv" in found
     with pytest.raises(SourceError, match=r"3 of 3 files absent: test_data.csv, train_data.csv, val_data.csv"):
-        sources.read("irf", tmp_path)
+        read("irf", tmp_path)
 
 
 def test_2_a_changed_file_shows_both_hashes(tmp_path):
@@ -207,7 +208,7 @@ def test_llm_prompt_set_never_reads_its_category_about_children(tmp_path):
 
 def test_no_mapping_admits_a_label_that_names_children():
     words = ("child", "minor", "teen", "cse", "src", "parenting")
-    for source in sources.registry().values():
+    for source in sources_registry.registry().values():
         admitted = [label for label, meaning in source.labels.items() if meaning is not None]
         assert not [label for label in admitted if any(word in label.lower().split(", ") for word in words)]
         assert not [label for label in admitted if "child" in label.lower()]
@@ -282,7 +283,7 @@ def test_keywords_split_only_what_they_name():
 
 def known_of(name, file):
     """What a prompt source says of weapons and substances in each row: True, False, or None for not known."""
-    source = sources.registry()[name]
+    source = sources_registry.registry()[name]
     rows, _ = to_rows(source, source.records({source.files[0].name: file}))
     columns = [CATEGORIES.index(key) for key in ("guns_illegal_weapons", "regulated_substances")]
     pick = zip(rows["categories"], rows["category_known"], rows["quality"], strict=True)
@@ -317,7 +318,7 @@ def test_harmbench_crimes_about_drugs_and_weapons_are_marked_as_weak(tmp_path, k
 
 
 def test_a_supportive_post_and_an_unmarked_tweet_are_no_first_person_accounts():
-    registry = sources.registry()
+    registry = sources_registry.registry()
     supportive = [label for name, label in registry["cssrs_reddit"].labels.items() if name.endswith("supportive")]
     assert len(supportive) == 2 and {label.register for label in supportive} == {"reply"}
     assert registry["twitter_suicidal_intention"].labels["intention 0"].register == "comment"
@@ -327,9 +328,9 @@ def test_a_supportive_post_and_an_unmarked_tweet_are_no_first_person_accounts():
 
 
 def own_rows(tmp_path, monkeypatch, name, text, **options):
-    monkeypatch.setattr("emosafe_lib.sources.own.project_root", lambda: tmp_path)
+    monkeypatch.setattr("emosafe_lib.data.sources.own.project_root", lambda: tmp_path)
     write(tmp_path / name, text)
-    return sources.read(own.source(OwnSourceParams(name="mine", file=name, **options)))
+    return read(own.source(OwnSourceParams(name="mine", file=name, **options)))
 
 
 def test_own_csv_needs_nothing_but_text_and_safety(tmp_path, monkeypatch):
@@ -374,7 +375,7 @@ def test_own_files_are_refused_by_row_and_column(tmp_path, monkeypatch, text, wh
 
 
 def test_every_source_states_where_it_comes_from():
-    for source in sources.registry().values():
+    for source in sources_registry.registry().values():
         assert source.licence and source.citation and source.role in ("train", "external", "pretrain")
         if source.origin == "human" and source.role == "train":
             assert len(source.commit) == 40 and source.files and all(file.sha256 for file in source.files)
@@ -387,14 +388,14 @@ def test_every_source_states_where_it_comes_from():
 
 def test_unlabelled_and_unknown_sources_cannot_be_read_as_rows():
     with pytest.raises(SourceError, match="no labelled rows"):
-        sources.read("wikitext2")
+        read("wikitext2")
     with pytest.raises(SourceError, match="is not a registered source"):
-        sources.read("wikitext3")
+        read("wikitext3")
 
 
 def test_the_embedded_sources_can_be_read():
     for name in ("emosafe_sample", "emosafe_contrast"):
-        rows = sources.read(name)
+        rows = read(name)
         assert (rows["origin"] == "synthetic").all() and rows["id"].is_unique
         assert np.array(rows["category_known"].to_list()).all()
     assert len(rows) >= 300 and set(rows["safety"]) == {"safe"}
@@ -426,30 +427,30 @@ REAL_ROWS = {
 
 @pytest.mark.parametrize("name", sorted(REAL_ROWS))
 def test_real_files_are_read_to_the_last_row(real_data, name):
-    rows = sources.read(name, real_data)
+    rows = read(name, real_data)
     assert (len(rows), sum(rows.attrs["left_out"].values())) == REAL_ROWS[name]
-    assert set(rows["source_label"]) | set(rows.attrs["left_out"]) == set(sources.registry()[name].labels) - {
+    assert set(rows["source_label"]) | set(rows.attrs["left_out"]) == set(sources_registry.registry()[name].labels) - {
         "nobody judged"
     }
 
 
 @pytest.mark.parametrize("name", ["annomi", "counsel_chat", "cssrs_reddit", "epitome", "esconv", "multijail"])
 def test_real_files_with_selected_rows(real_data, name):
-    rows = sources.read(name, real_data)
+    rows = read(name, real_data)
     assert len(rows) >= 290 and rows["id"].is_unique and rows["text"].str.len().min() > 0
 
 
 def test_real_cssrs_counts_match_its_description(real_data):
-    rows = sources.read("cssrs_reddit", real_data)
+    rows = read("cssrs_reddit", real_data)
     posts = rows[rows["source_label"].str.startswith("post:")]["source_label"].value_counts()
     assert posts["post: indicator"] == 420 and posts["post: behavior"] == 77 and posts["post: attempt"] == 49
     assert posts["post: ideation"] == 337
 
 
 def test_an_older_registry_entry_accepts_several_hashes(real_data):
-    source = sources.registry()["cams"]
+    source = sources_registry.registry()["cams"]
     edited = next(file for file in source.files if file.name == "added_CAMS_data.csv")
     assert len(edited.sha256) == 2
-    sources.files(source, real_data)
+    files(source, real_data)
     with pytest.raises(SourceError, match=" or "):
         check_file(source, replace(edited, sha256=("1" * 64, "2" * 64)), real_data / "cams" / edited.name)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from displayed_text import displayed
 
-from emosafe_lib.execute import check_source
-from emosafe_lib.stage import STAGES, reads_all_models
+from emosafe_lib.study.stage import STAGES, reads_all_models
+from workflow.checks import check_source
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,44 @@
+"""The figures of notebook 02: what became of the replies, how the levels moved, and how alike the new texts are."""
+
+import itertools
+
+import pandas as pd
+
+from emosafe_lib.study.style import LINES, PALETTE, WIDTH
+
+
+def augmentation_outcomes(table: pd.DataFrame):
+    """What became of the requests of an augmentation; `table` has the columns outcome and requests."""
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(WIDTH, 1.0 + 0.3 * len(table)))
+    colours = [PALETTE[2] if name == "accepted" else PALETTE[1] for name in table["outcome"]]
+    bars = panel.barh(table["outcome"], table["requests"], color=colours)
+    panel.bar_label(bars, padding=3, fontsize=8)
+    panel.set(title="What became of the requests", xlabel="requests", xscale="symlog")
+    panel.invert_yaxis()
+    return figure
+
+
+def augmentation_shift(table: pd.DataFrame):
+    """Rows by level of the parent (index) and of the re-interpretation (columns)."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    figure, panel = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
+    sns.heatmap(table, annot=True, fmt="d", cmap="Blues", cbar=False, ax=panel)
+    panel.set(title="Where re-interpretation moves a message", xlabel="its level", ylabel="the parent's level")
+    return figure
+
+
+def augmentation_similarity(table: pd.DataFrame):
+    """Cosine similarities of text pairs, one curve a kind; `table` has the columns kind and similarity."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    figure, panel = plt.subplots(figsize=(WIDTH, 2.8))
+    sns.ecdfplot(table, x="similarity", hue="kind", ax=panel)
+    for line, style_of_line in zip(panel.get_lines()[::-1], itertools.cycle(LINES)):
+        line.set_linestyle(style_of_line)
+    panel.set(title="How alike two texts are", xlabel="cosine similarity of MiniLM vectors", ylabel="share of pairs")
+    return figure

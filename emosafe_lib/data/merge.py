@@ -1,0 +1,177 @@
+"""From the rows of many sources to one dataset: nothing twice, nothing on both sides of a split, every step counted.
+
+The order matters and is the order of this file: read, quarantine, scrub, normalise, join exact duplicates (and settle
+their labels), group what belongs together, choose how many rows of each source to keep, split by a stable hash. Nothing
+depends on the order of the input rows, on the folder or on the locale.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.data import near_duplicates
+from emosafe_lib.data.balance import choose_rows
+from emosafe_lib.data.card import data_card
+from emosafe_lib.data.cleaning import normalise, quarantine
+from emosafe_lib.data.duplicates import join_duplicates
+from emosafe_lib.data.groups import assign_groups
+from emosafe_lib.data.sources import base, registry
+from emosafe_lib.data.splits import assign_splits, refuse_empty_splits
+from emosafe_lib.study.errors import MergeError, SourceError
+from emosafe_lib.study.parameters import DataParams
+from emosafe_lib.study.taxonomy import ROW_COLUMNS
+
+
+@dataclass
+class Merged:
+    """The merged rows (columns of `taxonomy.row_schema`, sorted by id) and their data card."""
+
+    rows: pd.DataFrame = field(repr=False)  # texts must not reach a log through a message
+    card: dict
+
+
+# --- read -------------------------------------------------------------------------------------------------------------
+
+
+def chosen_sources(data: DataParams) -> list[base.Source]:
+    """The sources that a study names, in alphabetical order.
+
+    Raises
+    ------
+    MergeError : a name that is not registered, or a source that is not for training
+    """
+    known = registry.known_sources(data)
+    unknown = sorted(set(data.sources) - set(known))
+    if unknown:
+        raise MergeError(f"sources {', '.join(unknown)}", "not registered", f"use of {', '.join(known)}")
+    chosen = [known[name] for name in sorted(set(data.sources))]
+    refused = [f"{source.name} (role {source.role})" for source in chosen if source.role != "train"]
+    if refused:
+        raise MergeError(f"sources {', '.join(refused)}", "not for training", "remove them from data.sources")
+    return chosen
+
+
+def read_sources(data: DataParams, folder: Path | None = None) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """All rows of a study's sources, and what each reader left out by name.
+
+    Raises
+    ------
+    SourceError : files that are missing, all of them named at once, before anything is read
+    """
+    chosen = chosen_sources(data)
+    absent = registry.missing(chosen, folder)
+    if absent:
+        remedy = "run `make data STUDY=...`, or set EMOSAFE_DATA_DIR to a folder that holds them"
+        raise SourceError("data", f"{len(absent)} files missing: {', '.join(absent)}", remedy)
+    tables = {source.name: registry.read(source, folder) for source in chosen}
+    left_out = {name: table.attrs.pop("left_out") for name, table in tables.items()}
+    return pd.concat(tables.values(), ignore_index=True), {name: found for name, found in left_out.items() if found}
+
+
+# --- sets that are only scored ----------------------------------------------------------------------------------------
+
+
+def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """The study's own evaluation-only files, cleaned as the merge cleans, all of them test rows.
+
+    A text that the study has read from any of its sources, or a near-duplicate of one, would flatter the score; it goes.
+
+    Returns
+    -------
+    rows (columns of `taxonomy.row_schema`), and by source how many were `read`, how many of them are
+    `distinct`, how many of those were `seen` before, and how many were `kept`
+    """
+    known = registry.known_sources(data)
+    chosen = [known[mine.name] for mine in data.own_sources if mine.role == "external"]
+    tables, facts = [], {}
+    for source in sorted(chosen, key=lambda source: source.name):
+        raw = registry.read(source)
+        unique = join_duplicates(normalise(quarantine(raw, data.max_characters)[0])[0])[0]
+        seen = already_read(unique["key"], prepared.rows["key"], data.near_duplicate_jaccard)
+        kept = unique[~seen]
+        tables.append(kept.assign(group=kept["id"], split="test", parent_id=None)[list(ROW_COLUMNS)])
+        facts[source.name] = {"read": len(raw), "distinct": len(unique), "seen": int(seen.sum()), "kept": len(kept)}
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ROW_COLUMNS)), facts
+
+
+def already_read(keys: pd.Series, read: pd.Series, jaccard: float) -> np.ndarray:
+    """Which of some keys are exact or near duplicates of keys that were read, shape (n,)."""
+    pairs = near_duplicates.near_duplicate_pairs([*keys, *read], jaccard)
+    across = pairs[(pairs.min(axis=1) < len(keys)) & (pairs.max(axis=1) >= len(keys))]
+    found = keys.isin(set(read)).to_numpy(copy=True)
+    found[across.min(axis=1)] = True
+    return found
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Prepared:
+    """Rows that are clean, unique and grouped, before any choice among them, and the counts of the steps so far."""
+
+    rows: pd.DataFrame = field(repr=False)
+    steps: dict
+
+
+def merge(data: DataParams, folder: Path | None = None) -> Merged:
+    """Read a study's sources and merge them.
+
+    Raises
+    ------
+    SourceError : a source is missing, changed or malformed
+    MergeError : a source is not for training, ids repeat, the study's bounds contradict each other, or a split is empty
+    """
+    raw, left_out = read_sources(data, folder)
+    return complete(prepare(raw, data, left_out), data)
+
+
+def merge_rows(raw: pd.DataFrame, data: DataParams) -> Merged:
+    """`merge` from the moment that the rows are read; `raw` has the columns `sources.RAW_COLUMNS`, in any order.
+
+    The table may be too small for every split to get a row.
+    """
+    return choose_and_split(prepare(raw, data), data)
+
+
+def prepare(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -> Prepared:
+    """Quarantine, scrub, normalise, join duplicates and group."""
+    twice = raw["id"][raw["id"].duplicated()]
+    if len(twice):
+        raise MergeError(f"id {twice.iloc[0]}", "appears twice", "ids must be unique; check the source's reader")
+    rows, quarantined = quarantine(raw, data.max_characters)
+    rows, scrubbed = normalise(rows)
+    rows, duplicates = join_duplicates(rows)
+    rows, grouping = assign_groups(rows, data.near_duplicate_jaccard)
+    steps = {"rows_in": len(raw), "left_out": left_out or {}, "quarantined": quarantined, "scrubbed": scrubbed}
+    return Prepared(rows, steps | duplicates | grouping)
+
+
+def complete(prepared: Prepared, data: DataParams) -> Merged:
+    """Choose among prepared rows, split them, and write the card.
+
+    Raises
+    ------
+    MergeError : a source is not for training, the study's bounds contradict each other, or a split is empty
+    """
+    merged = choose_and_split(prepared, data)
+    refuse_empty_splits(merged.rows, data)
+    return merged
+
+
+def choose_and_split(prepared: Prepared, data: DataParams) -> Merged:
+    """`complete` for a table of any size."""
+    chosen = chosen_sources(data)
+    mental_health = {source.name: source.mental_health for source in chosen}
+    rows = prepared.rows.assign(mental_health=prepared.rows["source"].map(mental_health))
+    kept = assign_splits(choose_rows(rows, data)[0], data).assign(parent_id=None)
+    steps = prepared.steps | {"balanced_away": len(rows) - len(kept)}
+    return Merged(kept[list(ROW_COLUMNS)], data_card(kept, chosen, steps))
+
+
+def naive(data: DataParams) -> DataParams:
+    """The same study without caps and balance: what pouring all sources together gives."""
+    free = {"caps": {}, "max_class_share": 1.0, "balance_sources": False, "min_source_rows": 0}
+    return data.model_copy(update=free)

@@ -1,0 +1,126 @@
+"""Download the raw files of a study's sources, and say first what their licences ask.
+
+pooch does the transfer and shows its progress. A file is written beside, resumed there after a cut, checked against its
+accepted SHA-256 values, and only then renamed into place: a final file is always a whole and right one.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from emosafe_lib.data.sources.base import File, Source, check_file
+from emosafe_lib.data.sources.registry import data_folder, known_sources
+from emosafe_lib.study.errors import SourceError
+from emosafe_lib.study.parameters import load_study
+
+TIMEOUT = 60  # seconds without a byte
+
+
+def notices(sources: list[Source]) -> list[str]:
+    """One line for each source whose licence restricts use."""
+    return [f"{s.name}: {s.licence}; {s.restricted}" for s in sources if s.restricted]
+
+
+def present(source: Source, file: File, path: Path) -> bool:
+    """Whether a file lies there and is right; one that is wrong is an error, never overwritten unasked."""
+    if not path.is_file():
+        return False
+    check_file(source, file, path)
+    return True
+
+
+def transfer(url: str, part: Path, progress: bool) -> None:
+    """Append what is still missing of `url` to the partial file `part`.
+
+    Raises
+    ------
+    SourceError : the server refuses, or the connection is cut; what has arrived is kept for the next run
+    """
+    import pooch
+    import requests
+
+    start = part.stat().st_size if part.is_file() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    downloader = pooch.HTTPDownloader(progressbar=progress, headers=headers, timeout=TIMEOUT)
+    try:
+        with open(part, "ab") as stream:
+            downloader(url, stream, None)
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        if status == 416:  # nothing is missing
+            return
+        part.unlink(missing_ok=True)
+        raise SourceError(url, f"the server answered {status}", "check the address; the file may have moved") from None
+    except requests.RequestException as error:
+        raise SourceError(url, f"{type(error).__name__} after {part.stat().st_size} bytes", "run it again") from None
+
+
+def fetch_file(source: Source, file: File, folder: Path, progress: bool = True) -> bool:
+    """Bring one file into place; False where it was there already.
+
+    A resumed file that turns out wrong is fetched once more from its beginning, since a server may ignore the resuming.
+    """
+    path = folder / source.name / file.name
+    if present(source, file, path):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    resumed = part.is_file() and part.stat().st_size > 0
+    transfer(source.url(file), part, progress)
+    try:
+        check_file(source, file, part)
+    except SourceError:
+        part.unlink()
+        if not resumed:
+            raise
+        return fetch_file(source, file, folder, progress)
+    os.replace(part, path)
+    return True
+
+
+def fetch(sources: list[Source], folder: Path, progress: bool = True, say=print) -> int:
+    """Fetch the files of all sources; returns how many were new.
+
+    Raises
+    ------
+    SourceError : a download failed, or sources that cannot be downloaded (all of them named, after the others are done)
+    """
+    for line in notices(sources):
+        say(f"licence restricts use: {line}")
+    new, waiting = 0, []
+    for source in sources:
+        if source.folder is not None:
+            continue
+        if source.copy_only and any(not (folder / source.name / file.name).is_file() for file in source.files):
+            waiting.append(source)
+            continue
+        fresh = sum(fetch_file(source, file, folder, progress) for file in source.files)
+        say(f"{source.name}: {fresh} of {len(source.files)} files fetched")
+        new += fresh
+    if waiting:
+        reasons = "; ".join(f"{source.name} ({source.copy_only})" for source in waiting)
+        remedy = "set EMOSAFE_DATA_DIR to a folder that holds the copy, or remove them from the study"
+        raise SourceError("data", f"not downloaded: {reasons}", remedy)
+    return new
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`emosafe data fetch --study NAME`; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="emosafe data", description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=["fetch", "list"])
+    parser.add_argument("--study", default="sample", help="a file in params/study/")
+    parser.add_argument("--sources", nargs="+", help="these registered sources, in place of a study's")
+    options = parser.parse_args(arguments)
+    data = load_study(options.study).data
+    known = known_sources(data)
+    wanted = set(options.sources or data.sources)
+    absent = sorted(wanted - set(known))
+    if absent:
+        raise SourceError(f"sources {', '.join(absent)}", "not registered", f"use of {', '.join(known)}")
+    chosen = [known[name] for name in sorted(wanted)]
+    if options.command == "list":
+        for source in chosen:
+            print(f"{source.name:28} {source.licence}")
+    else:
+        print(f"{fetch(chosen, data_folder())} files fetched")
+    return 0

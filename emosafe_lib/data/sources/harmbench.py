@@ -1,0 +1,39 @@
+"""HarmBench's behaviours: imperative requests, some with a context; those about copyright are left out.
+
+`illegal` holds requests about drugs and weapons among other crimes; words add those two.
+"""
+
+from emosafe_lib.data.sources.base import Record, direct, public, weak
+from emosafe_lib.data.sources.keywords import SUBSTANCES, leave_open, split
+from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.study.taxonomy import CATEGORIES
+
+
+def records(files):
+    """The behaviours; a chemical one that names a drug is about substances, else about weapons."""
+    for row in read_table(files["harmbench_behaviors_text_all.csv"]).itertuples():
+        label = row.SemanticCategory
+        if label == "chemical_biological":
+            label += ", drug" if SUBSTANCES.search(row.Behavior) else ", weapon"
+        words = (split if label == "illegal" else leave_open)(row.Behavior)
+        yield Record(row.BehaviorID, row.Behavior, label, **words)
+
+
+SOURCES = [
+    public(
+        "harmbench",
+        records=records,
+        register="prompt",
+        known=CATEGORIES,
+        labels={
+            "copyright": None,
+            "illegal": direct("unsafe", "criminal_planning"),
+            "cybercrime_intrusion": direct("unsafe", "criminal_planning"),
+            "harassment_bullying": direct("unsafe", "violence_hate"),
+            "chemical_biological, drug": weak("unsafe", "regulated_substances"),
+            "chemical_biological, weapon": weak("unsafe", "guns_illegal_weapons"),
+            "harmful": weak("unsafe", known=()),
+            "misinformation_disinformation": weak("borderline"),
+        },
+    )
+]

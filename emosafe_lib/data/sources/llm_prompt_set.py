@@ -1,0 +1,42 @@
+"""LLM Prompt Set: five adversarial prompts for each of 24 harms; the one that names children is never read."""
+
+from emosafe_lib.data.sources.base import Record, direct, public, weak
+from emosafe_lib.data.sources.keywords import leave_open
+from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.study.taxonomy import CATEGORIES
+
+NEVER_READ = {"child_exploitation"}
+SECURITY = ("attack_payload_gen", "automated_hacking", "malware_code_gen", "phishing_emails", "polymorphic_malware_gen")
+MILD = ("bias", "censorship", "defamation", "elections", "intellectual_property", "privacy", "insecure_code")
+
+
+def records(files):
+    """The prompts whose category may be read."""
+    table = read_table(files["prompts.csv"])
+    for row in table[~table["category"].isin(NEVER_READ)].itertuples():
+        yield Record("", row.prompt, row.category, **leave_open(row.prompt))
+
+
+SOURCES = [
+    public(
+        "llm_prompt_set",
+        records=records,
+        register="prompt",
+        known=CATEGORIES,
+        labels={
+            "gun-related": direct("unsafe", "guns_illegal_weapons"),
+            "indiscriminate_weapons": direct("unsafe", "guns_illegal_weapons"),
+            "cbrn_content": direct("unsafe", "guns_illegal_weapons"),
+            "criminal_planning": direct("unsafe", "criminal_planning"),
+            "non-violent_crimes": direct("unsafe", "criminal_planning"),
+            "self_harm": direct("unsafe", "suicide_self_harm"),
+            "sexual_content": direct("unsafe", "sexual_content"),
+            "sex_crimes": direct("unsafe", "sexual_content", "criminal_planning"),
+            "hate_speech": direct("unsafe", "violence_hate"),
+            "violent_crimes": direct("unsafe", "violence_hate"),
+            "social_engineering": direct("unsafe", "criminal_planning"),
+            **{name: direct("unsafe", "criminal_planning") for name in SECURITY},
+            **{name: weak("borderline") for name in MILD},
+        },
+    )
+]

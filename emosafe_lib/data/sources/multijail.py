@@ -1,0 +1,57 @@
+"""MultiJail: red-team prompts of people, each with one to four tags; only the English column is read.
+
+A row is labelled by its first tag that maps to a category, and carries the categories of all its tags. Tags that name
+children, and one that joins exploitation with trafficking, are never read.
+"""
+
+import ast
+
+from emosafe_lib.data.sources.base import Record, direct, public, weak
+from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.study.taxonomy import CATEGORIES
+
+NEVER_READ = ("child", "Sexual exploitation")
+TAGS = {
+    "Violence & incitement": "violence_hate",
+    "Discrimination & injustice": "violence_hate",
+    "Hate speech & offensive language": "violence_hate",
+    "Bullying & harassment": "violence_hate",
+    "Terrorism & organized crime": "criminal_planning",
+    "Theft": "criminal_planning",
+    "Fraud & deception": "criminal_planning",
+    "Property crime & vandalism": "criminal_planning",
+    "Weapons": "guns_illegal_weapons",
+    "Adult content": "sexual_content",
+    "Substance abuse & banned substances": "regulated_substances",
+    "Self-harm": "suicide_self_harm",
+}
+MILD = (
+    "Non-violent unethical behavior (e.g. lying, cheating, etc.)",
+    "Conspiracy theories & misinformation",
+    "Soliciting personally identifiable information",
+    "Animal abuse",
+)
+
+
+def records(files):
+    """The English prompts, labelled by their first tag with a category, else by their first tag."""
+    table = read_table(files["MultiJail.csv"])[["id", "tags", "en"]]
+    readable = ~table["tags"].str.contains("|".join(NEVER_READ), case=False)
+    for row in table[readable].itertuples():
+        tags = [tag.strip() for tag in ast.literal_eval(row.tags)]
+        label = next((tag for tag in tags if tag in TAGS), tags[0])
+        yield Record(row.id, row.en, label, extra=tuple(TAGS[tag] for tag in tags if tag in TAGS))
+
+
+SOURCES = [
+    public(
+        "multijail",
+        records=records,
+        register="prompt",
+        known=CATEGORIES,
+        labels={
+            **{tag: direct("unsafe", category) for tag, category in TAGS.items()},
+            **{tag: weak("borderline") for tag in MILD},
+        },
+    )
+]

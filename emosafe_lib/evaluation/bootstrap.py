@@ -1,0 +1,258 @@
+"""How sure a score is: a bootstrap over groups, and paired tests between two runs on the same rows.
+
+Rows that belong together (one dialogue, one user, one near-duplicate family) are not independent, so whole groups are
+drawn. A resample is a vector of group counts, and nearly every score is a function of sums over groups (a confusion
+matrix, above all), so ten thousand resamples are one matrix product. Only the average precision needs the order of the
+scores; it is cumulated for all resamples at once. The point values come from scikit-learn in `metrics`; a test holds
+the two together. Sampling is one source of doubt, the seed and the wording of the prompt are others: they are reported
+as spreads of their own and never mixed into a sampling interval.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from emosafe_lib.evaluation import metrics
+from emosafe_lib.evaluation.calibration import CALIBRATION_BINS, confidence_and_outcome
+from emosafe_lib.evaluation.metrics import COSTS, UNDEFINED, WORST_ANSWER, Answers, Truth, ratio
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
+
+CHUNK = 500
+LARGEST_COUNT = 255
+# An interval is undefined where the score itself is undefined in more than this share of the resamples.
+UNDEFINED_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A run's scores as a function of group weights.
+
+    Attributes
+    ----------
+    names : K pairs (metric, category)
+    evaluate : weights (r, G) -> scores (r, K), NaN where undefined
+    """
+
+    names: list[tuple[str, str]]
+    evaluate: Callable[[np.ndarray], np.ndarray]
+
+
+class Bootstrap:
+    """Resamples of groups, the same ones for every run, so that differences between runs are paired.
+
+    Parameters
+    ----------
+    groups : (n,) the group of every row that may be asked
+    resamples : how many
+    seed : of the random numbers; the same seed gives the same resamples on every machine
+    """
+
+    def __init__(self, groups, resamples: int = 2000, seed: int = 0):
+        names, self.codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        self.groups, self.resamples = len(names), resamples
+        random = np.random.default_rng(seed)
+        self.counts = np.empty((resamples, self.groups), np.uint8)
+        for number in range(resamples):
+            drawn = np.bincount(random.integers(0, self.groups, self.groups), minlength=self.groups)
+            self.counts[number] = np.minimum(drawn, LARGEST_COUNT)
+
+    def draws(self, measure: Measure) -> np.ndarray:
+        """The measure on every resample, float32 array (resamples, K); undefined where all rows are of one group.
+
+        Every resample would then be the rows themselves, and an interval without width would look like certainty.
+        """
+        if self.groups < 2:
+            return np.full((self.resamples, len(measure.names)), UNDEFINED, np.float32)
+        starts = range(0, self.resamples, CHUNK)
+        parts = [measure.evaluate(self.counts[start : start + CHUNK].astype(np.float32)) for start in starts]
+        return np.concatenate(parts).astype(np.float32)
+
+    def measure(self, truth: Truth, answers: Answers, costs=COSTS) -> Measure:
+        """All scores of a run as a function of weights on this bootstrap's groups."""
+        asked, codes = truth.at(answers.rows), self.codes[answers.rows]
+        build = safety_measure if answers.task == "safety" else category_measure
+        return build(asked, answers, codes, self.groups, np.asarray(costs))
+
+
+def by_group(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+    """Sums (G, k) of per-row values (n, k) over the rows of each group, as float32."""
+    sums = np.zeros((groups, values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums.astype(np.float32)
+
+
+def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs: np.ndarray) -> Measure:
+    """The trinary task: everything follows from confusion counts (3 levels by 3 answers and none)."""
+    cells = np.eye(12)[truth.safety * 4 + np.where(answers.chosen < 0, 3, answers.chosen)]
+    usable = answers.usable[:, None]
+    claims = confidence_and_outcome(answers.probabilities, truth.safety)
+    sums = by_group(np.hstack([cells, calibration_columns(*claims) * usable, usable]), codes, groups)
+    inside = source_parts(truth, answers, codes, cells)
+    names = [("macro_f1", ""), *(("f1", name) for name in SAFETY_LEVELS), ("accuracy", ""), ("quadratic_kappa", "")]
+    names += [("macro_mae", ""), ("unsafe_recall", ""), ("unsafe_called_safe", ""), ("cost", "")]
+    names += [("calibration_error", ""), *within_names(inside)]
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        total = (weights @ sums).astype(float)
+        confusion = total[:, :12].reshape(-1, 3, 4)
+        found = [*confusion_scores(confusion, costs), calibration(total[:, 12:-1], total[:, -1])]
+        return np.stack([*found, *within(weights, inside, safety_f1)], axis=1)
+
+    return Measure(names, evaluate)
+
+
+def calibration_columns(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Per row, its confidence minus its outcome in the column of its bin, (n, bins)."""
+    index = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+    return np.eye(CALIBRATION_BINS)[index] * (confidence - correct)[:, None]
+
+
+def calibration(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Expected calibration error (r,) from summed gaps (r, bins) and the number of cells (r,)."""
+    return ratio(np.abs(gaps).sum(axis=1), counts)
+
+
+def average(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is defined, NaN where nothing is."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
+
+
+def safety_f1(confusion: np.ndarray) -> np.ndarray:
+    """F1 of each level, (r, 3), from confusion counts (r, 3, 4); the last column is "no answer"."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    return ratio(2 * hits, confusion.sum(axis=2) + confusion[:, :, :3].sum(axis=1))
+
+
+def confusion_scores(confusion: np.ndarray, costs: np.ndarray) -> list[np.ndarray]:
+    """Scores (r,) from confusion counts (r, 3, 4), in the order of `safety_measure`."""
+    f1 = safety_f1(confusion)
+    answered = confusion[:, :, :3].copy()
+    answered[:, np.arange(3), WORST_ANSWER] += confusion[:, :, 3]
+    total, real, given = confusion.sum(axis=(1, 2)), answered.sum(axis=2), answered.sum(axis=1)
+    distance = np.abs(np.subtract.outer(np.arange(3), np.arange(3)))
+    chance = np.einsum("ri,rj,ij->r", real, given, distance**2.0)
+    return [
+        average(f1),
+        *f1.T,
+        ratio(np.trace(confusion[:, :, :3], axis1=1, axis2=2), total),
+        1 - ratio((answered * distance**2).sum(axis=(1, 2)) * total, chance),
+        average(ratio((answered * distance).sum(axis=2), real)),
+        ratio(confusion[:, 2, 2], real[:, 2]),
+        ratio(answered[:, 2, 0], real[:, 2]),
+        ratio((answered * costs).sum(axis=(1, 2)), total),
+    ]
+
+
+def source_parts(truth: Truth, answers: Answers, codes: np.ndarray, cells: np.ndarray) -> list[tuple]:
+    """Per source that can be judged: its groups, its sums by group and the labels that count."""
+    parts = []
+    for name in sorted(set(truth.source)):
+        here = truth.source == name
+        labels = metrics.judged_labels(truth.at(here), answers.task)
+        if labels:
+            groups, local = np.unique(codes[here], return_inverse=True)
+            parts.append((name, groups, by_group(cells[here], local, len(groups)), labels))
+    return parts
+
+
+def within(weights: np.ndarray, parts: list[tuple], f1: Callable) -> list[np.ndarray]:
+    """Macro-F1 averaged over sources, (r,), then that of each source; see `metrics.within_source`."""
+    found = np.full((len(weights), len(parts)), UNDEFINED)
+    for number, (_, groups, sums, labels) in enumerate(parts):
+        total = (weights[:, groups] @ sums).astype(float)
+        found[:, number] = average(f1(total.reshape(len(weights), 3, -1))[:, labels])
+    return [average(found), *found.T]
+
+
+def within_names(parts: list[tuple]) -> list[tuple[str, str]]:
+    """The names of the columns that `within` returns."""
+    return [("within_source_macro_f1", ""), *(("source_macro_f1", part[0]) for part in parts)]
+
+
+def category_f1(counts: np.ndarray) -> np.ndarray:
+    """F1 of each category, (r, 6), from counts (r, 3, 6) of true positives, false positives and false negatives."""
+    return ratio(2 * counts[:, 0], 2 * counts[:, 0] + counts[:, 1] + counts[:, 2])
+
+
+def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs=None) -> Measure:
+    """The multi-label task: counts per category, row-wise sums, and the average precision by cumulation."""
+    chosen, ranks = metrics.penalised(truth, answers)
+    real, known = truth.categories, truth.known
+    cells = np.hstack([real & chosen & known, ~real & chosen & known, real & ~chosen & known]).astype(float)
+    sums = by_group(np.hstack([cells, row_columns(truth, answers, chosen, ranks)]), codes, groups)
+    inside = source_parts(truth, answers, codes, cells)
+    rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]], groups) for c in range(6)]
+    names = [("macro_f1", ""), *(("f1", name) for name in CATEGORIES), ("micro_f1", "")]
+    names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), *within_names(inside)]
+    names += [("macro_auprc", ""), *(("auprc", name) for name in CATEGORIES)]
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        total = (weights @ sums).astype(float)
+        counts, rest = total[:, :18].reshape(-1, 3, 6), total[:, 18:]
+        f1, micro = category_f1(counts), category_f1(counts.sum(axis=2, keepdims=True))[:, 0]
+        shares = [ratio(rest[:, 0], rest[:, 1]), ratio(rest[:, 2], rest[:, 3]), calibration(rest[:, 5:], rest[:, 4])]
+        columns = np.ascontiguousarray(weights.T)
+        auprc = np.stack([ranking.average_precision(columns) for ranking in rankings], axis=1)
+        inner = within(weights, inside, category_f1)
+        return np.stack([average(f1), *f1.T, micro, *shares, *inner, average(auprc), *auprc.T], axis=1)
+
+    return Measure(names, evaluate)
+
+
+def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Per row: all known cells right, asked at all, ranking AP, counted in it, cells that count, calibration gaps."""
+    real, known = truth.categories, truth.known
+    asked = known.any(axis=1)
+    right = ((chosen == real) | ~known).all(axis=1) & asked
+    ranked = (real & known).any(axis=1) & (~real & known).any(axis=1)
+    usable = known & answers.usable[:, None]
+    gaps = np.zeros((len(real), CALIBRATION_BINS))
+    for c in range(len(CATEGORIES)):
+        gaps += calibration_columns(answers.probabilities[:, c], real[:, c]) * usable[:, [c]]
+    share = metrics.row_ranking_ap(real & known, np.where(known, ranks, -1.0))
+    return np.column_stack([right, asked, np.where(ranked, share, 0), ranked, usable.sum(axis=1), gaps])
+
+
+class Ranking:
+    """One category's scores in falling order, so that the average precision is cumulated for many weightings at once.
+
+    Precision is needed only where a positive stands. So rows are summed between one such place and the next, which is a
+    sparse matrix product, and only these few sums are cumulated.
+
+    Parameters
+    ----------
+    real, scores, codes : (m,) truth, score and group of the rows that know the category
+    groups : G, how many groups there are in all
+    """
+
+    def __init__(self, real: np.ndarray, scores: np.ndarray, codes: np.ndarray, groups: int):
+        from scipy.sparse import csr_array
+
+        order = np.argsort(-scores, kind="stable")
+        real, scores, codes = real[order], scores[order], codes[order]
+        # Rows with equal scores stand or fall together: look at each tie's last row.
+        last = np.searchsorted(-scores, -scores, side="right") - 1
+        ends = np.unique(last[real])
+        segment = np.searchsorted(ends, np.arange(len(real)))
+        shape, ones = (len(ends) + 1, groups), np.ones(len(real), np.float32)
+        self.asked = csr_array((ones, (segment, codes)), shape=shape)
+        self.positives = csr_array((ones[real], (segment[real], codes[real])), shape=shape)
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """(r,) for weights (G, r); NaN where a resample has no positive or no negative."""
+        found = self.positives @ weights
+        hits, asked = np.cumsum(found, axis=0), np.cumsum(self.asked @ weights, axis=0)
+        total = hits[-1]
+        return ratio((found * hits / np.maximum(asked, 1)).sum(axis=0), np.where(total < asked[-1], total, 0))
+
+
+def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws (R,); NaN twice where too many draws are undefined."""
+    defined = draws[~np.isnan(draws)]
+    if len(defined) < (1 - UNDEFINED_SHARE) * len(draws) or not len(defined):
+        return UNDEFINED, UNDEFINED
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(defined.astype(float), [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,78 @@
+"""Training from the command line, for models that need several processes: what `accelerate launch` starts.
+
+    accelerate launch --config_file workflow/profiles/accelerate/llama-70b.yaml -m emosafe_lib.finetuning.command \
+        --study real --model llama-70b
+
+This trains all runs that notebook 04 would train, from the study's own rows into the notebook's own folder, so that the
+notebook finds them finished, if it runs on the same kind of device in the same precision. Each process takes its share
+of the batches and gradients are averaged: N processes with one batch each take the steps of one process that accumulates
+N batches. A run that was killed goes on with as many processes as it began with; another number is refused, while a
+finished run is read by any. On CPUs, accelerate's `--multi_gpu` starts several processes; its `--cpu` starts one,
+whatever their number.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
+from emosafe_lib.study.paths import outputs_root
+from emosafe_lib.study.taxonomy import TASKS
+
+ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
+
+
+def places(options: argparse.Namespace, study: StudyParams, model: ModelParams) -> tuple[list[Path], Path]:
+    """The row files and the folder of runs: as given, else those of the study's notebooks.
+
+    Raises
+    ------
+    StageError : a row file is not there
+    """
+    base = outputs_root() / study.name
+    rows = [Path(path) for path in options.rows] if options.rows else [base / name for name in ROWS]
+    for path in rows:
+        if not path.is_file():
+            raise StageError(path, "is not there", "run notebooks 01 and 02 first, or name files with --rows")
+    folder = base / ".work" / f"04_lora_finetuning-{model.name}" / "runs"
+    return rows, Path(options.folder) if options.folder else folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; without --task, all of the study's runs."""
+    top = argparse.ArgumentParser(prog="emosafe train", description=__doc__.splitlines()[0])
+    top.add_argument("--study", required=True)
+    top.add_argument("--model", required=True)
+    top.add_argument("--rows", nargs="+", help="row files; the study's own where omitted")
+    top.add_argument("--folder", help="where runs are kept; notebook 04's own where omitted")
+    top.add_argument("--task", choices=TASKS, help="one run of this task; all of the study's runs where omitted")
+    top.add_argument("--seed", type=int, default=0, help="of the one run")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, and print the losses per epoch from the main process."""
+    options = parser().parse_args(arguments)
+    from accelerate import PartialState
+
+    from emosafe_lib.finetuning.finetune import finetune
+    from emosafe_lib.finetuning.plan import runs_of
+    from emosafe_lib.study.rows import read_rows
+
+    model, study = load_model(options.model), load_study(options.study)
+    paths, folder = places(options, study, model)
+    rows = read_rows(*paths)
+    asked = [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning)
+    for one in asked:
+        result = finetune(model, study, rows, folder=folder, **one)
+        if PartialState().is_main_process:
+            print(json.dumps(result.history), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    from emosafe_lib import cli
+
+    sys.exit(cli.main(["train", *sys.argv[1:]]))

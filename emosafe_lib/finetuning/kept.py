@@ -1,0 +1,97 @@
+"""Finished training runs on disk: where they lie, what is kept of them, and how they are read again."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from emosafe_lib.finetuning.identity import identity_of
+from emosafe_lib.finetuning.network import probabilities_of
+from emosafe_lib.finetuning.plan import Plan
+from emosafe_lib.models import checkpoints
+from emosafe_lib.models.backbone import quiet
+from emosafe_lib.study import files
+from emosafe_lib.study.errors import TrainingError
+from emosafe_lib.study.taxonomy import TASK_LABELS
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What one training run leaves behind; probabilities are uncalibrated, thresholds are the caller's to fit.
+
+    Attributes
+    ----------
+    validation_ids, test_ids : row identifiers, in the order of the probabilities
+    validation_probabilities, test_probabilities : shape (n, 3) or (n, 6)
+    test_outcomes : "ok" or "truncated" per test row
+    history : one mapping per epoch: epoch, train_loss, validation_loss
+    facts : rows, positives per label, tokens, padding, seconds, hardware, parameters trained
+    folder : where the adapter (or the encoder's weights) and this result are kept
+    """
+
+    task: str
+    seed: int
+    variant: str
+    validation_ids: list[str]
+    validation_probabilities: np.ndarray
+    test_ids: list[str]
+    test_probabilities: np.ndarray
+    test_outcomes: list[str]
+    history: list[dict]
+    facts: dict
+    folder: Path = field(repr=False)
+
+
+def home_of(plan: Plan, folder: Path) -> Path:
+    """The folder of a plan below `folder`, named so that a person finds it and no other plan shares it."""
+    digest = checkpoints.text_digest(json.dumps(identity_of(plan), sort_keys=True))[:8]
+    home = Path(folder) / "-".join(filter(None, [plan.task, f"seed{plan.seed}", plan.variant, digest]))
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+@quiet()
+def save_final(plan: Plan, network, tokenizer, home: Path, state: dict | None = None) -> None:
+    """Keep the trained weights: always an adapter, a whole encoder only for the main variant, since it is large."""
+    if plan.model.training.method == "lora" or not plan.variant:
+        facts = {"base": checkpoints.base_digest(plan.model), "task": plan.task, "labels": TASK_LABELS[plan.task]}
+        checkpoints.save_classifier(network, tokenizer, home / "model", state, **facts)
+
+
+def write_finished(plan: Plan, home: Path, scores: dict, encoded, history: list[dict], facts: dict) -> None:
+    """Write the result; `done.json` comes last."""
+    partial = home / ".scores.partial.npz"
+    np.savez(partial, truncated=encoded["test"].truncated, **scores)
+    os.replace(partial, home / "scores.npz")
+    digest = files.file_sha256(home / "scores.npz")
+    done = {"identity": identity_of(plan), "history": history, "facts": facts, "scores": digest}
+    files.write_json(home / "done.json", done)
+
+
+def read_finished(plan: Plan, home: Path) -> Finetuned:
+    """The result of a finished run.
+
+    Raises
+    ------
+    TrainingError : it belongs to another plan, or its scores were changed
+    """
+    done = json.loads((home / "done.json").read_text(encoding="utf-8"))
+    checkpoints.refuse_other(done["identity"], identity_of(plan), home)
+    if files.file_sha256(home / "scores.npz") != done["scores"]:
+        raise TrainingError(home / "scores.npz", "was changed after training", "delete this folder and rerun")
+    scores = np.load(home / "scores.npz", allow_pickle=False)
+    return Finetuned(
+        task=plan.task,
+        seed=plan.seed,
+        variant=plan.variant,
+        validation_ids=plan.validation["id"].tolist(),
+        validation_probabilities=probabilities_of(scores["validation"], plan),
+        test_ids=plan.test["id"].tolist(),
+        test_probabilities=probabilities_of(scores["test"], plan),
+        test_outcomes=["truncated" if cut else "ok" for cut in scores["truncated"]],
+        history=done["history"],
+        facts=done["facts"],
+        folder=home,
+    )

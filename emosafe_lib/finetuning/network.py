@@ -1,0 +1,67 @@
+"""The network that is trained: a backbone, LoRA's adapters beside its linear layers, and a fresh head."""
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from emosafe_lib.finetuning.plan import Plan, weights_of
+from emosafe_lib.models.backbone import quiet
+from emosafe_lib.models.classifier import load_classifier
+from emosafe_lib.models.precision import use_threads
+from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.parameters import ModelParams
+from emosafe_lib.study.taxonomy import TASK_LABELS
+
+
+def add_lora(network, model: ModelParams):
+    """Freeze the backbone and put low-rank adapters beside its linear layers; the head trains in full.
+
+    Raises
+    ------
+    ModelError : a target module matches no layer
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora = model.training.lora
+    wanted = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
+    names = [name for name, _ in network.named_modules()]
+    lost = [part for part in wanted if part != "all-linear" and not any(n.split(".")[-1] == part for n in names)]
+    if lost:
+        raise ModelError(model.name, f"lora.target_modules {lost[0]!r} matches no layer", "use all-linear, or q_proj")
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=wanted[0] if wanted == ["all-linear"] else wanted,
+    )
+    return get_peft_model(network, config)
+
+
+@quiet()
+def build(plan: Plan):
+    """The network to train and its tokenizer; head and adapters are drawn from the plan's seed, what trains is float32."""
+    set_seed(plan.seed)
+    use_threads(plan.model)
+    network, tokenizer = load_classifier(plan.model, TASK_LABELS[plan.task])
+    if plan.model.training.method == "lora":
+        network = add_lora(network, plan.model)
+    for parameter in trainable(network):
+        parameter.data = parameter.data.float()
+    return network, tokenizer
+
+
+def trainable(network) -> list:
+    """The parameters that training moves."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def probabilities_of(logits: np.ndarray, plan: Plan) -> np.ndarray:
+    """Softmax over the levels, or a sigmoid for each category.
+
+    Weighting positives by w teaches logits that are too high by log w, so this is taken off a category again. The
+    levels keep their weights, because their label is the largest probability and has no threshold to make up for it.
+    """
+    task = plan.task
+    logits = torch.from_numpy(logits if task == "safety" else logits - np.log(weights_of(plan)))
+    return (logits.softmax(-1) if task == "safety" else logits.sigmoid()).numpy()

@@ -1,0 +1,85 @@
+"""What a finished run is worth: calibrated predictions, scores by label, and whether its weights come back as saved."""
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.evaluation import calibration, predictions
+from emosafe_lib.finetuning.kept import Finetuned
+from emosafe_lib.finetuning.network import probabilities_of
+from emosafe_lib.finetuning.objective import targets
+from emosafe_lib.finetuning.plan import make_plan
+from emosafe_lib.finetuning.trainer import logits_of
+from emosafe_lib.models import checkpoints
+from emosafe_lib.models.batching import encode
+from emosafe_lib.models.precision import hardware
+from emosafe_lib.study.parameters import ModelParams, StudyParams
+from emosafe_lib.study.taxonomy import TASK_LABELS
+
+
+def reload_difference(model: ModelParams, study: StudyParams, rows: pd.DataFrame, result: Finetuned) -> pd.Series:
+    """The largest difference in test probability between the trained model and the same model read back from disk.
+
+    Merging is left out over quantized weights: it takes the full ones, for which there may be no room.
+    """
+    plan = make_plan(model, study, rows, result.task, result.seed)
+    ways = {"unmerged": False, "merged": True} if model.training.method == "lora" else {"whole": False}
+    if hardware(model)["quantization"] != "none":
+        del ways["merged"]
+    found = {}
+    for way, merge in ways.items():
+        labels = TASK_LABELS[result.task]
+        network, tokenizer = checkpoints.restore_classifier(model, result.folder / "model", labels, merge=merge)
+        encoded = encode(tokenizer, plan.test["text"], plan.settings.max_length)
+        logits = logits_of(network, tokenizer, encoded, 4 * model.training.tokens_per_batch)
+        found[way] = float(np.abs(probabilities_of(logits, plan) - result.test_probabilities).max())
+    return pd.Series(found, name="largest difference")
+
+
+def calibrate(result, rows: pd.DataFrame) -> dict:
+    """Temperature (safety) or decision thresholds (categories), fitted on validation rows only.
+
+    `result` is a `Finetuned` or a `probes.Probed`.
+    """
+    validation = rows.set_index("id").loc[result.validation_ids]
+    labels, known = targets(validation, result.task)
+    if result.task == "categories":
+        return {"thresholds": calibration.fit_thresholds(result.validation_probabilities, labels, known).tolist()}
+    logs = np.log(np.maximum(result.validation_probabilities, 1e-12))
+    return {"temperature": calibration.fit_temperature(logs, labels.argmax(axis=1))}
+
+
+def predictions_of(result, rows: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """The test rows' predictions in the common schema, calibrated on validation; `setting` is fine-tuned or probe."""
+    fitted, probabilities = calibrate(result, rows), result.test_probabilities
+    if result.task == "safety":
+        logs = np.log(np.maximum(probabilities, 1e-12))
+        probabilities = calibration.apply_temperature(logs, fitted["temperature"])
+    return predictions.make(
+        result.test_ids,
+        result.task,
+        setting,
+        probabilities,
+        variant=getattr(result, "variant", ""),
+        seed=getattr(result, "seed", 0),
+        thresholds=fitted.get("thresholds"),
+        outcomes=result.test_outcomes,
+    )
+
+
+def label_scores(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """F1 of every label in a prediction table, one row a (task, setting, variant, seed, label); unknown cells left out.
+
+    `support` counts the label's known positive test rows; F1 is NaN where there is none and none was claimed, as in
+    `metrics.scores`.
+    """
+    found = []
+    for (task, setting, variant, seed), part in table.groupby(["task", "setting", "variant", "seed"]):
+        truth, known = targets(rows.set_index("id").loc[part["id"]], task)
+        for number, label in enumerate(TASK_LABELS[task]):
+            real, asked = truth[:, number] > 0, known[:, number] > 0
+            guess = part["label"].map(lambda names, label=label: label in names).to_numpy()
+            hits, total = (real & guess & asked).sum(), (real & asked).sum() + (guess & asked).sum()
+            f1 = 2 * hits / total if total else float("nan")
+            keys = {"task": task, "setting": setting, "variant": variant, "seed": seed, "label": label}
+            found.append(keys | {"f1": f1, "support": int((real & asked).sum())})
+    return pd.DataFrame(found)

@@ -1,0 +1,73 @@
+"""A backbone with a linear head over a task's labels, and how each family pools a text into one vector."""
+
+from emosafe_lib.models import precision
+from emosafe_lib.models.backbone import load_network, load_tokenizer
+from emosafe_lib.models.quantization import is_sharded
+from emosafe_lib.study.parameters import ModelParams
+
+
+def mean_pooled_bert():
+    """A BERT classifier that pools by the mean over a text's tokens, as sentence encoders like MiniLM were trained to.
+
+    Their first token was never trained to stand for the text, so a head on it starts from noise.
+    """
+    import torch
+    from transformers import BertModel, BertPreTrainedModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    class MeanPooledBert(BertPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.bert = BertModel(config, add_pooling_layer=False)
+            self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
+            self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
+            self.post_init()
+
+        def forward(self, input_ids, attention_mask):
+            states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            mask = attention_mask[..., None].to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+            return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
+
+    return MeanPooledBert
+
+
+def classifier_class(pooling: str):
+    """What loads a classifier: transformers' own class, or the mean-pooled BERT."""
+    from transformers import AutoModelForSequenceClassification
+
+    return mean_pooled_bert() if pooling == "mean" else AutoModelForSequenceClassification
+
+
+def load_classifier(model: ModelParams, labels: tuple[str, ...]):
+    """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
+
+    The head is drawn from torch's global generator: seed it first. A LLaMA pools its last real token, an encoder its
+    first one, or the mean of all where its parameter file says so. The head reads in its own precision, float32. Over
+    quantized weights norms and embeddings are in float32 too, in answering as in training.
+    """
+    names = dict(enumerate(labels))
+    network = load_network(
+        model,
+        classifier_class(model.training.pooling),
+        dtype=precision.trained_dtype(model),
+        num_labels=len(labels),
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
+    tokenizer = load_tokenizer(model)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    if precision.pick_quantization(model) != "none" and not is_sharded():
+        from peft import prepare_model_for_kbit_training
+
+        network = prepare_model_for_kbit_training(network, gradient_checkpointing_kwargs={"use_reentrant": False})
+    head = network.get_submodule("score" if hasattr(network, "score") else "classifier")
+    head.register_forward_pre_hook(in_own_precision)
+    if not is_sharded():  # FSDP flattens weights of one dtype only
+        head.float()
+    return network, tokenizer
+
+
+def in_own_precision(head, states: tuple) -> tuple:
+    """A forward hook: the states that a head reads, in the precision of its weights."""
+    return tuple(state.to(head.weight.dtype) for state in states)

@@ -1,0 +1,49 @@
+"""The figures of notebook 06: memory by size and precision, and the time that a message takes."""
+
+import pandas as pd
+
+from emosafe_lib.study.style import WIDTH, beside, look
+
+
+def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
+    """Gigabytes that inference needs by dtype, one panel row a model, the limit drawn as a line; logarithmic.
+
+    `table` has the columns title, dtype, weights, cache and activations, in bytes.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    part = table.assign(gb=(table["weights"] + table["cache"] + table["activations"]) / 1e9)
+    figure, panel = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * part["title"].nunique()))
+    sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
+    panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
+    panel.set(xscale="log", xlabel="GB at inference, computed (weights, cache, activations)", ylabel="")
+    beside(panel)
+    return figure
+
+
+def latency(table: pd.DataFrame):
+    """Median milliseconds per message, with a line up to the 95th percentile, one panel a batch size.
+
+    `table` has the columns model, dtype, batch, length, p50_ms and p95_ms.
+    """
+    import matplotlib.pyplot as plt
+
+    batches = list(dict.fromkeys(table["batch"]))
+    figure, panels = plt.subplots(1, len(batches), figsize=(WIDTH + 2, 3.6), squeeze=False, sharey=True)
+    models = list(dict.fromkeys(table["model"]))
+    for panel, batch in zip(panels[0], batches, strict=True):
+        part = table[table["batch"] == batch]
+        ways = look(f"{dtype}, {length} tokens" for dtype, length in zip(part["dtype"], part["length"], strict=True))
+        for (dtype, length), one in part.groupby(["dtype", "length"], sort=False):
+            colour, marker, _ = ways[f"{dtype}, {length} tokens"]
+            places = [models.index(name) for name in one["model"]]
+            middle, high = one["p50_ms"] / batch, one["p95_ms"] / batch
+            above = [[0] * len(one), high - middle]
+            panel.errorbar(places, middle, yerr=above, color=colour, marker=marker, label=f"{dtype}, {length} tokens")
+        panel.set(
+            title=f"batch {batch}", yscale="log", xlabel="", ylabel="ms per message" if batch == batches[0] else ""
+        )
+        panel.set_xticks(range(len(models)), models, rotation=30)
+    beside(panels[0][-1])
+    return figure

@@ -1,0 +1,156 @@
+"""A classifier as an ONNX graph, in fp32 and in int8, written only if it answers as PyTorch does."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from emosafe_lib.models import checkpoints
+from emosafe_lib.models.backbone import attending, quiet
+from emosafe_lib.models.capacity import count_parameters, weight_bytes
+from emosafe_lib.ondevice.exported import load_exported
+from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.parameters import ModelParams
+from emosafe_lib.study.taxonomy import TASK_LABELS
+
+ONNX_FILES = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
+INPUTS = ("input_ids", "attention_mask")
+OPSET = 17
+LARGEST_DIFFERENCE = 1e-3
+# A protobuf message, which an ONNX file is, ends at two gibibytes.
+MOST_ONNX_BYTES = 2**31 - 2**20
+
+
+def fits(model: ModelParams) -> bool:
+    """Whether a model's fp32 weights go into one ONNX file, so that it is worth exporting for small devices."""
+    return weight_bytes(count_parameters(model), "float32") <= MOST_ONNX_BYTES
+
+
+def add_onnx(folder: Path) -> dict[str, float]:
+    """Write the ONNX forms of every exported task beside its safetensors, and seal it again.
+
+    Returns
+    -------
+    MiB by file, summed over tasks: model.safetensors, model.onnx, model.int8.onnx
+
+    Raises
+    ------
+    ModelError : no export, weights too large for one ONNX file, or a graph that answers otherwise than PyTorch
+    """
+    names, sizes = ("model.safetensors", *ONNX_FILES.values()), {}
+    parts = [task for task in TASK_LABELS if (Path(folder) / task / checkpoints.SEAL).is_file()]
+    if not parts:
+        raise ModelError(folder, "holds no exported classifier", "make one with export.export")
+    for task in parts:
+        write_onnx(Path(folder) / task)
+        for name in names:
+            sizes[name] = sizes.get(name, 0.0) + (Path(folder) / task / name).stat().st_size / 2**20
+    return sizes
+
+
+def write_onnx(folder: Path) -> None:
+    """Both ONNX files of one task, each by rename, then the seal."""
+    network, _, facts = load_exported(folder)
+    if (folder / "model.safetensors").stat().st_size > MOST_ONNX_BYTES:
+        raise ModelError(folder, "is too large for one ONNX file", "use the safetensors on a server")
+    plain, small = (folder / f".{name}.partial" for name in ONNX_FILES.values())
+    try:
+        write_graph(network, plain)
+        refuse_other_answers(network, plain, folder)
+        quantize(plain, small)
+        for partial, name in zip((plain, small), ONNX_FILES.values(), strict=True):
+            os.replace(partial, folder / name)
+    finally:
+        for partial in (plain, small):
+            partial.unlink(missing_ok=True)
+    checkpoints.seal(folder, **{name: value for name, value in facts.items() if name != "files"})
+
+
+def write_graph(network, path: Path) -> None:
+    """Trace a classifier into an fp32 ONNX file that takes any number of rows and tokens.
+
+    The tracing exporter is used because it needs no package beyond PyTorch; `refuse_other_answers` checks its work.
+    Attention is traced in its plain form: PyTorch's fused one brings a guard against rows without a single token, which
+    costs the eight-bit graph a twentieth of its time.
+    """
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, input_ids, attention_mask):
+            return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    network.config.use_cache = False
+    axes = {name: {0: "rows", 1: "tokens"} for name in INPUTS} | {"logits": {0: "rows"}}
+    with warnings.catch_warnings(), quiet(), attending(network, "eager"):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits().eval(),
+            tuple(example(network, rows=2, tokens=7).values()),
+            str(path),
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def example(network, rows: int, tokens: int) -> dict:
+    """Random token ids, the last row padded to half its length; the same ones each time."""
+    import torch
+
+    pad = network.config.pad_token_id or 0
+    ids = torch.randint(pad + 1, network.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    ids[-1, tokens // 2 + 1 :], mask[-1, tokens // 2 + 1 :] = pad, 0
+    return dict(zip(INPUTS, (ids, mask), strict=True))
+
+
+def refuse_other_answers(network, path: Path, folder: Path) -> None:
+    """Raise ModelError unless graph and network agree on batches of other shapes than the traced one."""
+    import torch
+
+    session = OnnxNetwork(path)
+    for rows, tokens in ((1, 1), (3, 20), (5, 64)):
+        inputs = example(network, rows, tokens)
+        with torch.inference_mode():
+            wanted = network(**inputs).logits.numpy()
+        if not np.abs(session(inputs) - wanted).max() < LARGEST_DIFFERENCE:
+            raise ModelError(folder, "its ONNX graph answers otherwise than PyTorch", "use the safetensors instead")
+
+
+def quantize(plain: Path, small: Path) -> None:
+    """Store the weights of matrix products and embeddings in eight bits; activations are quantized as they come.
+
+    A scale per output channel, and one bit of range left free: full eight-bit products overflow on x86 processors
+    without VNNI, and an export is made to travel.
+    """
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(str(plain), str(small), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class OnnxNetwork:
+    """An ONNX classifier on the CPU: a batch as `training.Collator` makes it in, logits (n, labels) out."""
+
+    def __init__(self, path: Path):
+        import onnxruntime
+        import torch
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, inputs: dict) -> np.ndarray:
+        return self.session.run(None, {name: inputs[name].numpy() for name in INPUTS})[0].astype(np.float64)

@@ -1,0 +1,149 @@
+"""The ways to run one exported classifier here: PyTorch in fp32 or bf16, ONNX in fp32 or int8, and how they compare."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.evaluation import calibration
+from emosafe_lib.finetuning.trainer import Collator, logits_of, score_batches
+from emosafe_lib.models import checkpoints, mixed
+from emosafe_lib.models.batching import Encoded, encode
+from emosafe_lib.models.precision import half_precision
+from emosafe_lib.ondevice.exported import load_exported, load_tokenizer
+from emosafe_lib.ondevice.onnx_graphs import ONNX_FILES, OnnxNetwork
+from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.taxonomy import TASKS
+
+TIMED_ROWS, TIMED_PASSES = 128, 5
+
+
+def rates(parts: dict, texts: list[str], tokens_per_batch: int) -> dict[str, float]:
+    """Rows per second of each of a task's runtimes, tokenizing included: the median of `TIMED_PASSES` over `TIMED_ROWS`
+    texts at most, after one to warm up. The runtimes take turns, so that a busy second falls on all of them.
+    """
+    timed, seconds = texts[:: -(-len(texts) // TIMED_ROWS)], {runtime: [] for runtime in parts}
+    for _ in range(1 + TIMED_PASSES):
+        for runtime, part in parts.items():
+            started = time.perf_counter()
+            part.probabilities(timed, tokens_per_batch)
+            seconds[runtime].append(time.perf_counter() - started)
+    return {runtime: len(timed) / float(np.median(taken[1:])) for runtime, taken in seconds.items()}
+
+
+def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 512) -> pd.DataFrame:
+    """An export's runtimes on the same rows: size, speed, and whether they still say what PyTorch says.
+
+    Parameters
+    ----------
+    folder : an export with its ONNX files; bf16 is left out where the processor would be slow at it
+    rows : labelled rows, such as the test split
+
+    Returns
+    -------
+    one row a task and runtime: task, runtime, file_mb, rows_per_second (see `rates`), agreement (share of rows with the
+    label, or the whole set of labels, that PyTorch gives), largest_difference (between probabilities), macro_f1, rows
+    """
+    from emosafe_lib.evaluation import metrics, predictions
+    from emosafe_lib.ondevice import runtimes
+
+    truth, found, texts = metrics.truth_of(rows), [], rows["text"].tolist()
+    for task in (task for task in TASKS if (Path(folder) / task).is_dir()):
+        plain, home = None, Path(folder) / task
+        parts = {runtime: runtimes.TaskClassifier(home, runtime) for runtime in runtimes.runtimes_here(home)}
+        speeds = rates(parts, texts, tokens_per_batch)
+        for runtime, part in parts.items():
+            chances, _ = part.probabilities(texts, tokens_per_batch)
+            table = predictions.make(rows["id"], task, "fine-tuned", chances, thresholds=part.fitted.get("thresholds"))
+            plain = (chances, table["label"]) if plain is None else plain
+            same = [set(a) == set(b) for a, b in zip(plain[1], table["label"], strict=True)]
+            found.append(
+                {"task": task, "runtime": runtime, "file_mb": round(part.path.stat().st_size / 2**20, 2)}
+                | {"rows_per_second": round(speeds[runtime], 1), "agreement": round(float(np.mean(same)), 4)}
+                | {"largest_difference": round(float(np.abs(chances - plain[0]).max()), 6)}
+                | {"macro_f1": metrics.scores(truth, metrics.align(table, truth))["macro_f1", ""], "rows": len(rows)}
+            )
+    return pd.DataFrame(found)
+
+
+MIXED = "bf16+fp32"
+RUNTIMES = ("torch", MIXED, *ONNX_FILES)
+
+
+class TaskClassifier:
+    """One task's network, in one of `RUNTIMES`, with what was fitted on validation; the default is `fastest`.
+
+    Raises
+    ------
+    ModelError : the folder is not an export of this runtime, or its files are damaged
+    """
+
+    def __init__(self, folder: Path, runtime: str = ""):
+        folder = Path(folder)
+        runtime = runtime or fastest(folder)
+        self.path = folder / ONNX_FILES.get(runtime, "model.safetensors")
+        if runtime not in ONNX_FILES:
+            self.network, self.tokenizer, facts = load_exported(folder)
+            self.rough, self.bound = None, facts.get("bf16", {}).get("bound")
+            if runtime == MIXED:
+                if self.bound is None:
+                    raise ModelError(folder, "records no bound for bf16", "export it again, or use the torch runtime")
+                self.rough = mixed.in_bf16(self.network)
+        else:
+            facts = checkpoints.read_seal(folder)
+            if ONNX_FILES[runtime] not in facts["files"]:
+                raise ModelError(self.path, "is not exported", "make it with `emosafe onnx`")
+            self.tokenizer, self.network = load_tokenizer(folder, facts), OnnxNetwork(self.path)
+        self.task, self.fitted, self.name, self.runtime = facts["task"], facts["fitted"], facts["model"], runtime
+
+    def logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        """Logits without the weights that training put on labels, (n, 3) or (n, 6)."""
+        offset = np.array(self.fitted["log_weights"])
+        if self.runtime in ONNX_FILES:
+            return score_batches(self.network, Collator(self.tokenizer), encoded, tokens_per_batch) - offset
+
+        def exact(chosen: Encoded) -> np.ndarray:
+            return logits_of(self.network, self.tokenizer, chosen, tokens_per_batch) - offset
+
+        if self.rough is None:
+            return exact(encoded)
+        rough = logits_of(self.rough, self.tokenizer, encoded, tokens_per_batch) - offset
+        close = mixed.margins(rough, self.fitted.get("thresholds")) <= self.bound
+        return mixed.rescored(rough, close, encoded, exact)
+
+    def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,).
+
+        Levels are calibrated by a temperature. Categories are as the sigmoid gives them without the weights of training;
+        what was fitted for them is the threshold.
+        """
+        encoded = encode(self.tokenizer, texts, self.fitted["max_length"])
+        logits = self.logits(encoded, tokens_per_batch)
+        if self.task == "safety":
+            return calibration.apply_temperature(logits, self.fitted["temperature"]), encoded.truncated
+        return 1 / (1 + np.exp(-logits)), encoded.truncated
+
+
+def runtimes_here(folder: Path) -> list[str]:
+    """`RUNTIMES`, without `MIXED` where the processor lacks bf16 or the export records no bound for it.
+
+    Raises
+    ------
+    ModelError : the folder is not an export, or its files are damaged
+    """
+    able = mixes(checkpoints.read_seal(folder))
+    return [runtime for runtime in RUNTIMES if able or runtime != MIXED]
+
+
+def mixes(facts: dict) -> bool:
+    """Whether an export, known by its seal, can be read in `MIXED` here."""
+    return half_precision() and "bf16" in facts
+
+
+def fastest(folder: Path) -> str:
+    """The fastest runtime that gives PyTorch's labels here: `MIXED`, the fp32 ONNX graph, or PyTorch in fp32."""
+    facts = checkpoints.read_seal(folder)
+    if mixes(facts):
+        return MIXED
+    return "onnx" if ONNX_FILES["onnx"] in facts["files"] else "torch"

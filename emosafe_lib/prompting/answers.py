@@ -1,0 +1,163 @@
+"""From log-probabilities to predictions: calibration on validation rows, content-free bias, the table of answers.
+
+What a model finds likely and what it should be taken to answer are two things; this module stands between them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+
+from emosafe_lib.evaluation import metrics, predictions
+from emosafe_lib.evaluation.calibration import (
+    apply_temperature,
+    calibration_bins,
+    confidence_and_outcome,
+    fit_temperature,
+    fit_thresholds,
+)
+from emosafe_lib.prompting import wordings
+from emosafe_lib.prompting.scoring import Asked, Scores
+from emosafe_lib.study.errors import PredictionError
+from emosafe_lib.study.rows import category_matrix, known_matrix
+from emosafe_lib.study.taxonomy import SAFETY_LEVELS, USABLE_OUTCOMES
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns log-probabilities into probabilities and labels, fitted on validation rows only.
+
+    Attributes
+    ----------
+    bias : array (questions, answers), subtracted; the answer to content-free inputs, or zeros
+    temperature : the sharpness is divided by it
+    thresholds : array (6,) for categories, None for safety
+    contextual : whether the content-free answer made validation labels likelier and is therefore used
+    """
+
+    bias: np.ndarray
+    temperature: float
+    thresholds: np.ndarray | None
+    contextual: bool
+
+
+def content_free_bias(backend, asked: Asked) -> np.ndarray:
+    """Mean normalised log-probabilities (questions, answers) of inputs without content (Zhao et al. 2021); even ones
+    where none of them was answered.
+    """
+    scores, outcomes = backend.score(asked.question, list(wordings.CONTENT_FREE))
+    answered = np.isin(outcomes, USABLE_OUTCOMES)
+    scores = scores[answered] if answered.any() else np.zeros_like(scores)
+    return np.log(np.exp(log_softmax(scores, axis=-1)).mean(axis=0))
+
+
+def probabilities_of(log_probabilities, task: str, bias=0.0, temperature: float = 1.0) -> np.ndarray:
+    """Log-probabilities (n, questions, answers) as probabilities: (n, 3) for safety, P(yes) (n, 6) for categories."""
+    scores = np.asarray(log_probabilities) - bias
+    flat = apply_temperature(scores.reshape(-1, scores.shape[-1]), temperature).reshape(scores.shape)
+    return flat[:, 0] if task == "safety" else flat[:, :, 0]
+
+
+def answers_of(rows: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """The right answer of each question (n, questions) as a number, and which of them are known."""
+    if task == "safety":
+        right = rows["safety"].map(SAFETY_LEVELS.index).to_numpy()[:, None]
+        return right, np.ones_like(right, dtype=bool)
+    return 1 - category_matrix(rows).astype(int), known_matrix(rows)
+
+
+def calibrate(scores: Scores, rows: pd.DataFrame, bias: np.ndarray) -> Calibration:
+    """Fit bias, temperature and thresholds on validation rows.
+
+    Raises
+    ------
+    PredictionError : the rows are not the scored ones, or not all from validation
+    """
+    if scores.ids != rows["id"].to_list() or (rows["split"] != "validation").any():
+        raise PredictionError("calibrate", "needs the scores of validation rows", "pass rows.take(rows, 'validation')")
+    task, usable = scores.asked.task, np.isin(scores.outcomes, USABLE_OUTCOMES)
+    right, known = answers_of(rows, task)
+    known = known & usable[:, None]
+    fits = []
+    for contextual in (False, True):
+        shift = bias if contextual else np.zeros_like(bias)
+        logits = (scores.log_probabilities - shift)[known]
+        temperature = fit_temperature(logits, right[known])
+        likely = apply_temperature(logits, temperature)[np.arange(known.sum()), right[known]]
+        fits.append((-np.log(np.maximum(likely, 1e-12)).sum(), contextual, shift, temperature))
+    _, contextual, shift, temperature = min(fits, key=lambda fit: fit[:2])
+    thresholds = None
+    if task == "categories":
+        chances = probabilities_of(scores.log_probabilities, task, shift, temperature)
+        thresholds = fit_thresholds(chances, category_matrix(rows), known)
+    return Calibration(shift, temperature, thresholds, contextual)
+
+
+def calibrated(scores: Scores, calibration: Calibration) -> np.ndarray:
+    """Calibrated probabilities, (n, 3) or (n, 6)."""
+    task = scores.asked.task
+    return probabilities_of(scores.log_probabilities, task, calibration.bias, calibration.temperature)
+
+
+def predictions_of(scores: Scores, calibration: Calibration) -> pd.DataFrame:
+    """Calibrated test rows in the common schema."""
+    asked = scores.asked
+    return predictions.make(
+        scores.ids,
+        asked.task,
+        asked.setting,
+        calibrated(scores, calibration),
+        variant=asked.variant,
+        seed=asked.seed,
+        thresholds=calibration.thresholds,
+        outcomes=scores.outcomes,
+    )
+
+
+def chances(backend, asked: Asked, calibration: Calibration, texts: list[str]) -> np.ndarray:
+    """Calibrated probabilities of texts that belong to no row, such as attacks; NaN for those without an answer."""
+    values, outcomes = backend.score(asked.question, texts)
+    found = probabilities_of(values, asked.task, calibration.bias, calibration.temperature)
+    found[~np.isin(outcomes, USABLE_OUTCOMES)] = np.nan
+    return found
+
+
+def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, outcomes=None) -> pd.DataFrame:
+    """Points of a reliability diagram: per bin of confidence its mean, how often it was right, and its count.
+
+    Rows without a usable outcome are left out and the bins are the calibration error's, so that the diagram and the
+    number beside it (`headline`) tell the same.
+    """
+    usable = np.ones(len(rows), dtype=bool) if outcomes is None else np.isin(outcomes, USABLE_OUTCOMES)
+    probabilities, rows = probabilities[usable], rows[usable]
+    if task == "safety":
+        labels, known = answers_of(rows, task)[0][:, 0], None
+    else:
+        labels, known = category_matrix(rows), known_matrix(rows)
+    confidence, correct = confidence_and_outcome(probabilities, labels, known)
+    counts, sums, hits = calibration_bins(confidence, correct)
+    full = counts > 0
+    return pd.DataFrame(
+        {
+            "confidence": sums[full] / counts[full],
+            "accuracy": hits[full] / counts[full],
+            "rows": counts[full].astype(int),
+        }
+    )
+
+
+def headline(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The main scores of each (task, setting, variant, seed) in a prediction table, unknown cells left out.
+
+    Columns macro_f1, macro_auprc (categories only), calibration_error and coverage; notebook 05 adds the intervals.
+    """
+    found = []
+    for key, part in table.groupby(["task", "setting", "variant", "seed"], sort=False):
+        truth = metrics.truth_of(rows.set_index("id", drop=False).loc[part["id"]])
+        answers = metrics.align(part, truth)
+        values = metrics.scores(truth, answers)
+        row = dict(zip(("task", "setting", "variant", "seed"), key, strict=True))
+        row |= {name: values.get((name, "")) for name in ("macro_f1", "macro_auprc", "calibration_error")}
+        found.append(row | {"coverage": answers.coverage})
+    return pd.DataFrame(found)

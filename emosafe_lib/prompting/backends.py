@@ -1,0 +1,218 @@
+"""Two kinds of local model that answer one question: a causal language model, and an encoder that compares.
+
+Both give an array (rows, questions, answers) of log-probabilities, so that everything after them is common.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+
+from emosafe_lib.models import backbone, batching
+from emosafe_lib.prompting import shared_prefix, wordings
+from emosafe_lib.study import taxonomy
+from emosafe_lib.study.errors import PromptError
+from emosafe_lib.study.parameters import ModelParams, PromptingParams
+from emosafe_lib.study.taxonomy import SAFETY_LEVELS
+
+# Sentence encoders put cosines close together; this scale makes them comparable to logits before any calibration.
+COSINE_SCALE = 20.0
+NEUTRAL = "an ordinary message that has nothing to do with {title}"
+DESCRIPTIONS = {
+    "plain": "{definition}",
+    "guard": "{title}: {definition}",
+    "careful": "a message that {definition}",
+    "form": "{title}: a message that {definition}",
+}
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What an encoder compares a message with: texts per question and answer, whose mean embedding is the anchor."""
+
+    task: str
+    variant: str
+    texts: tuple[tuple[tuple[str, ...], ...], ...]
+    exemplar_ids: tuple[str, ...] = ()
+    exemplar_groups: tuple[str, ...] = ()
+    max_text_tokens: int = 256
+
+
+class CausalBackend:
+    """A local causal language model; scores are exact, nothing is generated."""
+
+    def __init__(self, model: ModelParams):
+        self.model, self.notes = model, []
+        self.network, self.tokenizer = backbone.load_causal(model)
+
+    def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[object, int]:
+        """The zero-shot prompt and its number of exemplars per class, 0."""
+        return wordings.build(self.tokenizer, task, variant, (), settings.max_text_tokens), 0
+
+    def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
+        """The few-shot prompt that fits the model's context, and its number of exemplars per class."""
+        return wordings.fit(
+            self.tokenizer,
+            task,
+            variant,
+            train,
+            settings.shots_per_class,
+            seed,
+            self.model.context_tokens,
+            settings.max_text_tokens,
+        )
+
+    def score(self, question: wordings.Prompt, texts: list[str]) -> tuple[np.ndarray, list[str]]:
+        """Log-probabilities (n, questions, answers) and outcomes."""
+        messages, outcomes = wordings.encode_messages(self.tokenizer, texts, question.max_text_tokens)
+        budget = self.model.tokens_per_batch
+        batches = shared_prefix.score_in_batches(self.network, question, messages, budget, self.notes)
+        scores = np.zeros((len(texts), len(question.suffixes), len(question.answers)))
+        for batch, values in batches:
+            scores[batch] = values
+        return scores, outcomes
+
+    def shown(self, question: wordings.Prompt) -> str:
+        """The prompt as the model reads it, control tokens included, with a mark where the message stands."""
+        return self.tokenizer.decode(question.prefix) + "{message}" + self.tokenizer.decode(question.suffixes[0])
+
+    def steps(self, question: wordings.Prompt, text: str, number: int = 0) -> pd.DataFrame:
+        """One message, one question, token by token: each answer token's place in the sequence and log-probability.
+
+        Column `rank` says how many tokens the model finds at least as likely there, the token itself included.
+        """
+        (message,), _ = wordings.encode_messages(self.tokenizer, [text], question.max_text_tokens)
+        context, found = [*question.prefix, *message, *question.suffixes[number]], []
+        for word, answer in zip(wordings.VERBALIZERS[question.task], question.answers, strict=True):
+            likely = shared_prefix.answer_steps(self.network, context, answer)
+            for place, token in enumerate(answer):
+                value = likely[place, token]
+                step = {"answer": word, "place": len(context) + place, "token": self.tokenizer.decode([token])}
+                rank = int((likely[place] >= value).sum())
+                found.append(step | {"log_probability": value.item(), "rank": rank})
+        return pd.DataFrame(found)
+
+    def explain(self, question: wordings.Prompt, text: str) -> pd.DataFrame:
+        """One message scored by hand: a sequence per question and answer, and what the shared prefix makes of it."""
+        (message,), _ = wordings.encode_messages(self.tokenizer, [text], question.max_text_tokens)
+        plain = shared_prefix.plain_log_probabilities(self.network, question, message)
+        shared = shared_prefix.label_log_probabilities(self.network, question, [message])[0]
+        words = wordings.VERBALIZERS[question.task]
+        return pd.DataFrame(
+            {
+                "question": number,
+                "answer": word,
+                "answer_tokens": len(question.answers[which]),
+                "sequence_tokens": sum(map(len, (question.prefix, message, suffix, question.answers[which]))),
+                "plain": plain[number, which],
+                "shared": shared[number, which],
+            }
+            for number, suffix in enumerate(question.suffixes)
+            for which, word in enumerate(words)
+        )
+
+
+class EncoderBackend:
+    """A sentence encoder: the cosine between a message and the anchors of each answer."""
+
+    def __init__(self, model: ModelParams):
+        self.model, self.notes = model, []
+        self.network, self.tokenizer = backbone.load_encoder(model)
+        self.seen: dict[tuple[str, int], list] = {}
+
+    def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[object, int]:
+        """Anchors made of the labels' descriptions."""
+        return Anchors(task, variant, described(task, variant), max_text_tokens=settings.max_text_tokens), 0
+
+    def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
+        """Anchors made of the descriptions and of training rows."""
+        turns = wordings.draw_exemplars(train, task, settings.shots_per_class, seed)
+        texts = [[list(answer) for answer in question] for question in described(task, variant)]
+        for turn in turns:
+            texts[turn.number][wordings.VERBALIZERS[task].index(turn.answer)].append(turn.text)
+        anchors = Anchors(
+            task,
+            variant,
+            tuple(tuple(map(tuple, question)) for question in texts),
+            tuple(dict.fromkeys(turn.row_id for turn in turns)),
+            tuple(dict.fromkeys(turn.group for turn in turns)),
+            settings.max_text_tokens,
+        )
+        return anchors, settings.shots_per_class
+
+    def score(self, question: Anchors, texts: list[str]) -> tuple[np.ndarray, list[str]]:
+        """Scaled cosines as log-probabilities (n, questions, answers), and outcomes."""
+        limit = min(question.max_text_tokens, self.model.context_tokens)
+        embedded, truncated = self.embed(texts, limit)
+        flat = [text for answers in question.texts for group in answers for text in group]
+        shown, _ = self.embed(flat, limit)
+        sizes = [len(group) for answers in question.texts for group in answers]
+        means = np.array([part.mean(axis=0) for part in np.split(shown, np.cumsum(sizes)[:-1])])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        cosines = (embedded @ means.T).reshape(len(texts), len(question.texts), -1)
+        return log_softmax(COSINE_SCALE * cosines, axis=-1), ["truncated" if cut else "ok" for cut in truncated]
+
+    def embed(self, texts: list[str], limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (n, width) and which texts were cut; a text is embedded once, however often it is asked about."""
+        new = [text for text in dict.fromkeys(texts) if (text, limit) not in self.seen]
+        vectors, truncated = embed(self.network, self.tokenizer, new, limit, self.model.tokens_per_batch)
+        self.seen |= {(text, limit): found for text, *found in zip(new, vectors, truncated, strict=True)}
+        found = [self.seen[text, limit] for text in texts]
+        return np.array([vector for vector, _ in found]), np.array([bool(cut) for _, cut in found])
+
+    def shown(self, question: Anchors) -> str:
+        """The texts that a message is compared with."""
+        return "\n".join(text for answers in question.texts for group in answers for text in group)
+
+    def explain(self, question: Anchors, text: str) -> pd.DataFrame:
+        """One message: its scaled cosine to each answer's anchor as a log-probability."""
+        scores, _ = self.score(question, [text])
+        words = wordings.VERBALIZERS[question.task]
+        return pd.DataFrame(
+            {"question": number, "answer": word, "log_probability": scores[0, number, which]}
+            for number in range(scores.shape[1])
+            for which, word in enumerate(words)
+        )
+
+
+def described(task: str, variant: str) -> tuple:
+    """Descriptions of each answer in one wording: per question, per answer, a tuple of one text."""
+    if variant not in DESCRIPTIONS:
+        raise PromptError(f"prompt {task}/{variant}", "no such wording", f"use one of {', '.join(DESCRIPTIONS)}")
+    pattern = DESCRIPTIONS[variant]
+    if task == "safety":
+        levels = taxonomy.SAFETY_DEFINITIONS
+        return (tuple((pattern.format(title=level, definition=levels[level]),) for level in SAFETY_LEVELS),)
+    return tuple(
+        ((pattern.format(title=c.title, definition=c.definition),), (NEUTRAL.format(title=c.title.lower()),))
+        for c in taxonomy.CATEGORY_TABLE
+    )
+
+
+def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit-length mean-pooled embeddings (n, width) of texts cut to `limit` tokens, and which of them were cut."""
+    import torch
+
+    if not texts:
+        return np.zeros((0, network.config.hidden_size)), np.zeros(0, dtype=bool)
+    encoded = batching.encode(tokenizer, texts, limit)
+    embedded = np.zeros((len(texts), network.config.hidden_size))
+    for batch in batching.budget_batches(encoded.lengths, budget):
+        padded = tokenizer.pad({"input_ids": [encoded.ids[row] for row in batch]}, return_tensors="pt")
+        padded = {name: tensor.to(network.device) for name, tensor in padded.items()}
+        with torch.inference_mode():
+            hidden = network(**padded).last_hidden_state.float()
+        mask = padded["attention_mask"].unsqueeze(-1)
+        pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        embedded[batch] = pooled.double().cpu().numpy()
+    return embedded, encoded.truncated
+
+
+def open_backend(model: ModelParams):
+    """The backend that a model's parameter file asks for."""
+    if model.backend == "openai":
+        from emosafe_lib.prompting.served import ChatBackend
+
+        return ChatBackend(model)
+    return EncoderBackend(model) if model.family == "encoder" else CausalBackend(model)

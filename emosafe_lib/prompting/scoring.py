@@ -1,0 +1,183 @@
+"""From rows to label probabilities, by prompting, for every kind of model: a causal language model, an encoder, a chat
+server.
+
+All three answer the same question, "how likely is each verbalizer", as an array (rows, questions, answers) of
+log-probabilities; safety is one question with three answers, the categories are six questions with two. What follows
+is common: shards that survive a killed run, calibration on validation rows, predictions without text.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.data import outgoing
+from emosafe_lib.models import backbone, checkpoints, precision
+from emosafe_lib.prompting import wordings
+from emosafe_lib.study.errors import PromptError
+from emosafe_lib.study.files import file_sha256
+from emosafe_lib.study.parameters import ModelParams, PromptingParams
+from emosafe_lib.study.progress import bar
+from emosafe_lib.study.taxonomy import TASKS
+
+SHARD_ROWS = 256
+SETTINGS = ("zero-shot", "few-shot")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One way of asking: the question in the form that a backend needs, and how it came about."""
+
+    question: object
+    task: str
+    setting: str
+    variant: str
+    seed: int = 0
+    shots: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers of a model to n rows.
+
+    Attributes
+    ----------
+    log_probabilities : array (n, questions, answers)
+    outcomes : n outcomes; those outside `USABLE_OUTCOMES` carry equal probabilities
+    facts : rows, seconds of scoring, notes
+    """
+
+    asked: Asked
+    ids: list[str]
+    log_probabilities: np.ndarray
+    outcomes: list[str]
+    facts: dict = field(default_factory=dict)
+
+
+def ways_of_asking(settings: PromptingParams) -> list[dict]:
+    """Every (task, setting, variant, seed) that a study asks for."""
+    zero = [{"setting": "zero-shot", "variant": variant, "seed": 0} for variant in settings.variants]
+    few = [
+        {"setting": "few-shot", "variant": variant, "seed": seed}
+        for variant in settings.few_shot_variants
+        for seed in settings.exemplar_seeds
+    ]
+    return [{"task": task, **way} for task in TASKS for way in zero + few]
+
+
+def pose(backend, settings: PromptingParams, rows: pd.DataFrame, task, setting, variant, seed=0) -> Asked:
+    """One way of asking; exemplars come from the train split of `rows`.
+
+    Raises
+    ------
+    PromptError : an unknown setting or wording, or exemplars that cannot be had or do not fit
+    """
+    if setting not in SETTINGS:
+        raise PromptError(f"setting {setting}", "is not a way of prompting", f"use one of {', '.join(SETTINGS)}")
+    if setting == "zero-shot":
+        question, shots = backend.ask(task, variant, settings)
+    else:
+        train = rows[rows["split"] == "train"]
+        question, shots = backend.show(task, variant, settings, train, seed)
+    return Asked(question, task, setting, variant, seed, shots)
+
+
+def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = None) -> Scores:
+    """Ask a model about rows, shard by shard, shortest messages first.
+
+    Parameters
+    ----------
+    folder : where finished shards are kept; a killed run goes on from them. They lie in a folder named by a digest of
+        model, question and rows, so that whatever changes starts anew and leaves the old ones alone.
+
+    Raises
+    ------
+    PromptError : an exemplar, or a row of its group, is among the rows
+    """
+    wordings.refuse_leak(asked.question, rows)
+    order = rows["text"].str.len().to_numpy().argsort(kind="stable")
+    shards = [order[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
+    home = folder / digest_of(backend, asked, rows) if folder else None
+    label = f"{asked.task} {asked.setting} {asked.variant}"
+    found = [one_shard(backend, asked, rows.iloc[s], home, n) for n, s in enumerate(bar(shards, label))]
+    back = np.concatenate(shards).argsort() if shards else []
+    outcomes = [outcome for shard in found for outcome in shard["outcomes"]]
+    return Scores(
+        asked,
+        rows["id"].to_list(),
+        np.concatenate([shard["scores"] for shard in found])[back],
+        [outcomes[place] for place in back],
+        {"rows": len(rows), "seconds": float(sum(s["seconds"] for s in found)), "notes": list(backend.notes)},
+    )
+
+
+def one_shard(backend, asked: Asked, rows: pd.DataFrame, home: Path | None, number: int) -> dict:
+    """Read a finished shard, or score it and keep it by rename.
+
+    A shard with a row that a server failed to answer is not kept: whoever runs the stage again asks for it again.
+    """
+    path = home / f"shard-{number:05d}.npz" if home else None
+    if path and (kept := read_shard(path, len(rows))):
+        return kept
+    start = time.perf_counter()
+    scores, outcomes = backend.score(asked.question, rows["text"].to_list())
+    shard = {"scores": scores, "outcomes": np.array(outcomes), "seconds": time.perf_counter() - start}
+    if path and "api_error" not in outcomes:
+        home.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **shard)
+        os.replace(partial, path)
+    return shard
+
+
+def read_shard(path: Path, rows: int) -> dict | None:
+    """A kept shard, or None where there is none or it is damaged."""
+    import zipfile
+
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            shard = {name: kept[name] for name in ("scores", "outcomes", "seconds")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return shard if len(shard["scores"]) == len(shard["outcomes"]) == rows else None
+
+
+def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
+    """A name for (model, question, rows, code) that changes when any of them does, the machine's own precision included.
+
+    Comments and docstrings are no code: whoever words them better keeps the shards of a model that took days.
+    """
+    model = backend.model.model_dump(mode="json", exclude={"resources", "training", "title", "tokens_per_batch"})
+    facts = {"weights": weights_digest(backend.model), "code": checkpoints.code_digest(*scoring_code(backend.model))}
+    facts["hardware"] = precision.precision(backend.model)
+    texts = hashlib.sha256("\x00".join([*rows["id"], *rows["text"]]).encode()).hexdigest()
+    parts = json.dumps([model, facts, asdict(asked.question), texts, SHARD_ROWS], sort_keys=True)
+    return f"{asked.task}-{asked.setting}-{asked.variant}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+
+
+def scoring_code(model: ModelParams) -> list[Path]:
+    """The files whose code decides a model's scores."""
+    here, models, data = Path(__file__).parent, Path(backbone.__file__).parent, Path(outgoing.__file__).parent
+    common = [here / f"{name}.py" for name in ("scoring", "backends", "wordings")]
+    if model.backend == "openai":
+        return [*common, here / "served.py", data / "outgoing.py"]
+    local = [models / f"{name}.py" for name in ("backbone", "precision", "quantization", "batching")]
+    return [*common, *local] if model.family == "encoder" else [*common, *local, here / "shared_prefix.py"]
+
+
+def weights_digest(model: ModelParams) -> str:
+    """SHA-256 over a local model's files; a hub model is known by its commit, a server by its address."""
+    if model.backend == "openai":
+        return f"{model.base_url or ''} {model.revision or 'main'}"
+    if model.weights not in ("assets", "package"):
+        return checkpoints.base_digest(model)
+    files = sorted(path for path in Path(backbone.weights_location(model)).iterdir() if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}:{file_sha256(path)}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,217 @@
+"""Begin and finish of a stage: where its files go, and when it counts as done.
+
+A notebook that dies half-way must leave the last good result untouched, and nobody may mistake its traces for a result.
+So a stage writes into a folder beside, moves the files into place at the end, and writes `manifest.json` last. The
+manifest names what went in (hashes), what came out (hashes), with which parameters and versions, and at what cost.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.files import file_sha256, write_json
+from emosafe_lib.study.machine import peak_memory_mb, versions
+from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
+from emosafe_lib.study.paths import outputs_root, stage_folder
+
+STAGES = {
+    "01_data_merge": {"model": False, "sections": ["data"]},
+    "02_chatgpt_augmentation": {"model": False, "sections": ["augmentation"]},
+    "03_prompting_baselines": {"model": True, "sections": ["prompting"]},
+    "04_lora_finetuning": {"model": True, "sections": ["finetuning"]},
+    "05_scaling_analysis": {"model": False, "sections": ["analysis", "models"]},
+    "06_on_device": {"model": False, "sections": ["models"]},
+}
+# What every manifest holds.
+MANIFEST = {"stage", "study", "model", "parameters", "inputs", "outputs", "numbers", "versions", "seconds", "finished"}
+MANIFEST |= {"peak_memory_mb"}
+# Stages that open a model's weights themselves, which a server that answers for a model keeps to itself.
+NEED_WEIGHTS = {"04_lora_finetuning", "06_on_device"}
+LOCK_SECONDS = 20
+
+
+class Run:
+    """One execution of one stage, from `begin` to `finish`.
+
+    Attributes
+    ----------
+    study : StudyParams
+    model : ModelParams, or None for a stage that belongs to the whole study
+    models : name -> ModelParams of the models of this run that concern the stage, where it reads them all; else empty
+    """
+
+    def __init__(
+        self, stage: str, study: StudyParams, model: ModelParams | None, models: dict[str, ModelParams] | None = None
+    ):
+        self.stage, self.study, self.model, self.named = stage, study, model, list(models or {})
+        self.models = {name: each for name, each in (models or {}).items() if concerns(stage, each)}
+        self.started = time.monotonic()
+        self.base = outputs_root() / study.name
+        self.folder = stage_folder(study.name, stage, model.name if model else None)
+        self.staging = self.base / ".partial" / f"{stage}-{model.name if model else 'study'}"
+        self.inputs: dict[str, str] = {}
+        self.found: dict[str, bool] = {}
+        self.lock = self.hold()
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(parents=True)
+
+    def hold(self):
+        """Keep others from this stage's files until `finish`, or until this process ends in whatever way.
+
+        Raises
+        ------
+        StageError : another kernel has begun this stage and still runs
+        """
+        from filelock import FileLock, Timeout
+
+        self.staging.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self.staging}.lock", timeout=LOCK_SECONDS, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StageError(self.stage, "is open in another kernel", "finish that one or shut it down") from None
+        return lock
+
+    def use(self, name: str) -> Path:
+        """An input below `outputs/<study>/`, remembered by its hash.
+
+        Raises
+        ------
+        StageError : the file is not there, so an earlier stage has to run first
+        """
+        path = self.base / name
+        if not path.is_file():
+            raise StageError(f"outputs/{self.study.name}/{name}", "is not there yet", "run the earlier notebook first")
+        self.inputs[name] = file_sha256(path)
+        return path
+
+    def out(self, name: str, at: str = "stage") -> Path:
+        """A path to write to; it moves into place at `finish`.
+
+        `at` says beside what it will stand: "stage" (this stage's folder), "model" (`outputs/<study>/<model>/`) or
+        "study" (`outputs/<study>/`).
+        """
+        places = {
+            "stage": self.folder,
+            "study": self.base,
+            "model": self.base / (self.model.name if self.model else ""),
+        }
+        if at not in places or (at == "model" and self.model is None):
+            raise StageError(self.stage, f"has no place called {at!r}", "use stage, model or study")
+        target = (places[at] / name).resolve()
+        if not target.is_relative_to(places[at].resolve()):
+            raise StageError(self.stage, f"would write outside its folder: {name!r}", "use a plain relative name")
+        staged = self.staging / target.relative_to(self.base)
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def keep(self, name: str) -> Path:
+        """A folder for work that survives a killed run (journals, shards, checkpoints): `.work/` beside the stage.
+
+        The manifest says whether work of an earlier run lay there: what such a run costs says little about a whole one.
+        """
+        path = self.base / ".work" / f"{self.stage}-{self.model.name if self.model else 'study'}" / name
+        self.found.setdefault(name, path.is_dir() and any(path.iterdir()))
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(self, **numbers) -> dict:
+        """Move staged files into place, write the manifest last, and return it.
+
+        `numbers` are JSON values worth keeping, such as row counts or scores.
+        """
+        outputs = {}
+        for staged in sorted(path for path in self.staging.rglob("*") if path.is_file()):
+            name = staged.relative_to(self.staging)
+            target = self.base / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            outputs[str(name)] = file_sha256(staged)
+            os.replace(staged, target)
+        shutil.rmtree(self.staging)
+        manifest = {
+            "stage": self.stage,
+            "study": self.study.name,
+            "model": self.model.name if self.model else None,
+            "parameters": parameters_of(self.stage, self.study, self.model, self.named),
+            "inputs": self.inputs,
+            "outputs": outputs,
+            "numbers": numbers,
+            "versions": versions(),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "peak_memory_mb": int(peak_memory_mb()),
+            "resources": self.model.resources.model_dump() if self.model else None,
+            "resumed": any(self.found.values()),
+            "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        self.lock.release()
+        return manifest
+
+
+def begin(stage: str, study: str, model: str | None = None, models: Sequence[str] = ()) -> Run:
+    """Start a stage from its notebook.
+
+    Parameters
+    ----------
+    stage : the notebook's name without suffix, one of `STAGES`
+    study, model : names or paths of parameter files
+    models : the models that this run is about, for a stage that reads them all; the study's own where empty
+
+    Raises
+    ------
+    ParameterError : a parameter file breaks the schema
+    StageError : the stage is unknown, needs a model or has none, needs weights that a server keeps, or the library
+        belongs to another checkout
+    """
+    if stage not in STAGES:
+        raise StageError(stage, "is not a stage", f"use one of {', '.join(STAGES)}")
+    if STAGES[stage]["model"] != (model is not None):
+        needs = "needs a model" if STAGES[stage]["model"] else "belongs to the whole study"
+        raise StageError(stage, needs, "see the notebook's parameters cell")
+    if models and not reads_all_models(stage):
+        raise StageError(stage, "reads no list of models", "see the notebook's parameters cell")
+    refuse_other_checkout()
+    loaded = load_study(study)
+    named = {name: load_model(name) for name in models or loaded.models} if reads_all_models(stage) else {}
+    params = load_model(model) if model else None
+    if params and not concerns(stage, params):
+        raise StageError(stage, f"needs weights, and {params.name} is answered by a server", "run notebooks 03 and 05")
+    return Run(stage, loaded, params, named)
+
+
+def concerns(stage: str, model: ModelParams) -> bool:
+    """Whether a stage has something to do for a model."""
+    return stage not in NEED_WEIGHTS or model.backend == "transformers"
+
+
+def reads_all_models(stage: str) -> bool:
+    """Whether a stage looks at every model of the run at once."""
+    return "models" in STAGES[stage]["sections"]
+
+
+def refuse_other_checkout() -> None:
+    """A notebook of one checkout must not silently run the library, or the kernel, of another."""
+    expected = os.environ.get("EMOSAFE_PREFIX", sys.prefix)
+    if Path(expected).resolve() != Path(sys.prefix).resolve():
+        raise StageError("kernel", "belongs to another environment than the runner", "reinstall with `make setup`")
+    here = Path.cwd().resolve()
+    library = Path(__file__).resolve().parents[2]
+    for folder in (here, *here.parents):
+        if (folder / "emosafe_lib" / "study" / "stage.py").is_file() and folder != library:
+            raise StageError(folder, f"runs the library of {library.name!r}", "use the kernel of this checkout's .venv")
+
+
+def parameters_of(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict:
+    """The parameters that this stage depends on, and no others, as plain JSON values; `models` as in `begin`."""
+    dumped = study.model_dump(mode="json")
+    chosen = {section: dumped[section] for section in STAGES[stage]["sections"]}
+    if model:
+        chosen["model"] = {k: v for k, v in model.model_dump(mode="json").items() if k != "resources"}
+    if models and reads_all_models(stage):
+        chosen["models"] = list(models)
+    return chosen

@@ -1,0 +1,135 @@
+"""Figures in one style, one function a figure.
+
+Every function takes a tidy table, returns a matplotlib figure, and shows nothing that is not in that table, which is
+saved as CSV beside the picture. Colours are Okabe and Ito's, which stay apart for the colour-blind; markers and line
+styles repeat what colour says, so that a grey print is still readable.
+"""
+
+import itertools
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.study.pictures import shrink_png
+from emosafe_lib.study.tables import write_csv
+
+# Okabe & Ito (2008), "Color universal design": black last, because text and axes use it already.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+WIDTH = 7.0
+LABEL_COLUMNS = 3
+METRIC_TITLES = {"macro_f1": "pooled", "within_source_macro_f1": "within sources"}
+DPI = 120
+
+
+def apply() -> None:
+    """Set the package's one style for matplotlib and seaborn; call it once at the top of a notebook."""
+    import seaborn as sns
+
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=PALETTE,
+        rc={
+            "figure.figsize": (WIDTH, 4.0),
+            "figure.dpi": DPI,
+            "savefig.dpi": DPI,
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.labelsize": 10,
+            "grid.color": "#DDDDDD",
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "font.size": 10,
+        },
+    )
+
+
+def look(names) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line style per name, in order: what stands for a model in one figure does so in the next.
+
+    >>> look(["nano-1", "nano-2"])["nano-1"][1]
+    'o'
+    """
+    cycles = zip(itertools.cycle(PALETTE), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=True)
+    return dict(zip(dict.fromkeys(names), cycles, strict=False))
+
+
+def save(figure, table: pd.DataFrame, path, reading: str = "") -> None:
+    """Write a figure as PNG, the numbers behind it as CSV and, if given, its reading as text, side by side.
+
+    None of the files holds a time stamp, so that equal runs give equal files.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    path.with_suffix(".png").write_bytes(shrink_png(drawn.getvalue()))
+    write_csv(table, path.with_suffix(".csv"))
+    if reading:
+        path.with_suffix(".txt").write_text(reading + "\n", encoding="utf-8")
+
+
+def show(figure, table: pd.DataFrame, path, reading: str) -> None:
+    """Save a figure, then display it with its one-sentence reading beneath it.
+
+    A notebook draws open figures at the end of a cell, which would put the sentence above its figure; so the figure is
+    displayed here and closed.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import Markdown, display
+
+    save(figure, table, path, reading)
+    display(figure)
+    plt.close(figure)
+    display(Markdown(reading))
+
+
+def beside(panel) -> None:
+    """The legend to the right of a panel, where it can cover nothing."""
+    panel.legend(title="", fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def beneath(panel) -> None:
+    """The legend below a panel, for panels that differ in what they show."""
+    panel.legend(title="", fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+
+
+def few_ticks(panel, values) -> None:
+    """At most four ticks in plain numbers on a logarithmic axis: by itself it crowds them where the range is narrow."""
+    if len(values):
+        ticks = sorted({int(float(f"{tick:.2g}")) for tick in np.geomspace(min(values), max(values), 4)})
+        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        panel.set_xticks([], minor=True)
+
+
+def slant(panel) -> None:
+    """Turn long names below a panel, so that they do not run into each other."""
+    panel.set_xticks(
+        panel.get_xticks(), panel.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor", fontsize=8
+    )
+
+
+def whiskers(table: pd.DataFrame):
+    """Lengths of error bars below and above `value`, array (2, n); zero where an interval is undefined."""
+    below, above = table["value"] - table["low"], table["high"] - table["value"]
+    return np.nan_to_num(np.clip([below, above], 0, None))
+
+
+def short_number(value: float) -> str:
+    """A count for an axis: 463k, 8.2M, 70.6B, or a power of ten beyond.
+
+    >>> short_number(8_158_304)
+    '8.2M'
+    """
+    for unit, word in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if unit <= value < 1000 * unit:
+            return f"{value / unit:.3g}{word}" if value >= 100 * unit else f"{value / unit:.2g}{word}"
+    return f"{value:.2g}"

@@ -1,0 +1,441 @@
+"""Augmentation through the official client, over a socket, against a server that misbehaves (faults 18 to 35)."""
+
+import calendar
+import email.utils
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from augment_cases import live, row, rows
+from chat_server import ChatServer
+
+from emosafe_lib.augment import cost, reinterpretation
+from emosafe_lib.augment import requests as augment_requests
+from emosafe_lib.augment.journal import Journal, journal_path
+from emosafe_lib.study.errors import AugmentationError
+
+KEY = "sk-canary-key-000000"
+WORKER = """
+import sys
+import pandas as pd
+from emosafe_lib.augment import reinterpretation
+from emosafe_lib.study import rows
+from emosafe_lib.study.parameters import AugmentationParams
+params = AugmentationParams.model_validate_json(sys.argv[2])
+reinterpretation.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
+"""
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def run(server, folder, count=8, table=None, **changes):
+    return reinterpretation.reinterpret(rows(count) if table is None else table, live(server.url, **changes), folder)
+
+
+def answers(folder):
+    """All answers in the one journal of a folder, final or not."""
+    (path,) = Path(folder).glob("*.jsonl")
+    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [record for record in records if "outcome" in record]
+
+
+def test_a_good_server_gives_one_row_a_request(tmp_path):
+    with ChatServer() as server:
+        made = run(server, tmp_path)
+        assert made.card["accepted"] == made.card["requested"] == len(server.seen) == 8
+        assert set(server.billed.values()) == {1} and made.card["cost_usd"] == pytest.approx(8 * (500 + 160) / 1e6)
+        again = run(server, tmp_path)
+        assert again.rows.equals(made.rows) and len(server.seen) == 8 and again.card["from_journal"] == 8
+
+
+def test_18_a_refused_key_costs_one_request(tmp_path):
+    """Fault 18: 401 stops at once; the server's message, which quotes a key, is not repeated."""
+    with ChatServer(lambda number, body: "401") as server:
+        with pytest.raises(AugmentationError, match="401") as caught:
+            run(server, tmp_path)
+        assert len(server.seen) == 1 and "canary" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_19_retry_after_is_honoured_and_every_row_is_answered_once(tmp_path):
+    """Fault 19: nobody sends while the server has asked for a pause."""
+    with ChatServer(lambda number, body: "429:0.5" if number == 2 else "good") as server:
+        made = run(server, tmp_path, concurrency=1)
+        assert made.card["answered"] == 8 and len(server.seen) == 9
+        assert server.times[3] - server.times[2] >= 0.5
+        assert set(server.billed.values()) == {1}
+
+
+def test_19_one_refusal_makes_all_workers_wait(tmp_path):
+    """Fault 19: what was under way arrives, and then nothing until the server's time is over."""
+    with ChatServer(lambda number, body: "429:1" if number == 4 else "good", latency=0.05) as server:
+        run(server, tmp_path, count=16, concurrency=4)
+        refused = server.times[4]
+        assert not [at for at in server.times if refused + 0.3 < at < refused + 1.0]
+        assert len([at for at in server.times if at > refused + 1.0]) >= 8
+
+
+def test_19_rate_limits_do_not_count_as_faults(tmp_path):
+    """Fault 19: more refusals than `attempts`, and the row still gets its answer."""
+    with ChatServer(lambda number, body: "429" if number < 6 else "good") as server:
+        assert run(server, tmp_path, count=2, attempts=2).card["answered"] == 2
+
+
+def test_20_a_used_up_quota_stops_and_a_later_run_goes_on(tmp_path):
+    """Fault 20."""
+    with ChatServer(lambda number, body: "good" if number < 3 else "quota") as server:
+        with pytest.raises(AugmentationError, match="quota.*run again.*kept"):
+            run(server, tmp_path, concurrency=1)
+        assert len(server.seen) == 4
+        server.behaviour = lambda number, body: "good"
+        card = run(server, tmp_path).card
+        assert card["from_journal"] == 3 and card["answered"] == 8 and set(server.billed.values()) == {1}
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_21_an_hour_of_retry_after_stops_and_says_when(form, tmp_path):
+    """Fault 21."""
+    wait = "3600" if form == "seconds" else email.utils.formatdate(time.time() + 3600, usegmt=True)
+    started = time.monotonic()
+    with ChatServer(lambda number, body: f"429:{wait}") as server:
+        with pytest.raises(AugmentationError, match="until .* UTC") as caught:
+            run(server, tmp_path)
+        said = re.search(r"until (.*) UTC", str(caught.value)).group(1)
+        assert abs(calendar.timegm(time.strptime(said, "%Y-%m-%d %H:%M")) - time.time() - 3600) < 120
+        assert len(server.seen) == 1 and time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", ["500", "hang", "cut", "drop"])
+def test_22_a_bad_line_is_bounded_by_a_deadline(kind, tmp_path):
+    """Fault 22: every row ends with an outcome, in bounded time."""
+    started = time.monotonic()
+    with ChatServer(lambda number, body: kind, idempotent=False) as server:
+        card = run(server, tmp_path, count=4, deadline_seconds=1.0, attempt_seconds=0.3, attempts=10).card
+    assert time.monotonic() - started < 8
+    assert card["rejected"] == {"api_error": 4} and card["answered"] == 0
+    assert {answer["outcome"] for answer in answers(tmp_path)} == {"api_error"}
+
+
+def test_22_a_dead_server_is_not_asked_two_thousand_times(tmp_path):
+    """Fault 22: after some failures in a row the run ends and says so."""
+    with ChatServer(lambda number, body: "500") as server:
+        with pytest.raises(AugmentationError, match="in a row"):
+            run(server, tmp_path, count=60, attempts=1)
+        assert len(server.seen) < 30
+
+
+def test_22_passing_faults_are_survived(tmp_path):
+    """Fault 22: each second request fails in some way, and no row is lost."""
+    kinds = ["500", "hang", "cut", "drop", "late"]
+    with ChatServer(lambda number, body: kinds[number // 2 % 5] if number % 2 else "good") as server:
+        card = run(server, tmp_path, attempts=6, attempt_seconds=0.3).card
+        assert card["answered"] == 8 and set(server.billed.values()) == {1}
+
+
+@pytest.mark.parametrize("kind", ["html", "broken"])
+def test_23_a_body_that_is_no_completion_is_an_api_error(kind, tmp_path, caplog, capfd):
+    """Fault 23: tries are capped, and nothing of the body is kept or logged."""
+    with ChatServer(lambda number, body: kind) as server, caplog.at_level(logging.DEBUG):
+        card = run(server, tmp_path, count=2, attempts=3).card
+        assert len(server.seen) == 6 and card["rejected"] == {"api_error": 2}
+    said = caplog.text + "".join(capfd.readouterr()) + "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+    assert not any(part in said for part in ("html", "Whenever I pass", "chatcmpl", "choices"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("no_choices", "no_choices"),
+        ("refusal", "refusal"),
+        ("filter", "content_filter"),
+        ("filter400", "content_filter"),
+        ("length", "length"),
+    ],
+)
+def test_24_and_25_each_way_not_to_answer_has_its_name(kind, outcome, tmp_path):
+    """Faults 24 and 25: counted, never accepted, and not asked again."""
+    with ChatServer(lambda number, body: kind) as server:
+        for _ in range(2):
+            assert run(server, tmp_path, count=3).card["rejected"] == {outcome: 3}
+        assert len(server.seen) == 3
+
+
+def test_26_another_model_is_recorded(tmp_path):
+    """Fault 26."""
+    with ChatServer(lambda number, body: "wrong_model") as server:
+        card = run(server, tmp_path, count=3).card
+        assert card["models_answered"] == {"another-model": 3} and card["accepted"] == 3
+
+
+def test_26_strict_mode_stops_at_another_model_and_accepts_none_of_it(tmp_path):
+    """Fault 26: what was paid stays on record."""
+    with ChatServer(lambda number, body: "wrong_model") as server:
+        with pytest.raises(AugmentationError, match="another model"):
+            run(server, tmp_path, strict_model=True)
+        assert len(server.seen) == 1 and answers(tmp_path)[0]["model"] == "another-model"
+        server.behaviour = lambda number, body: "snapshot"
+        assert run(server, tmp_path, strict_model=True).card["rejected"] == {"other_model": 1}
+
+
+@pytest.mark.parametrize("kind", ["fenced", "trailing", "duplicate_key", "list", "nan", "reply:", "reply:null"])
+def test_27_a_reply_that_is_not_the_json_asked_for_is_rejected(kind, tmp_path):
+    """Fault 27."""
+    with ChatServer(lambda number, body: kind) as server:
+        rejected = run(server, tmp_path, count=2).card["rejected"]
+        assert rejected == ({"no_choices": 2} if kind == "reply:" else {"schema": 2}) and len(server.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("echo", "echo"),
+        ("wrong_id", "wrong_id"),
+        ("wrong_tactic", "wrong_tactic"),
+        ("wrong_level", "level"),
+        ("german", "language"),
+        ("short", "length_ratio"),
+        ("identifier", "identifier"),
+    ],
+)
+def test_28_replies_that_do_not_fit_are_rejected_and_counted(kind, reason, tmp_path):
+    """Fault 28."""
+    with ChatServer(lambda number, body: kind) as server:
+        assert run(server, tmp_path, count=3).card["rejected"] == {reason: 3}
+
+
+def test_28_one_reply_to_all_is_accepted_once(tmp_path):
+    """Fault 28."""
+    with ChatServer(lambda number, body: "same") as server:
+        card = run(server, tmp_path, count=5).card
+        assert card["accepted"] == 1 and card["rejected"] == {"near_duplicate": 4}
+
+
+def test_29_after_kill_9_only_unfinished_rows_are_paid_for(tmp_path):
+    """Fault 29: the process is killed in mid-run, twice; every row ends up answered and billed once."""
+    from emosafe_lib.study.rows import write_rows
+
+    write_rows(rows(24), tmp_path / "rows.parquet")
+    with ChatServer(latency=0.05) as server:
+        params = live(server.url)
+        command = [
+            sys.executable,
+            "-c",
+            WORKER,
+            str(tmp_path / "rows.parquet"),
+            params.model_dump_json(),
+            str(tmp_path),
+        ]
+        for limit in (6, 14):
+            worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            end = time.monotonic() + 60
+            while len(server.billed) < limit and time.monotonic() < end:
+                time.sleep(0.005)
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()
+        assert limit <= len(server.billed) < 24
+        before = len(server.seen)
+        card = run(server, tmp_path, table=rows(24)).card
+        assert card["answered"] == 24 and card["from_journal"] >= limit - 4
+        assert len(server.billed) == 24 and set(server.billed.values()) == {1}
+        assert len(server.seen) - before == 24 - card["from_journal"]
+
+
+def test_29_answers_lost_in_flight_are_told(tmp_path):
+    """Fault 29: a server that bills what was lost; the card says how many may have been, and the cap counts them."""
+    with ChatServer() as server:
+        params = live(server.url)
+        request = augment_requests.plan(rows(4), params)[0]
+        with Journal(journal_path(tmp_path, params)) as journal:
+            journal.sent(request.key)
+            assert journal.uncertain == 1
+            dollars = reinterpretation.estimate(rows(4), params)["cost_usd"]
+            tight = params.model_copy(update={"max_cost_usd": dollars * 1.01})
+            with pytest.raises(AugmentationError, match="max_cost_usd"):
+                cost.check_cap(augment_requests.plan(rows(4), params), journal, tight)
+
+
+def test_31_a_changed_parameter_asks_anew_and_keeps_the_old_answers(tmp_path):
+    """Fault 31."""
+    with ChatServer() as server:
+        run(server, tmp_path, count=3)
+        run(server, tmp_path, count=3, temperature=0.1)
+        assert len(server.seen) == 6 and len(list(tmp_path.glob("*.jsonl"))) == 2
+        assert run(server, tmp_path, count=3).card["from_journal"] == 3
+
+
+def test_32_a_cost_cap_stops_before_anything_is_sent(tmp_path):
+    """Fault 32."""
+    with ChatServer() as server:
+        with pytest.raises(AugmentationError, match="max_cost_usd.*cap 0.0001"):
+            run(server, tmp_path, max_cost_usd=0.0001)
+        with pytest.raises(AugmentationError, match="price"):
+            run(server, tmp_path, prices=None)
+        assert not server.raw
+
+
+def test_32_a_row_cap_is_never_exceeded(tmp_path):
+    """Fault 32."""
+    with ChatServer() as server:
+        run(server, tmp_path, count=40, max_rows=5)
+        assert len(server.seen) == 5
+        params = live(server.url, max_rows=5)
+        with (
+            Journal(tmp_path / "other.jsonl") as journal,
+            pytest.raises(AugmentationError, match="40 requests planned, cap 5"),
+        ):
+            reinterpretation.answer_all(rows(40), augment_requests.plan(rows(40), live(server.url)), params, journal)
+        assert len(server.seen) == 5
+
+
+def test_33_canaries_and_the_key_are_nowhere(tmp_path, caplog, capfd, monkeypatch):
+    """Fault 33: not in a captured request, the journal, a log at debug level, standard output, rows or card."""
+    canaries = ("zelda.quux@example.org", "+49 170 9988776", "@zelda_quux", "instagram: zelda.quux", "u/zelda_quux")
+    told = [row(n, text=f"{row(n)['text']} Write to me: {canaries[n % 5]} please.") for n in range(20)]
+    monkeypatch.setenv("OPENAI_LOG", "debug")
+    logging.getLogger("openai").setLevel(logging.DEBUG)
+    kinds = ("good", "500", "identifier", "good", "broken")
+    with ChatServer(lambda number, body: kinds[number % 5]) as server, caplog.at_level(logging.DEBUG):
+        made = run(server, tmp_path, table=rows(0, *told), attempts=5)
+        assert made.card["answered"] == 20
+        sent = server.raw.decode()
+    assert "[EMAIL_1]" in sent and "[PHONE_1]" in sent and "[USER_1]" in sent and sent.count(KEY) == len(server.seen)
+    kept = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+    shown = caplog.text + "".join(capfd.readouterr()) + json.dumps(made.card)
+    for canary in canaries:
+        for place in (sent, kept, shown, made.rows.to_json()):
+            assert canary not in place and canary.lower() not in place.lower()
+    assert KEY not in kept + shown and "Whenever I pass" not in kept + shown
+
+
+def test_33_a_traceback_shows_neither_key_nor_text(tmp_path):
+    """Fault 33: the whole chain of an uncaught error."""
+    from emosafe_lib.study.rows import write_rows
+
+    write_rows(rows(3), tmp_path / "rows.parquet")
+    with ChatServer(lambda number, body: "400") as server:
+        command = [sys.executable, "-c", WORKER, str(tmp_path / "rows.parquet")]
+        arguments = [live(server.url).model_dump_json(), str(tmp_path)]
+        environment = os.environ | {"OPENAI_LOG": "debug"}
+        done = subprocess.run(command + arguments, capture_output=True, text=True, env=environment)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "refuses the request (status 400, unknown_parameter)" in said
+    assert KEY not in said and "Whenever" not in said and said.count("Traceback") == 1
+
+
+def test_a_redirect_is_not_followed(tmp_path):
+    """A text must not travel to another address because a server says so."""
+    with ChatServer(lambda number, body: "redirect") as server:
+        with pytest.raises(AugmentationError, match="307"):
+            run(server, tmp_path)
+        assert len(server.seen) == 1 and b"/elsewhere" not in server.raw
+
+
+def test_35_replay_uses_recorded_replies_and_opens_no_socket(tmp_path, monkeypatch):
+    """Fault 35: without a key too; what was never recorded is counted."""
+    with ChatServer() as server:
+        recorded = run(server, tmp_path, count=5)
+        url = server.url
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    replayed = reinterpretation.reinterpret(rows(5), live(url, provider="replay"), tmp_path)
+    assert replayed.rows.equals(recorded.rows)
+    card = reinterpretation.reinterpret(rows(7), live(url, provider="replay"), tmp_path).card
+    assert card["rejected"].get("not_recorded", 0) >= 2 and card["answered"] <= 5
+
+
+def test_the_rate_limit_holds(tmp_path):
+    """Twelve requests at four a second, after a burst of what two seconds allow."""
+    started = time.monotonic()
+    with ChatServer() as server:
+        run(server, tmp_path, count=12, requests_per_minute=240, concurrency=12)
+        assert len(server.seen) == 12 and time.monotonic() - started >= (12 - 4 * 2 - 1) / 4
+        assert server.times[-1] - server.times[0] >= 0.7
+
+
+def test_the_limit_on_tokens_holds(tmp_path):
+    with ChatServer() as server:
+        tokens = augment_requests.plan(rows(1), live(server.url))[0].prompt_tokens
+        run(server, tmp_path, count=6, tokens_per_minute=int(tokens * 60), concurrency=6)
+        assert server.times[-1] - server.times[0] >= 1.5
+
+
+def test_no_more_requests_at_once_than_allowed(tmp_path):
+    with ChatServer(latency=0.2) as server:
+        run(server, tmp_path, count=9, concurrency=3)
+        ahead = [server.times[n + 3] - server.times[n] for n in range(1, 6)]
+        assert min(ahead) >= 0.15
+
+
+# --- the Batch API ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_handed_in_once_and_costs_half(tmp_path):
+    with ChatServer() as server:
+        server.batch_polls = 2
+        made = run(server, tmp_path, provider="openai-batch")
+        assert made.card["accepted"] == 8 and set(server.billed.values()) == {1}
+        assert made.card["cost_usd"] == pytest.approx(8 * (500 + 160) / 2e6)
+        assert run(server, tmp_path, provider="openai").card["from_journal"] == 8 and len(server.batches) == 1
+
+
+def test_29_a_batch_under_way_is_picked_up_by_the_next_run(tmp_path):
+    """Fault 29: the first run does not wait for it, the second one fetches it."""
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError, match="in_progress.*nothing is sent twice"):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8
+        assert len(server.batches) == 1 and set(server.billed.values()) == {1}
+
+
+def test_29_a_batch_whose_id_was_lost_is_found_by_its_digest(tmp_path):
+    """Fault 29: killed between handing in and writing the id down."""
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        (path,) = tmp_path.glob("*.jsonl")
+        path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if b'"batch"' not in line))
+        assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8
+        assert len(server.batches) == 1 and set(server.billed.values()) == {1}
+
+
+def test_24_lines_of_a_batch_fail_one_by_one(tmp_path):
+    """Faults 24 and 27 inside a batch: a bad line costs one row, and a later run asks for it alone."""
+    with ChatServer(lambda number, body: ("good", "500", "refusal", "fenced")[number % 4]) as server:
+        card = run(server, tmp_path, provider="openai-batch").card
+        assert card["accepted"] == 2 and card["rejected"] == {"api_error": 2, "refusal": 2, "schema": 2}
+        server.behaviour = lambda number, body: "good"
+        card = run(server, tmp_path, provider="openai-batch").card
+        assert card["accepted"] == 4 and len(server.seen) == 10
+
+
+def test_33_a_batch_file_holds_no_identifier(tmp_path):
+    """Fault 33."""
+    told = [row(n, text=f"{row(n)['text']} Mail zelda.quux@example.org please.") for n in range(4)]
+    with ChatServer() as server:
+        run(server, tmp_path, table=rows(0, *told), provider="openai-batch")
+        assert b"[EMAIL_1]" in server.raw and b"zelda" not in server.raw
+
+
+def test_32_a_batch_beyond_the_cap_is_not_handed_in(tmp_path):
+    """Fault 32."""
+    with ChatServer() as server:
+        with pytest.raises(AugmentationError, match="max_cost_usd"):
+            run(server, tmp_path, provider="openai-batch", max_cost_usd=0.0001)
+        assert not server.batches and not server.files

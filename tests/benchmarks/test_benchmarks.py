@@ -1,0 +1,141 @@
+"""Benchmarks run as `make bench` runs them, and never leave a result file that is half written or no JSON."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+REPORT = {"machine": {}, "versions": {}, "rows": [{"case": "made up", "ours": 1.0}]}
+
+
+@pytest.fixture
+def reporting(monkeypatch):
+    """The benchmarks' helper, found as their own folder finds it."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import reporting
+
+    return reporting
+
+
+@pytest.fixture
+def load(reporting):
+    """A benchmark as a module; the library has modules of the same names."""
+
+    def found(name):
+        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return found
+
+
+def test_every_file_that_make_bench_runs_is_a_benchmark():
+    scripts = sorted(FOLDER.glob("*.py"))
+    assert scripts and all("def main() -> None:" in path.read_text() for path in scripts)
+
+
+def test_a_report_is_written_whole_or_not_at_all(reporting, tmp_path):
+    path = tmp_path / "results" / "made.json"
+    reporting.publish(REPORT, path)
+    assert json.loads(path.read_text()) == REPORT and [*path.parent.iterdir()] == [path]
+    with pytest.raises(ValueError, match="JSON"):
+        reporting.publish(REPORT | {"rows": [{"ours": math.nan}]}, path)
+    assert json.loads(path.read_text()) == REPORT
+
+
+def test_a_printed_report_is_not_written(reporting, tmp_path, capsys):
+    reporting.publish(REPORT, tmp_path / "made.json", only_print=True)
+    assert json.loads(capsys.readouterr().out) == REPORT and not [*tmp_path.iterdir()]
+
+
+def test_versions_are_those_of_this_environment(reporting):
+    found = reporting.versions("python", "pytest")
+    assert found == {"python": ".".join(map(str, sys.version_info[:3])), "pytest": pytest.__version__}
+
+
+def test_a_benchmark_finds_the_helper_when_it_is_run_as_a_file():
+    command = [sys.executable, str(FOLDER / "merge.py"), "--one", "ours", "--sizes", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["groups"] > 200
+
+
+def test_the_pipelines_best_batch_is_looked_for_between_its_extremes_and_twice(load, monkeypatch):
+    """One slow probe must not cost the peer its best batch size."""
+    bench, probes = load("classify"), []
+
+    def probe(folder, batch, rows):
+        probes.append(batch)
+        first = probes.count(batch) == 1
+        return {"processor": {"4": 1.0 if first else 9.0, "1": 5.0}.get(batch, 2.0)}
+
+    monkeypatch.setattr(bench, "in_own_process", probe)
+    assert bench.best_batch(Path("nowhere")) == "4"
+    assert {"1", "2", "4", "8", "16"} < set(probes) and all(probes.count(batch) >= 2 for batch in probes)
+
+
+TINY = {"layers": 2, "hidden": 16, "heads": 2, "kv_heads": 1, "intermediate": 32, "vocabulary": 320}
+
+
+def test_a_lora_step_is_measured_on_any_device_and_moves_only_adapters_and_head(load):
+    import torch
+
+    bench = load("finetune")
+    model = tiny_models.model_params(weights="random", shape=TINY, path="", device="cpu")
+    found = bench.measure_step(model, rows=2, tokens=8, steps=3)
+    assert found["seconds"] > 0 and found["peak_gb"] > 0 and (found["device"], found["dtype"]) == ("cpu", "float32")
+    network = bench.step_network(model)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    step = bench.step_of(network, model, 2, 8)
+    losses = [step() for _ in range(8)]
+    moved = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
+    assert losses[-1] < losses[0] and moved and all("lora_" in name or "score" in name for name in moved)
+
+
+def test_packed_weights_of_a_step_come_from_a_checkpoint(load, monkeypatch):
+    from emosafe_lib.models import precision
+    from emosafe_lib.ondevice import measure
+
+    bench, made = load("finetune"), []
+    plain = measure.saved_and_loaded
+    monkeypatch.setattr(measure, "saved_and_loaded", lambda model: made.append(model.quantization) or plain(model))
+    monkeypatch.setattr(precision, "pick_quantization", lambda model: model.quantization if made else "int4")
+    model = tiny_models.model_params(weights="random", shape=TINY, path="", device="cpu")
+    assert bench.step_of(bench.step_network(model), model, 1, 8)() > 0 and made == ["none"]
+
+
+def test_a_steps_rows_stand_beside_published_ones_and_seconds_get_no_ratio(load, monkeypatch):
+    bench = load("finetune")
+    assert {name for name, _ in bench.GPU_CASES} == set(bench.LITGPT) == {"llama-1b", "llama-8b"}
+    assert bench.step_params("llama-8b", "int4").shape.layers == 32
+    measured = {"seconds": 0.5, "peak_gb": 9.85, "quantization": "int4", "dtype": "bfloat16", "fallbacks": []}
+    monkeypatch.setattr(bench, "step_in_own_process", lambda *case: measured)
+    memory, seconds = bench.step_rows("llama-8b", "int4")
+    assert (memory["case"], memory["ratio"], memory["peer"]) == ("llama-8b int4 LoRA step, memory", 2.0, 19.7)
+    assert (seconds["ours"], seconds["peer"], seconds["ratio"]) == (0.5, 0.201, None)
+    assert all("litgpt" in row["peer_name"] and "A10G" in row["peer_name"] for row in (memory, seconds))
+
+
+def test_what_does_not_fit_a_gpu_is_written_down_and_not_tried(load, monkeypatch, tmp_path):
+    import torch
+
+    from emosafe_lib.ondevice import measure
+
+    bench, tried = load("finetune"), []
+    monkeypatch.setattr(bench, "GPU_RESULTS", tmp_path / "gpu.json")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "made up")
+    reasons = {"bfloat16": "", "int4": "bitsandbytes is not installed"}
+    monkeypatch.setattr(measure, "hindrances", lambda model: reasons)
+    monkeypatch.setattr(bench, "step_rows", lambda *case: tried.append(case) or [{"case": case[0]}])
+    bench.on_the_gpu()
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert tried == [("llama-1b", "none"), ("llama-8b", "none")] and len(report["rows"]) == 2
+    assert report["left_out"] == {"llama-8b int4": "bitsandbytes is not installed"}
+    assert report["machine"]["gpu"] == "made up"

@@ -1,0 +1,335 @@
+"""The command that others use: the study's probabilities, one outcome per row, and never a text in the output."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny_models
+
+from emosafe_lib import cli
+from emosafe_lib.finetuning import finetune, scores
+from emosafe_lib.models import backbone, batching, checkpoints, mixed
+from emosafe_lib.ondevice import classify, export, onnx_graphs, runtimes
+from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
+
+ROWS = tiny_models.make_rows()
+CANARY = "danger threat harm 424242"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A tiny LLaMA trained on both tasks and exported, with its predictions on the test rows."""
+    home = tmp_path_factory.mktemp("classify")
+    tiny_models.make_llama(home / "llama")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "ASSETS", home)
+        model, study = tiny_models.model_params(), tiny_models.study_params(epochs=4.0)
+        results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
+        folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
+    return folder, {task: scores.predictions_of(result, ROWS, "fine-tuned") for task, result in results.items()}
+
+
+@pytest.fixture(scope="module")
+def classifier(exported):
+    return classify.Classifier(exported[0], tokens_per_batch=128, runtime="torch")
+
+
+def test_the_export_gives_the_studys_predictions(exported, classifier):
+    tables = exported[1]
+    texts = ROWS.set_index("id").loc[tables["safety"]["id"], "text"]
+    found = list(classifier.classify(texts))
+    for row, level, risks in zip(found, tables["safety"].itertuples(), tables["categories"].itertuples(), strict=True):
+        assert [row["level"]] == level.label and row["categories"] == risks.label
+        assert np.allclose([row["level_probabilities"][name] for name in SAFETY_LEVELS], level.probabilities, atol=1e-3)
+        assert np.allclose([row["category_probabilities"][name] for name in CATEGORIES], risks.probabilities, atol=1e-3)
+
+
+@pytest.fixture(scope="module", params=["llama", "encoder"])
+def with_onnx(request, exported, tmp_path_factory):
+    """Exports of both families with their ONNX forms: a LLaMA with its adapter merged, and a mean-pooled encoder."""
+    if request.param == "llama":
+        folder = shutil.copytree(exported[0], tmp_path_factory.mktemp("onnx") / "llama")
+    else:
+        home = tmp_path_factory.mktemp("onnx")
+        tiny_models.make_encoder(home / "encoder")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbone, "ASSETS", home)
+            model = tiny_models.model_params("encoder", training={"pooling": "mean"})
+            study = tiny_models.study_params(epochs=4.0)
+            results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
+            folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
+    assert set(onnx_graphs.add_onnx(folder)) == {"model.safetensors", "model.onnx", "model.int8.onnx"}
+    return folder
+
+
+def test_the_best_model_is_chosen_by_its_validation_score(exported, tmp_path):
+    weaker = tmp_path / "weaker"
+    shutil.copytree(exported[0], weaker)
+    facts = checkpoints.read_seal(weaker / "safety")
+    checkpoints.seal(weaker / "safety", **(facts | {"validation_macro_f1": facts["validation_macro_f1"] - 0.1}))
+    assert export.best_of([weaker, exported[0]]) == exported[0] and export.best_of([weaker]) == weaker
+
+
+def test_the_small_graph_keeps_its_matrices_and_embeddings_in_eight_bits(with_onnx):
+    stored = {
+        name: [tensor for tensor in onnx.load(with_onnx / "safety" / file).graph.initializer if len(tensor.dims) == 2]
+        for name, file in onnx_graphs.ONNX_FILES.items()
+    }
+    assert {tensor.data_type for tensor in stored["onnx"]} == {onnx.TensorProto.FLOAT}
+    eight = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    assert stored["onnx-int8"] and {tensor.data_type for tensor in stored["onnx-int8"]} <= eight
+
+
+def test_the_graphs_carry_no_guard_against_rows_without_a_token(with_onnx):
+    for file in onnx_graphs.ONNX_FILES.values():
+        kinds = {node.op_type for node in onnx.load(with_onnx / "safety" / file).graph.node}
+        assert "Softmax" in kinds and "IsNaN" not in kinds
+
+
+def test_other_runtimes_answer_as_pytorch_does(with_onnx):
+    texts = ROWS["text"].tolist()
+    found = {name: list(classify.Classifier(with_onnx, 128, name).classify(texts)) for name in runtimes.RUNTIMES}
+    for runtime, error in ((runtimes.MIXED, 0.02), ("onnx", 2e-4)):
+        for plain, other in zip(found["torch"], found[runtime], strict=True):
+            assert (plain["level"], plain["categories"]) == (other["level"], other["categories"])
+            for key in ("level_probabilities", "category_probabilities"):
+                assert other[key] == pytest.approx(plain[key], abs=error)
+    same = [a["level"] == b["level"] for a, b in zip(found["torch"], found["onnx-int8"], strict=True)]
+    assert np.mean(same) > 0.9
+
+
+def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx, monkeypatch):
+    monkeypatch.setattr(runtimes, "half_precision", lambda: True)
+    found = runtimes.compare_runtimes(with_onnx, ROWS[ROWS["split"] == "test"].reset_index(drop=True), 128)
+    assert list(found["task"].unique()) == list(TASKS) and list(found["runtime"].unique()) == list(runtimes.RUNTIMES)
+    plain = found[found["runtime"] != "onnx-int8"]
+    assert (plain["agreement"] == 1).all() and (plain["largest_difference"] < 0.02).all()
+    assert (plain.loc[plain["runtime"] == "onnx", "largest_difference"] < 2e-4).all()
+    assert plain.groupby("task")["macro_f1"].nunique().eq(1).all() and (found["rows_per_second"] > 0).all()
+
+
+def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(onnx_graphs.OnnxNetwork, "__call__", lambda self, inputs: np.full((1, 3), np.nan))
+    with pytest.raises(ModelError, match="answers otherwise"):
+        onnx_graphs.add_onnx(folder)
+    assert sorted(folder.rglob("*")) == before
+    with pytest.raises(ModelError, match="is not exported"):
+        classify.Classifier(folder, runtime="onnx")
+
+
+def test_without_bf16_the_exported_fp32_graph_is_the_default(with_onnx, monkeypatch):
+    monkeypatch.setattr(runtimes, "half_precision", lambda: False)
+    assert runtimes.TaskClassifier(with_onnx / "safety").runtime == "onnx"
+    monkeypatch.setattr(runtimes, "half_precision", lambda: True)
+    assert runtimes.TaskClassifier(with_onnx / "safety").runtime == runtimes.MIXED
+
+
+def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    facts = checkpoints.read_seal(folder / "safety")
+    noted = facts["bf16"]
+    assert noted["rows"] > 0 and 0 < noted["largest_shift"] < 0.5
+    assert noted["bound"] == pytest.approx(noted["safety_factor"] * noted["largest_shift"])
+    monkeypatch.setattr(runtimes, "half_precision", lambda: True)
+    assert runtimes.TaskClassifier(folder / "safety").runtime == runtimes.MIXED
+    monkeypatch.setattr(runtimes, "half_precision", lambda: False)
+    assert runtimes.TaskClassifier(folder / "safety").runtime == "torch"
+    monkeypatch.setattr(runtimes, "half_precision", lambda: True)
+    checkpoints.seal(
+        folder / "safety", **{name: value for name, value in facts.items() if name not in ("bf16", "files")}
+    )
+    assert runtimes.TaskClassifier(folder / "safety").runtime == "torch"
+    with pytest.raises(ModelError, match="records no bound"):
+        runtimes.TaskClassifier(folder / "safety", runtimes.MIXED)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported, task):
+    mix, plain = (runtimes.TaskClassifier(exported[0] / task, runtime) for runtime in (runtimes.MIXED, "torch"))
+    encoded = batching.encode(plain.tokenizer, ROWS["text"].tolist(), plain.fitted["max_length"])
+    exact = plain.logits(encoded, 128)
+    mix.bound = 0.0
+    rough = mix.logits(encoded, 128)
+    margin = mixed.margins(rough, mix.fitted.get("thresholds"))
+    mix.bound = float(np.median(margin))
+    found, close = mix.logits(encoded, 128), margin <= mix.bound
+    assert 0 < close.sum() < len(close)
+    assert np.allclose(found[close], exact[close], atol=1e-4) and np.array_equal(found[~close], rough[~close])
+    assert not np.allclose(found[~close], exact[~close], atol=1e-4)
+
+
+def test_shift_and_margin_are_measured_where_labels_change():
+    exact, moved = np.array([[1, 2, 0], [3, 0, 1]]), np.array([[2, -1, 0], [1, 1, 1]])
+    rough = exact + moved / 10
+    assert np.allclose(mixed.shifts(exact, rough, "safety"), [0.3, 0.0])
+    assert np.allclose(mixed.shifts(exact, rough, "categories"), [0.2, 0.1])
+    assert np.allclose(mixed.margins(rough, None), [0.7, 2.0])
+    assert np.allclose(mixed.margins(rough, [0.5, 0.5, 1.0]), [1.2, 0.1])
+    assert np.allclose(mixed.margins(np.array([[1.0]]), [1 / (1 + np.exp(-0.75))]), [0.25])
+
+
+def test_a_changed_onnx_file_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    onnx_graphs.add_onnx(folder)
+    with open(folder / "safety" / "model.int8.onnx", "r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(ModelError, match=r"model.int8.onnx: is truncated or changed"):
+        classify.Classifier(folder, runtime="onnx-int8")
+
+
+def test_the_command_is_one_word_and_imports_nothing_heavy(exported, capsys):
+    assert cli.main(["classify", "--model", str(exported[0]), "calm"]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "ok"
+    assert cli.main(["onnx", str(exported[0] / "safety")]) == 1 and "holds no exported" in capsys.readouterr().err
+    assert cli.main(["clasify"]) == 2 and "classify" in capsys.readouterr().err
+    code = "import sys; from emosafe_lib import cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    scripts = tomllib.loads((Path(cli.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"emosafe": "emosafe_lib.cli:main"}
+
+
+def test_one_bad_row_does_not_stop_the_rest(classifier):
+    texts = ["calm", "", None, 7, "x" * 100_001, "\ud800", "calm " * 99, "calm"]
+    found = list(classifier.classify(texts))
+    assert [row["row"] for row in found] == list(range(8))
+    assert [row["outcome"].split(":")[0] for row in found] == ["ok", *["refused"] * 5, "truncated", "ok"]
+    assert found[0]["level_probabilities"] == found[7]["level_probabilities"]
+
+
+def test_memory_is_bounded_by_reading_no_further_than_a_chunk(classifier, monkeypatch):
+    monkeypatch.setattr(classify, "CHUNK_ROWS", 4)
+    read = []
+    endless = (read.append(number) or "calm" for number in range(10**9))
+    stream = classifier.classify(endless)
+    assert [next(stream)["row"] for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert len(read) == 8
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "stdin", "arguments"])
+def test_every_way_in_and_no_text_out(exported, tmp_path, monkeypatch, capsys, kind):
+    options = ["--model", str(exported[0])]
+    if kind == "jsonl":
+        (tmp_path / "in.jsonl").write_text(json.dumps({"text": CANARY}) + f"\n{{{CANARY}\n" + json.dumps({"other": 1}))
+        options += ["--file", str(tmp_path / "in.jsonl")]
+    elif kind == "csv":
+        (tmp_path / "in.csv").write_text(f"id,text\n1,{CANARY}\n2\n3,calm\n")
+        options += ["--file", str(tmp_path / "in.csv")]
+    elif kind == "stdin":
+        given = f"{CANARY}\n".encode() + "caf\xe9\n".encode("latin-1") + b"calm\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+        options += ["--file", "-"]
+    else:
+        options += [CANARY, "", "calm"]
+    assert classify.main(options) == 0
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert len(rows) == 3 and rows[0]["outcome"] == "ok" and rows[1]["outcome"].startswith("refused")
+    assert "424242" not in printed.out + printed.err and "not a clinical tool" in printed.err
+
+
+def test_a_csv_without_the_column_is_one_line(exported, tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("id,message\n1,calm\n")
+    assert cli.main(["classify", "--model", str(exported[0]), "--file", str(tmp_path / "in.csv")]) == 1
+    assert "--column" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_csv_is_read_to_its_first_broken_row_and_a_huge_cell_is_only_refused(tmp_path):
+    path = tmp_path / "in.CSV"
+    path.write_text(f'text\ncalm\n{"x" * 200_000}\n"{CANARY}\ncalm\n')
+    found = classify.texts_of(str(path), "text")
+    assert next(found) == "calm" and "characters" in classify.unusable(next(found))
+    with pytest.raises(ModelError, match="row 3: ") as refusal:
+        next(found)
+    assert "424242" not in str(refusal.value)
+    path.rename(tmp_path / "in.txt")
+    with pytest.raises(ModelError, match="neither CSV nor JSONL"):
+        next(classify.texts_of(str(tmp_path / "in.txt"), "text"))
+
+
+def test_one_bad_csv_row_neither_stops_the_rest_nor_is_read_by_half(tmp_path):
+    """Half of a message could mean the opposite of the whole."""
+    path = tmp_path / "in.csv"
+    path.write_text('id,text\n1,calm, and more\n2,"calm "quoted" word"\n3,calm\n4\n5,"so, calm"\n')
+    found = list(classify.texts_of(str(path), "text"))
+    assert [text if isinstance(text, str) else None for text in found] == [None, None, "calm", None, "so, calm"]
+    reasons = [classify.unusable(text) for text in found if not isinstance(text, str)]
+    assert "too many cells" in reasons[0] and "inside a cell" in reasons[1] and "too short" in reasons[2]
+
+
+def test_a_stray_quote_in_the_first_csv_row_does_not_stop_the_rest_either(tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text('text,id\n"calm "quoted" word",1\ncalm,2\n')
+    bad, good = classify.texts_of(str(path), "text")
+    assert "inside a cell" in classify.unusable(bad) and good == "calm"
+
+
+@pytest.mark.parametrize(
+    ("torn", "read", "row"),
+    [
+        ('"He said "no" to it\nand went on",7', 1, 2),
+        ('"A 5" plank\nand more",7', 2, 3),
+        ('"A 5" plank\nand\nmore",7', 2, 3),
+        ('"first\nthen "no" and\nmore",7', 1, 2),
+    ],
+)
+def test_a_message_torn_at_a_stray_quote_is_never_read_by_half(tmp_path, torn, read, row):
+    path = tmp_path / "in.csv"
+    path.write_text(f"text,id\ncalm,6\n{torn}\ncalm,8\n")
+    found = classify.texts_of(str(path), "text")
+    texts = [next(found) for _ in range(read)]
+    assert [text for text in texts if isinstance(text, str)] == ["calm"]
+    with pytest.raises(ModelError, match=rf"row {row}: a quote stands inside a cell.*; close the quote"):
+        next(found)
+
+
+def test_a_broken_csv_header_is_one_line(tmp_path):
+    (tmp_path / "in.csv").write_text('"te"xt,id\ncalm,6\n')
+    with pytest.raises(ModelError, match=r"in.csv: header: .*; close the quote"):
+        next(classify.texts_of(str(tmp_path / "in.csv"), "text"))
+
+
+@pytest.mark.parametrize("given", [[], ["--file", "in.csv", "calm"]])
+def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        classify.main(["--model", "nowhere", *given])
+    assert "give messages, or a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("end", "code"), [("KeyboardInterrupt", 130), ("BrokenPipeError", 1)])
+def test_a_command_that_is_stopped_or_no_longer_read_ends_without_a_traceback(end, code):
+    stop = f"import workflow.command as e\ndef stop(given): raise {end}\ne.main = stop\n"
+    run = f"{stop}from emosafe_lib import cli\nraise SystemExit(cli.main(['run']))"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "given", "remedy"),
+    [
+        ("classify", ["--model", "nowhere", "calm"], "make one with export.export"),
+        ("onnx", ["nowhere"], "make one with export.export"),
+        ("train", ["--study", "sample", "--model", "nowhere"], "nowhere"),
+        ("compare", ["nowhere", "sample"], "nowhere"),
+        ("data", ["list", "--study", "nowhere"], "nowhere"),
+        ("run", ["study", "--study", "sample", "--models", "nowhere"], "nowhere"),
+    ],
+)
+def test_every_command_fails_in_one_line(word, given, remedy, capsys):
+    assert cli.main([word, *given]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and remedy in said
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="no exported safety"):
+        classify.Classifier(tmp_path)

@@ -1,0 +1,234 @@
+"""Begin and finish of a stage, and what its digest depends on (faults 71, 74, 76, 77)."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy
+
+from emosafe_lib.study import files, paths
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import load_model, load_study
+from emosafe_lib.study.stage import STAGES, begin
+from workflow import digests as workflow_digests
+from workflow.digests import SHIPPED_SOURCES, code_modules, imported_names, stage_digest
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, outputs):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(tmp_path / "toy")))
+    return tmp_path / "toy"
+
+
+def test_files_appear_only_at_finish_and_the_manifest_holds_their_hashes(checkout, outputs):
+    run = begin("01_data_merge", "toy")
+    run.out("rows.txt").write_text("rows")
+    run.out("data_card.json", at="study").write_text("{}")
+    assert not (outputs / "toy" / "01_data_merge").exists()
+    manifest = run.finish(rows=1)
+    assert (outputs / "toy" / "data_card.json").is_file()
+    assert manifest["outputs"]["01_data_merge/rows.txt"] == files.file_sha256(outputs / "toy/01_data_merge/rows.txt")
+    assert json.loads((outputs / "toy/01_data_merge/manifest.json").read_text())["numbers"] == {"rows": 1}
+
+
+def test_74_a_run_that_dies_leaves_the_last_good_output(checkout, outputs):
+    first = begin("01_data_merge", "toy")
+    first.out("rows.txt").write_text("good")
+    first.finish()
+    begin("01_data_merge", "toy").out("rows.txt").write_text("half")
+    assert (outputs / "toy/01_data_merge/rows.txt").read_text() == "good"
+
+
+def test_an_input_that_is_not_there_names_itself(checkout):
+    with pytest.raises(StageError, match=r"01_data_merge/rows.parquet: is not there yet; run the earlier notebook"):
+        begin("02_chatgpt_augmentation", "toy").use("01_data_merge/rows.parquet")
+
+
+def test_71_nothing_is_written_outside_its_folder(checkout):
+    run = begin("03_prompting_baselines", "toy", "nano-1")
+    for name, at in (("../../../x", "stage"), ("/tmp/x", "study"), ("../x", "model")):
+        with pytest.raises(StageError, match="outside its folder"):
+            run.out(name, at=at)
+
+
+def test_a_stage_knows_whether_it_belongs_to_a_model(checkout):
+    with pytest.raises(StageError, match="needs a model"):
+        begin("03_prompting_baselines", "toy")
+    with pytest.raises(StageError, match="belongs to the whole study"):
+        begin("01_data_merge", "toy", "nano-1")
+
+
+def test_a_stage_reads_all_models_of_the_run_or_none(checkout):
+    assert list(begin("05_scaling_analysis", "toy").models) == ["nano-1", "nano-2"]
+    run = begin("05_scaling_analysis", "toy", models=["minilm"])
+    assert list(run.models) == ["minilm"] and run.finish()["parameters"]["models"] == ["minilm"]
+    with pytest.raises(StageError, match="reads no list of models"):
+        begin("01_data_merge", "toy", models=["minilm"])
+
+
+def test_77_another_working_directory_with_its_own_library_is_detected(checkout, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    (other / "emosafe_lib" / "study").mkdir(parents=True)
+    (other / "emosafe_lib" / "study" / "stage.py").write_text("")
+    monkeypatch.chdir(other)
+    with pytest.raises(StageError, match="kernel of this checkout"):
+        begin("01_data_merge", "toy")
+
+
+def test_77_another_environment_than_the_runners_is_detected(checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOSAFE_PREFIX", str(tmp_path))
+    with pytest.raises(StageError, match="another environment"):
+        begin("01_data_merge", "toy")
+
+
+def test_imports_are_found_through_each_other():
+    source = "%matplotlib inline\nfrom emosafe_lib.study import stage\nimport emosafe_lib.study.rows as r"
+    assert set(imported_names(source)) == {"emosafe_lib.study", "emosafe_lib.study.stage", "emosafe_lib.study.rows"}
+
+
+def test_code_modules_follow_imports(checkout):
+    found = {path.name for path in code_modules(checkout / "notebooks" / "01_data_merge.ipynb")}
+    assert {"stage.py", "parameters.py", "errors.py"} <= found
+    assert "finetune.py" not in found
+
+
+def test_76_only_stages_that_read_a_parameter_depend_on_it(checkout):
+    def digests():
+        study = load_study("toy")
+        merge = stage_digest("01_data_merge", study)
+        return merge, stage_digest("04_lora_finetuning", study, load_model("nano-1"))
+
+    merge, finetuning = digests()
+    study = checkout / "params" / "study" / "toy.yaml"
+    study.write_text(study.read_text() + "finetuning: {epochs: 2}\n")
+    merge_now, finetuning_now = digests()
+    assert merge_now == merge and finetuning_now != finetuning
+
+
+def test_76_a_model_file_concerns_that_model_alone(checkout):
+    def digest(name):
+        return stage_digest("04_lora_finetuning", load_study("toy"), load_model(name))
+
+    before = {name: digest(name) for name in ("nano-1", "nano-2")}
+    path = checkout / "params" / "models" / "nano-2.yaml"
+    path.write_text(path.read_text().replace("context_tokens: 1024", "context_tokens: 512"))
+    assert digest("nano-1") == before["nano-1"]
+    assert digest("nano-2") != before["nano-2"]
+
+
+def test_76_an_edited_file_of_ones_own_is_merged_again(checkout):
+    def digests():
+        return [stage_digest(stage, load_study("toy")) for stage in ("01_data_merge", "02_chatgpt_augmentation")]
+
+    study = checkout / "params" / "study" / "toy.yaml"
+    study.write_text(study.read_text().replace("data:", "data:\n  own_sources: [{name: mine, file: data/mine.csv}]"))
+    absent = digests()
+    mine = checkout / "data" / "mine.csv"
+    mine.parent.mkdir()
+    mine.write_text("text,safety\na message,safe\n")
+    first = digests()
+    mine.write_text("text,safety\na message,unsafe\n")
+    second = digests()
+    assert len({absent[0], first[0], second[0]}) == 3 and absent[1] == first[1] == second[1]
+
+
+@pytest.fixture
+def assets(checkout, tmp_path, monkeypatch):
+    """A copy of the package's assets, without the weights of the larger rungs; the library's digests look there."""
+    leave = shutil.ignore_patterns("nano-3", "nano-4")
+    monkeypatch.setattr(
+        workflow_digests, "ASSETS", Path(shutil.copytree(paths.ASSETS, tmp_path / "assets", ignore=leave))
+    )
+    return tmp_path / "assets"
+
+
+def stale_after(change):
+    """Stages of the toy study, and those of nano-1 and nano-2, whose digest differs after the change."""
+
+    def digests():
+        study, models = load_study("toy"), ["nano-1", "nano-2"]
+        pairs = [(name, each) for name in STAGES for each in (models if STAGES[name]["model"] else [None])]
+        return {
+            f"{name} {each or ''}".strip(): stage_digest(name, study, load_model(each) if each else None, models)
+            for name, each in pairs
+        }
+
+    before = digests()
+    change()
+    return {name for name, digest in digests().items() if digest != before[name]}
+
+
+def append(path):
+    return lambda: path.write_bytes(path.read_bytes() + b"\n")
+
+
+def test_76_another_shipped_sample_is_merged_again(assets):
+    assert stale_after(append(assets / "sample" / "sample.jsonl")) == {"01_data_merge"}
+    assert stale_after(append(assets / "sample" / "contrast.jsonl")) == set(), "the study does not name it"
+
+
+def test_76_a_source_pinned_anew_is_merged_again(assets, checkout):
+    study = checkout / "params" / "study" / "toy.yaml"
+    study.write_text(study.read_text().replace("[emosafe_sample]", "[emosafe_sample, cams]"))
+    path = assets / "sources.json"
+
+    def pin(name):
+        pinned = json.loads(path.read_text())
+        next(iter(pinned[name]["files"].values()))["sha256"] = ["0" * 64]
+        return lambda: path.write_text(json.dumps(pinned))
+
+    assert stale_after(pin("cams")) == {"01_data_merge"} and stale_after(pin("sad")) == set()
+
+
+def test_76_other_shipped_weights_concern_that_model_and_the_stages_that_read_all(assets):
+    read_all = {"05_scaling_analysis", "06_on_device"}
+    mine = {"03_prompting_baselines nano-2", "04_lora_finetuning nano-2"}
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert stale_after(append(assets / "nano" / "nano-2" / name)) == mine | read_all
+    assert stale_after(append(assets / "nano" / "nano-2" / "README.md")) == set()
+    assert stale_after((assets / "nano" / "nano-1" / "config.json").unlink) > read_all
+
+
+def test_76_every_file_that_no_registry_pins_is_known_to_the_digests():
+    from emosafe_lib.data.sources.registry import registry
+
+    loose = [(name, file) for name, source in registry().items() for file in source.files if not file.sha256]
+    found = {name: str((registry()[name].folder / file.name).relative_to(paths.ASSETS)) for name, file in loose}
+    assert found == SHIPPED_SOURCES
+
+
+def served(checkout, **changes):
+    """A parameter file of a model that a server answers for; returns the model's name."""
+    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    facts |= {"base_url": "http://127.0.0.1:9/v1"} | changes
+    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    return "served"
+
+
+def test_a_served_model_has_nothing_to_train_and_nothing_to_measure(checkout):
+    name = served(checkout)
+    with pytest.raises(StageError, match=r"needs weights, and served is answered by a server; run notebooks 03 and 05"):
+        begin("04_lora_finetuning", "toy", name)
+    assert begin("03_prompting_baselines", "toy", name).model.name == name
+    run = begin("06_on_device", "toy", models=["nano-1", name])
+    assert list(run.models) == ["nano-1"] and run.finish()["parameters"]["models"] == ["nano-1", name]
+    assert list(begin("05_scaling_analysis", "toy", models=["nano-1", name]).models) == ["nano-1", name]
+
+
+def test_a_manifest_says_whether_work_of_an_earlier_run_was_taken_up(checkout):
+    first = begin("03_prompting_baselines", "toy", "nano-1")
+    (first.keep("shards") / "shard").write_text("kept")
+    assert first.keep("shards").is_dir() and first.finish()["resumed"] is False
+    second = begin("03_prompting_baselines", "toy", "nano-1")
+    second.keep("shards")
+    assert second.finish()["resumed"] is True
+
+
+def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():
+    heavy = "[m for m in ('torch', 'pandas') if m in sys.modules]"
+    code = f"import sys, emosafe_lib, emosafe_lib.study.parameters, emosafe_lib.study.stage; print({heavy})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

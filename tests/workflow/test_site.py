@@ -1,0 +1,218 @@
+"""The rendered study: opens from disk with the network off, fetches nothing, and serves eyes, keys and a phone.
+
+Every page is parsed; some are opened in headless Chromium where it is installed. The same checks run on the committed
+reference once there is one.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import load_study
+from workflow import reference
+from workflow.pages import front_page, rendering
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+in_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+COMMITTED = sorted((ROOT / "outputs" / "reference").glob("*/**/*.html"))
+PHONE = 375
+# The page's own policy, but for the probe that has to run in it: what else it would load, the browser reports.
+WATCHED = rendering.POLICY + "; script-src 'unsafe-inline'"
+PROBE = """<script>
+addEventListener("load", () => {
+  const all = [...document.querySelectorAll("*")], page = document.documentElement;
+  const stops = [...document.querySelectorAll("a[href], summary, [tabindex]")];
+  const slides = e => e.scrollWidth > e.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(e).overflowX);
+  parent.postMessage(JSON.stringify({
+    width: innerWidth, needed: page.scrollWidth, broken: [...document.images].filter(i => !i.naturalWidth).length,
+    unreachable: stops.filter(e => e.tabIndex < 0).length, first: stops[0].textContent,
+    stuck: all.filter(e => slides(e) && e.tagName != "PRE" && e.tabIndex < 0).length}), "*");
+});
+</script>"""
+# A window of Chromium is at least 500 pixels wide, a frame in it may be a phone.
+FRAME = """<title>nothing</title><script>onmessage = event => { document.title = event.data };</script>
+<iframe src="page.html" width="%d" height="800"></iframe>"""
+
+
+@pytest.fixture
+def pages(study):
+    """Every page of the toy study, then every page of the committed reference."""
+    return [study / "index.html", *sorted(study.rglob("0*.html")), *COMMITTED]
+
+
+class Page(HTMLParser):
+    """What a page promises a reader, as far as its source tells."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings, self.images, self.ids, self.wrong, self.links = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "img":
+            self.images.append(found)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" and "href" in found else []
+        if tag in ("script", "iframe", "object", "embed", "link", "form", "video", "audio"):
+            self.wrong.append(tag)
+        remote = [name for name in ("src", "srcset", "data", "poster", "background") if not local(found.get(name))]
+        self.wrong += remote + [name for name in found if name.startswith("on")]
+        self.wrong += ["style"] if "url(" in (found.get("style") or "") else []
+
+
+def local(address):
+    return not address or address.startswith("data:image/png;base64,")
+
+
+def test_83_no_page_refers_to_anything_outside_itself(pages):
+    assert len(pages) >= 15
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        assert Page(text).wrong == [], path.name
+        style = "".join(re.findall(r"<style>(.*?)</style>", text, re.DOTALL))
+        assert "url(" not in style and "@import" not in style
+        assert rendering.POLICY in text, "the browser is told to load nothing either"
+
+
+def test_pages_are_small(pages):
+    sizes = {path.name: path.stat().st_size for path in pages}
+    print(f"{len(pages)} pages, {sum(sizes.values())} bytes, largest {max(sizes.values())}")
+    assert max(sizes.values()) < reference.MAX_PAGE_BYTES
+
+
+def test_pages_serve_a_screen_reader(pages):
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        page = Page(text)
+        assert '<html lang="en">' in text and 'name="viewport"' in text and "<title>" in text
+        assert page.headings[0] == 1 and page.headings.count(1) == 1, path.name
+        assert all(later <= earlier + 1 for earlier, later in zip(page.headings, page.headings[1:], strict=False))
+        assert all(image.get("alt", "").strip() for image in page.images), path.name
+        assert len(page.ids) == len(set(page.ids)), path.name
+        assert set(page.links) >= {"#content"}
+        assert text.count("<table") == text.count('tabindex="0"><table'), "every table scrolls by itself, by keyboard"
+
+
+def test_every_figure_has_its_numbers_and_its_reading(study):
+    figures = sorted((study / "05_scaling_analysis" / "figures").glob("*.png"))
+    assert {"score_by_size", "score_by_label", "training_rows", "pooled_and_within"} <= {path.stem for path in figures}
+    page = (study / "05_scaling_analysis" / "05_scaling_analysis.html").read_text(encoding="utf-8")
+    for path in figures:
+        assert path.with_suffix(".csv").stat().st_size > 0, path.stem
+        reading = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+        assert reading.endswith(".") and reading.count(". ") == 0, "one sentence"
+        plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
+        assert re.sub(r"\s+", " ", reading) in plain.replace("&#39;", "'").replace("&amp;", "&"), path.stem
+
+
+def test_one_source_is_not_called_sources(tmp_path):
+    (tmp_path / "data_card.json").write_text(json.dumps({"rows": 7, "rows_human": 7, "sources": {"only": {}}}))
+    assert "7 rows (7 human) of 1 source<" in front_page.identity_section(tmp_path, [])
+
+
+def test_the_front_page_says_what_was_run(study):
+    text = (study / "index.html").read_text(encoding="utf-8")
+    manifest = json.loads((study / "05_scaling_analysis" / "manifest.json").read_text())
+    card = json.loads((study / "data_card.json").read_text())
+    assert "14 of 14" in text and 'class="warning"' not in text
+    assert card["sha256"] in text and manifest["versions"]["torch"] in text and manifest["versions"]["machine"] in text
+    assert f"{manifest['versions']['cpus']} CPUs" in text and manifest["finished"][:10] in text
+    assert "&quot;resamples&quot;: 200" in text
+    assert f"of {len(card['sources'])} sources<" in text
+    assert text.index("Larger models are stronger") < text.index("A small on-device model")
+    assert "within sources" in text and "above the source" in text
+    assert "on other data" in text and "MentalRoBERTa" in text
+
+
+def test_every_link_of_the_front_page_leads_somewhere(study):
+    links = [link for link in Page((study / "index.html").read_text()).links if not link.startswith("#")]
+    assert len(links) >= 17 and all((study / link).is_file() for link in links)
+
+
+def test_85_a_stale_stage_gets_a_banner_and_its_page_stays(study):
+    changed = load_study("toy")
+    changed = changed.model_copy(update={"analysis": changed.analysis.model_copy(update={"margin": 0.1})})
+    text = front_page.write_index(changed).read_text()
+    assert 'class="warning"' in text and "05_scaling_analysis (stale)" in text
+    assert 'href="05_scaling_analysis/05_scaling_analysis.html"' in text
+    assert 'class="warning"' not in front_page.write_index(load_study("toy")).read_text()
+
+
+def test_85_a_failed_stage_gets_a_banner_and_its_earlier_page_stays(study):
+    receipt, left = study / "06_on_device" / "receipt.json", study / "logs" / "06_on_device.ipynb"
+    kept = receipt.read_text()
+    receipt.unlink()
+    left.write_text("{}")
+    try:
+        text = front_page.write_index(load_study("toy")).read_text()
+        assert "06_on_device (failed)" in text and 'href="06_on_device/06_on_device.html"' in text
+        with pytest.raises(StageError, match="06_on_device: is failed"):
+            reference.copy(load_study("toy"))
+    finally:
+        receipt.write_text(kept)
+        left.unlink()
+        front_page.write_index(load_study("toy"))
+
+
+def browse(text, folder, width):
+    """Open a page in Chromium with the network off, in a frame; what the probe saw, and the lines on the console."""
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{WATCHED}">'
+    watched = (
+        text.replace(rendering.POLICY, WATCHED)
+        if rendering.POLICY in text
+        else text.replace("<body>", policy + "<body>")
+    )
+    (folder / "page.html").write_text(watched.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    (folder / "frame.html").write_text(FRAME % width, encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1200,900"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--virtual-time-budget=5000"]
+    command = [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    done = subprocess.run(
+        [*command, (folder / "frame.html").as_uri()], capture_output=True, text=True, timeout=300, check=False
+    )
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert title, f"the probe said nothing (exit {done.returncode})"
+    return json.loads(title.group(1)), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def some_of(pages):
+    """The front page, notebook 05 and one small page of the toy study; every committed page."""
+    return [*(pages[i] for i in (0, 1)), *(p for p in pages[2:] if p.stem.startswith("05") or p in COMMITTED)]
+
+
+@in_chromium
+def test_in_a_browser_nothing_is_fetched_nothing_complains_and_a_phone_needs_no_sideways_scrolling(pages, tmp_path):
+    looked = some_of(pages)
+    complaints = 0
+    for path in looked:
+        seen, console = browse(path.read_text(encoding="utf-8"), tmp_path, PHONE)
+        complaints += len(console)
+        assert console == [], path.name
+        assert seen["width"] == PHONE and seen["needed"] <= PHONE, (path.name, seen)
+        assert seen["broken"] == seen["unreachable"] == seen["stuck"] == 0, (path.name, seen)
+        assert seen["first"] == "Skip to the content"
+    print(f"{len(looked)} pages opened in Chromium, {complaints} lines on the console")
+
+
+@in_chromium
+def test_the_browser_check_notices_what_it_looks_for(tmp_path):
+    bad = (
+        '<html><body><a href="#x">Skip</a><p style="width:900px">wide</p><img src="https://example.org/a.png">'
+        '<div style="overflow-x:auto"><p style="width:2000px">x</p></div></body></html>'
+    )
+    seen, console = browse(bad, tmp_path, PHONE)
+    assert len(console) == 1 and "example.org" in console[0]
+    assert seen["needed"] > PHONE and seen["broken"] == 1 and seen["first"] == "Skip"
+    assert browse(bad.replace("<img", "<b").replace("900px", "100px"), tmp_path, PHONE)[1] == []

@@ -1,0 +1,172 @@
+"""Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks, no text on a page.
+
+Faults 72, 76, 82 and the contract.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import toy
+
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import load_study
+from workflow import reference
+from workflow.pages import front_page
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, outputs):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(tmp_path / "toy")))
+    return tmp_path / "toy"
+
+
+def study(*arguments, wait=True, name="toy", until="05_scaling_analysis"):
+    command = [sys.executable, "-m", "emosafe_lib.cli", "run", "study", "--study", str(name), "--until", until]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ.copy()}
+    if not wait:
+        return subprocess.Popen([*command, *arguments], **options)
+    return subprocess.run([*command, *arguments], **options, timeout=180)
+
+
+def in_order(run):
+    return [line.removesuffix(": started").strip() for line in run.stdout.splitlines() if "started" in line]
+
+
+def started(run):
+    return sorted(in_order(run))
+
+
+def test_a_study_runs_in_order_and_76_reruns_only_what_depends_on_a_change(checkout, outputs):
+    first = study("--models", "nano-1")
+    assert first.returncode == 0, first.stdout
+    assert len(started(first)) == 5
+    assert "steps (100%) done" in first.stdout
+    unchanged = study("--models", "nano-1")
+    assert unchanged.returncode == 0 and started(unchanged) == []
+    params = checkout / "params" / "study" / "toy.yaml"
+    params.write_text(params.read_text() + "finetuning: {epochs: 2}\n")
+    changed = study("--models", "nano-1")
+    assert started(changed) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
+    toy.write(checkout, "02_chatgpt_augmentation", 'run.out("more.txt").write_text("new")')
+    upstream = study("--models", "nano-1")
+    assert len(started(upstream)) == 4 and "01_data_merge" not in started(upstream)
+
+
+def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goes_on(checkout, outputs):
+    toy.write(checkout, "04_lora_finetuning", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    failed = study("--models", "nano-1")
+    assert failed.returncode != 0
+    assert "error: 04_lora_finetuning nano-1" in failed.stdout
+    assert not (outputs / "toy" / "05_scaling_analysis").exists()
+    assert (outputs / "toy" / "nano-1" / "03_prompting_baselines" / "receipt.json").is_file()
+    toy.write(checkout, "04_lora_finetuning", toy.BODY["04_lora_finetuning"])
+    repaired = study("--models", "nano-1")
+    assert repaired.returncode == 0
+    assert started(repaired) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
+
+
+def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
+    toy.write(checkout, "01_data_merge", 'import time\ntime.sleep(8)\nrun.out("rows.txt").write_text("rows")')
+    first = study("--models", "nano-1", wait=False)
+    deadline = time.monotonic() + 20
+    while not (outputs / "toy" / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    second = study("--models", "nano-1")
+    assert second.returncode == 1 and "another run is at work here" in second.stdout
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+def test_a_study_by_its_path_analyses_the_models_that_the_run_names_and_ends_with_its_index(
+    checkout, outputs, tmp_path
+):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(toy.STUDY.replace("name: toy", "name: mine"))
+    run = study("--models", "nano-1 minilm", name=mine, until="")
+    assert run.returncode == 0, run.stdout
+    for stage in ("05_scaling_analysis", "06_on_device"):
+        manifest = json.loads((outputs / "mine" / stage / "manifest.json").read_text())
+        assert manifest["parameters"]["models"] == ["nano-1", "minilm"]
+    front = outputs / "mine" / "index.html"
+    assert front.is_file()
+    loaded, models = load_study(mine), ["nano-1", "minilm"]
+    pairs = front_page.expected_stages(loaded, models)
+    assert {front_page.state(loaded, stage, model, models)[0] for stage, model in pairs} == {"done"} and len(pairs) == 8
+    assert started(study("--models", "nano-1 minilm", name=mine, until="")) == []
+    front.unlink()
+    assert started(study("--models", "nano-1 minilm", name=mine, until="")) == [] and front.is_file()
+    assert started(study("--models", "nano-1", name=mine, until="")) == ["05_scaling_analysis", "06_on_device"]
+
+
+def test_a_front_page_that_cannot_be_made_leaves_the_last_one(checkout, outputs):
+    assert study("--models", "nano-1", until="").returncode == 0
+    front = outputs / "toy" / "index.html"
+    before = front.read_bytes()
+    toy.write(checkout, "06_on_device", "(run.base / 'data_card.json').write_text('{')")
+    assert study("--models", "nano-1", until="").returncode != 0
+    assert front.read_bytes() == before
+
+
+def test_folders_with_spaces_and_a_study_by_its_relative_path(tmp_path, monkeypatch):
+    place = tmp_path / "my work"
+    monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(place / "toy")))
+    monkeypatch.setenv("EMOSAFE_OUTPUTS", str(place / "outputs"))
+    (place / "mine.yaml").write_text(toy.STUDY.replace("name: toy", "name: mine"))
+    (place / "venv").symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(place / "venv" / "bin" / "python"))
+    monkeypatch.chdir(place)
+    run = study(name="mine.yaml", until="02_chatgpt_augmentation")
+    assert run.returncode == 0, run.stdout
+    assert (place / "outputs" / "mine" / "02_chatgpt_augmentation" / "receipt.json").is_file()
+
+
+def test_a_study_with_a_served_model_finishes_without_fine_tuning_it(checkout, outputs):
+    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    run = study("--models", "served")
+    assert run.returncode == 0, run.stdout
+    one_each = ["01_data_merge", "02_chatgpt_augmentation", "03_prompting_baselines served", "05_scaling_analysis"]
+    assert started(run) == one_each
+    assert started(study("--models", "served")) == []
+
+
+def test_the_longest_stage_of_its_kind_starts_first(checkout, outputs):
+    """Started last, it would keep one core busy and leave the others idle."""
+    run = study("--models", "minilm nano-2 nano-4", "--cores", "1")
+    prompting, training = ("03_prompting_baselines", "04_lora_finetuning")
+    longest = [f"{training} minilm", f"{training} nano-4", f"{training} nano-2"]
+    assert in_order(run)[2:-1] == [*longest, *(f"{prompting} {name}" for name in ("nano-4", "nano-2", "minilm"))]
+
+
+def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
+    refused = study("--models", "nano-9")
+    assert refused.returncode == 1 and "nano-9.yaml: no such file" in refused.stdout
+    assert not (outputs / "toy" / "01_data_merge").exists()
+
+
+def test_a_model_by_its_path_is_refused_since_outputs_are_named_by_models(checkout, outputs):
+    refused = study("--models", str(checkout / "params" / "models" / "nano-1.yaml"))
+    assert refused.returncode == 1 and "put it into params/models" in refused.stdout
+
+
+def test_82_nothing_that_a_reader_of_a_finished_study_opens_holds_words_of_a_row(finished_root, monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOSAFE_ROOT", str(finished_root / "checkout"))
+    base = finished_root / "outputs" / "toy"
+    texts = reference.real_texts(base)
+    assert len(texts) == 400 and all(map(reference.shingles, texts))
+    opened = [path for path in base.rglob("*") if path.suffix in {".html", ".ipynb", ".csv", ".json", ".txt"}]
+    assert base / "05_scaling_analysis" / "05_scaling_analysis.html" in opened
+    for number, path in enumerate(opened):
+        shutil.copyfile(path, tmp_path / f"{number}_{path.name}")
+    reference.refuse_texts(tmp_path, texts)
+    (tmp_path / "planted.html").write_text(f"<td>{texts[-1]}</td>")
+    with pytest.raises(StageError, match="planted.html: holds words of a real message"):
+        reference.refuse_texts(tmp_path, texts)

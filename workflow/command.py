@@ -1,0 +1,72 @@
+"""The command line of the runner, behind `emosafe run`, the Makefile and the Snakefile."""
+
+import argparse
+import os
+import signal
+import time
+
+from emosafe_lib.study import files, stage
+from emosafe_lib.study.parameters import load_study
+from emosafe_lib.study.paths import settled
+from emosafe_lib.study.progress import say
+from workflow.engine import watch_parent
+from workflow.execute import process_age, run_stage
+from workflow.receipts import INDEXED
+from workflow.runner import run_study
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line that Makefile and Snakefile use."""
+    top = argparse.ArgumentParser(prog="emosafe run", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", required=True)
+    study = commands.add_parser("study", help="bring a whole study up to date")
+    study.add_argument("--study", default="sample", type=settled, help="a name, or a path that ends in .yaml")
+    study.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
+    study.add_argument("--cores", type=int, default=2)
+    study.add_argument("--until", default="", choices=["", *stage.STAGES], help="stop after this stage")
+    study.add_argument(
+        "--profile", default="", help="a folder of workflow/profiles/, such as slurm, or the path of another"
+    )
+    study.add_argument("--extra", default="", help="further arguments for snakemake")
+    one = commands.add_parser("stage", help="run one notebook")
+    one.add_argument("stage", choices=list(stage.STAGES))
+    one.add_argument("--study", default="sample", type=settled)
+    one.add_argument("--model", default=None, type=settled)
+    one.add_argument("--after", nargs="*", help="receipts of earlier stages; the engine gives them, a person need not")
+    one.add_argument("--models", default="", help="the run's models, for a notebook that reads them all")
+    index = commands.add_parser("index", help="write the study's index page")
+    index.add_argument("--study", default="sample", type=settled)
+    index.add_argument("--models", default="", help="the run's models; the study's own where empty")
+    reference = commands.add_parser("reference", help="make outputs/reference/")
+    reference.add_argument("--study", action="append", default=[], help="may be given again; sample and real if absent")
+    reference.add_argument("--cores", type=int, default=2)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch; `plan` and the engine read their own arguments."""
+    if arguments and arguments[0] in ("engine", "plan"):
+        from workflow import engine, forecast
+
+        return {"engine": engine, "plan": forecast}[arguments[0]].main(arguments[1:])
+    chosen = parser().parse_args(arguments)
+    models = getattr(chosen, "models", "").replace(",", " ").split()
+    if chosen.command == "study":
+        return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
+    if chosen.command == "stage":
+        if chosen.after is not None:
+            watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        began = time.monotonic() - process_age()
+        run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after, began)
+        say(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {time.monotonic() - began:.0f} s")
+        return 0
+    from workflow import reference
+    from workflow.pages import front_page
+
+    if chosen.command == "index":
+        page = front_page.write_index(load_study(chosen.study), models)
+        files.write_json(page.parent / INDEXED, {page.name: files.file_sha256(page)})
+        print(page)
+    else:
+        print(*reference.make(chosen.study, chosen.cores), sep="\n")
+    return 0

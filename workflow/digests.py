@@ -1,0 +1,129 @@
+"""One hash over all of ours that a stage depends on: parameters, notebook, the code it reaches, data and weights.
+
+Snakemake compares times; a change of content is what should run a stage again, and only the stages that read it.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from emosafe_lib.study import stage as stages
+from emosafe_lib.study.files import file_sha256
+from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model
+from emosafe_lib.study.paths import ASSETS, project_root
+from emosafe_lib.study.stage import STAGES, reads_all_models
+
+# Registered sources whose file comes with the package: its hash stands in no registry.
+SHIPPED_SOURCES = {"emosafe_sample": "sample/sample.jsonl", "emosafe_contrast": "sample/contrast.jsonl"}
+
+
+def code_modules(notebook: Path) -> list[Path]:
+    """The library modules that a notebook imports, directly or through each other, in sorted order."""
+    package = ASSETS.parent
+    sources = [
+        "".join(cell["source"])
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    todo = [name for source in sources for name in imported_names(source)]
+    found: set[Path] = set()
+    while todo:
+        for path in module_files(package, todo.pop()) - found:
+            found.add(path)
+            todo += imported_names(path.read_text(encoding="utf-8"))
+    return sorted(found)
+
+
+@cache
+def imported_names(source: str) -> tuple[str, ...]:
+    """Dotted names below `emosafe_lib` that a piece of code imports; kept, since every stage reaches the same modules."""
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    names = []
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:  # its cell will say so when it runs
+        return ()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "emosafe_lib":
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.split(".")[0] == "emosafe_lib"]
+    return tuple(names)
+
+
+def module_files(package: Path, dotted: str) -> set[Path]:
+    """The files of a module; for a registry all modules beside it, since it imports them by name."""
+    path = package.parent.joinpath(*dotted.split("."))
+    if path.is_dir():
+        return {path / "__init__.py"}
+    if path.name == "registry":
+        return set(path.parent.glob("*.py"))
+    return {path.with_suffix(".py")} if path.with_suffix(".py").is_file() else set()
+
+
+def code_digest(stage: str) -> str:
+    """One hash over the stage's notebook and every library module that it reaches."""
+    notebook = project_root() / "notebooks" / f"{stage}.ipynb"
+    digest = hashlib.sha256()
+    for path in [notebook, *code_modules(notebook)]:
+        digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def kept_sha256(path: Path, modified: int, size: int) -> str:
+    """`file_sha256` of a file as it stood then; kept, since Snakemake asks for every stage's digest more than once."""
+    return file_sha256(path)
+
+
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Names and hashes of files; one that is not there is absent."""
+    lines = []
+    for path in paths:
+        facts = path.stat() if path.is_file() else None
+        lines.append(f"{path.name}:{kept_sha256(path, facts.st_mtime_ns, facts.st_size) if facts else 'absent'}\n")
+    return "".join(lines)
+
+
+def source_digests(study: StudyParams) -> str:
+    """What decides the raw rows of a study's sources: the hashes that the registry accepts, or, of files that no registry
+    pins, their own. Whoever edits a file, or pulls another one, wants it merged again.
+    """
+    pinned = json.loads((ASSETS / "sources.json").read_text(encoding="utf-8"))
+    accepted = {name: pinned[name]["files"] for name in sorted(study.data.sources) if name in pinned}
+    shipped = [ASSETS / SHIPPED_SOURCES[name] for name in sorted(study.data.sources) if name in SHIPPED_SOURCES]
+    own = [project_root() / source.file for source in study.data.own_sources]
+    return json.dumps(accepted, sort_keys=True) + digest_of_files(shipped) + digest_of_files(own)
+
+
+def asset_files(model: ModelParams) -> list[Path]:
+    """The files of a model that comes with the package, and those beside its folder that say what it has read."""
+    if model.weights != "assets":
+        return []
+    folders = {ASSETS / model.path, (ASSETS / model.path).parent} - {ASSETS}
+    found = [path for folder in folders for path in folder.glob("*")]
+    return sorted(path for path in found if path.is_file() and path.suffix != ".md")
+
+
+def data_digests(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> str:
+    """The hashes of the files, neither code nor outputs, that a stage reads; `models` as in `begin`."""
+    read = [model] if model else []
+    if reads_all_models(stage):
+        read = [load_model(name) for name in models or study.models]
+    weights = "".join(digest_of_files(asset_files(each)) for each in read)
+    return weights + (source_digests(study) if "data" in STAGES[stage]["sections"] else "")
+
+
+def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = None, models: Sequence[str] = ()) -> str:
+    """One hash over all of ours that a stage depends on: its parameters, its notebook, the code it reaches, and the data
+    and weights that come with the package or are the study's own.
+    """
+    import hashlib
+
+    chosen = stages.parameters_of(stage, study, model, models)
+    content = json.dumps(chosen, sort_keys=True) + code_digest(stage)
+    content += data_digests(stage, study, model, models)
+    return hashlib.sha256(content.encode()).hexdigest()

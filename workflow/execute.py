@@ -1,0 +1,223 @@
+"""Run notebooks and believe only what can be checked.
+
+papermill alone reports false greens: after a killed kernel it saves a notebook in which every cell looks completed,
+and `sys.exit(0)` counts as success. Here a stage is done only if no exception was raised, every code cell has an
+execution count, no output is an error, and the manifest that the stage wrote is new and matches the files on disk. The
+notebook is executed beside, checked, rendered, and only then renamed; `receipt.json` comes last and is what Snakemake
+looks for.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from emosafe_lib.study import files, paths
+from emosafe_lib.study import stage as stages
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import STUDY_RESOURCES, load_model, load_study
+from emosafe_lib.study.paths import project_root
+from emosafe_lib.study.progress import say
+from workflow.checks import cap_outputs, check_executed, check_source, reason
+from workflow.digests import stage_digest
+from workflow.receipts import PROOF, RECEIPT, check_manifest, finished_before, manifest_text
+
+HEARTBEAT_SECONDS = 15
+
+
+def notebook_source(stage: str) -> Path:
+    """The committed notebook of a stage."""
+    path = project_root() / "notebooks" / f"{stage}.ipynb"
+    if stage not in stages.STAGES or not path.is_file():
+        raise StageError(stage, "is not a notebook of this study", f"use one of {', '.join(stages.STAGES)}")
+    return path
+
+
+@contextmanager
+def heartbeats(label: str, path: Path) -> Iterator[None]:
+    """While the block runs, print what the kernel's progress bars say, every few seconds."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = ""
+        while not done.wait(HEARTBEAT_SECONDS):
+            now = path.read_text(encoding="utf-8") if path.is_file() else ""
+            if now and now != last:
+                say(f"{label}: {now}")
+            last = now
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that papermill's clean-up ends the kernel before this process goes.
+
+    A second one, such as a group and its runner both send, must not disturb the clean-up.
+    """
+
+    def stop(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def execute_notebook(
+    source: Path, target: Path, parameters: dict, label: str, minutes: float, remedy: str = "raise resources.minutes"
+) -> None:
+    """Execute `source` into `target` with papermill, with a kernel of this very environment.
+
+    `remedy` is what to do about a cell that takes longer than `minutes`.
+
+    Raises
+    ------
+    StageError : the two paths are the same, a cell failed, timed out, or the kernel died
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    if source.resolve() == target.resolve():
+        raise StageError(source.name, "would be overwritten by its own execution", "choose another output")
+    beat = target.with_suffix(".progress")
+    os.environ |= {"EMOSAFE_PROGRESS": str(beat), "EMOSAFE_PREFIX": sys.prefix}
+    try:
+        with heartbeats(label, beat), signals_as_exceptions():
+            papermill.execute_notebook(
+                source,
+                target,
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=str(source.parent),
+                progress_bar=False,
+                execution_timeout=minutes * 60,
+                autosave_cell_every=10,
+                kernel_manager_class="workflow.kernels.PrivateKernelManager",
+            )
+    except papermill.PapermillExecutionError as error:
+        failure = reason({"ename": error.ename, "evalue": error.evalue})
+        raise StageError(label, f"cell {error.cell_index} failed: {failure}", "see the failed notebook") from None
+    except CellTimeoutError:
+        raise StageError(label, f"a cell ran longer than {minutes} minutes", remedy) from None
+    except (DeadKernelError, RuntimeError) as error:
+        raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
+
+
+def spare_url_grammar() -> None:
+    """Keep jsonschema, which nbformat imports, from compiling a grammar for a kind of URL that no notebook's schema asks
+    for: a second for every stage.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
+def process_age() -> float:
+    """Seconds since this process was created: its own start and imports are part of what a stage costs.
+
+    Linux tells it in hundredths of a second since boot; as a time of day it is known to the second only.
+    """
+    stat = Path("/proc/self/stat")
+    if stat.is_file():
+        ticks = stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    return max(0.0, time.time() - psutil.Process().create_time())
+
+
+def run_stage(
+    stage: str,
+    study: str,
+    model: str | None = None,
+    models: Sequence[str] = (),
+    after: Sequence[str] | None = None,
+    began: float | None = None,
+) -> Path:
+    """Run one stage from its committed notebook and publish it if, and only if, it really finished.
+
+    `study`, `model` and `models` are what `stage.begin` takes. `after` are the receipts of the stages before it: where
+    they are given, a stage that has finished since and is unchanged is not run again. `began` is the moment, by the
+    monotonic clock, from which the receipt counts its seconds; now where it is not given. Returns the path of the receipt.
+
+    Raises
+    ------
+    ParameterError : a parameter file breaks the schema; nothing was started
+    StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
+    """
+    began = time.monotonic() if began is None else began
+    spare_url_grammar()
+    import nbformat
+
+    study_params, model_params = load_study(study), load_model(model) if model else None
+    source = notebook_source(stage)
+    label = f"{stage} {model_params.name}" if model_params else stage
+    folder = paths.stage_folder(study_params.name, stage, model_params.name if model_params else None)
+    temporary = paths.outputs_root() / study_params.name / "logs" / f"{label.replace(' ', '-')}.ipynb"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    models = list(models or study_params.models)
+    digest = stage_digest(stage, study_params, model_params, models)
+    if after is not None and finished_before(folder, digest, after):
+        say(f"{label}: had finished when the last run was stopped")
+        files.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
+        return folder / RECEIPT
+    for name in (RECEIPT, PROOF):
+        (folder / name).unlink(missing_ok=True)
+    say(f"{label}: started")
+    check_source(nbformat.read(source, 4), source.name)
+    parameters = {"study": study} | ({"model": model} if model else {})
+    parameters |= {"models": models} if stages.reads_all_models(stage) else {}
+    before = manifest_text(folder)
+    limits = model_params.resources if model_params else STUDY_RESOURCES
+    name = f"params/models/{model_params.name}.yaml" if model_params else ""
+    remedy = f"raise resources.minutes in {name}" if name else "run again: what was finished is kept; or use fewer rows"
+    execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
+    notebook = nbformat.read(temporary, 4)
+    check_executed(notebook, label)
+    manifest = check_manifest(folder, before, label)
+    return publish(notebook, temporary, folder, manifest, began, digest)
+
+
+def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began: float, digest: str) -> Path:
+    """Clean, render and rename an executed notebook, and write its receipt last.
+
+    The receipt's seconds run from `began`, a moment of the monotonic clock, to the writing of the receipt itself; its
+    overhead is what of them the notebook's own work, from `stage.begin` to `run.finish`, does not account for.
+    """
+    import nbformat
+
+    from workflow.pages import rendering
+
+    cap_outputs(notebook)
+    rendering.clean(notebook)
+    page = rendering.page(notebook, manifest)
+    name = manifest["stage"]
+    for suffix, content in ((".ipynb", nbformat.writes(notebook)), (".html", page)):
+        partial = folder / f".{name}{suffix}.partial"
+        partial.write_text(content, encoding="utf-8")
+        os.replace(partial, folder / f"{name}{suffix}")
+    temporary.unlink()
+    receipt = {
+        "stage": name,
+        "digest": digest,
+        "files": {f"{name}{s}": files.file_sha256(folder / f"{name}{s}") for s in (".ipynb", ".html")},
+        "manifest": files.file_sha256(folder / "manifest.json"),
+    }
+    seconds = time.monotonic() - began
+    receipt |= {"seconds": round(seconds, 2), "overhead_seconds": round(seconds - manifest["seconds"], 2)}
+    for name in (PROOF, RECEIPT):
+        files.write_json(folder / name, receipt)
+    return folder / RECEIPT

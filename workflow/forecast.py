@@ -1,0 +1,140 @@
+"""`make plan`: what a study will ask for, before anybody pays for it, and what earlier runs of it really took.
+
+The graph and the number of jobs come from Snakemake itself. Sizes are counted on PyTorch's meta device, so that a 70 B
+model can be planned on a laptop without its weights. Tokens follow from the study's rows and settings, operations from
+tokens and sizes (2 N a token forwards, 4 N for LoRA, 6 N for full training; Kaplan et al. 2020, arXiv 2001.08361,
+section 2.1; LoRA spares the gradients of frozen weights), hours from operations and a stated share of a device's peak.
+All of that is computed and marked so; what manifests measured stands beside it and corrects what a scheduler is asked.
+"""
+
+import argparse
+import json
+import math
+import os
+
+from emosafe_lib.study import paths
+from emosafe_lib.study import stage as stages
+from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
+from emosafe_lib.study.paths import settled
+from workflow.costs import CHARACTERS_PER_TOKEN, HARDWARE, Rows, by_hardware, costs, rows_of
+from workflow.graph import Graph, Job, critical_path, drawing, graph_of
+from workflow.resources import measured
+
+# The stages of a model: the column of their memory, and how the columns of their work begin.
+COSTED = {"03_prompting_baselines": ("scoring_gb", "prompting"), "04_lora_finetuning": ("training_gb", "finetuning")}
+
+
+def comparison(study: StudyParams, models: dict[str, ModelParams], table):
+    """Computed beside measured, one row a stage and model that has run with these parameters.
+
+    Returns
+    -------
+    columns stage, model, computed_gb, measured_gb (the process, with Python and its libraries), computed_minutes (on
+    the hardware of `table`, from `costs`), measured_minutes, overhead_s (the runner's, where its receipt is at hand),
+    machine
+    """
+    import pandas as pd
+
+    found, computed, all_models = [], table.set_index("model"), list(models)
+    pairs = [(stage, name) for stage in stages.STAGES for name in (all_models if stage in COSTED else [None])]
+    for stage, name in pairs:
+        manifest = measured(stage, study, models[name] if name else None, all_models)
+        if manifest is None:
+            continue
+        row = {"stage": stage, "model": name or "", "computed_gb": math.nan, "computed_minutes": math.nan}
+        if name:
+            memory, kind = COSTED[stage]
+            row["computed_gb"] = computed.at[name, memory]
+            row["computed_minutes"] = 60 * computed.at[name, f"{kind}_hours"]
+        row |= {"measured_gb": manifest["peak_memory_mb"] * 2**20 / 1e9, "measured_minutes": manifest["seconds"] / 60}
+        row["overhead_s"] = overhead_seconds(study, stage, name)
+        found.append(row | {"machine": f"{manifest['versions'].get('cpus', '?')} cpus"})
+    return pd.DataFrame(found)
+
+
+def overhead_seconds(study: StudyParams, stage: str, model: str | None) -> float:
+    """Seconds that the runner added to a notebook's own work, from the stage's receipt; NaN without one."""
+    path = paths.stage_folder(study.name, stage, model) / "receipt.json"
+    return json.loads(path.read_text(encoding="utf-8"))["overhead_seconds"] if path.is_file() else math.nan
+
+
+def job_hours(study: StudyParams, models: dict[str, ModelParams], table, graph: Graph) -> dict[Job, float]:
+    """Hours of every job: computed for a model's stages; for the others as measured, where they have been."""
+    computed, hours = table.set_index("model"), {}
+    for job in graph.jobs.values():
+        if job.stage in COSTED:
+            value = computed.at[job.model, f"{COSTED[job.stage][1]}_hours"]
+        else:
+            manifest = measured(job.stage, study, None, list(models)) if job.stage in stages.STAGES else None
+            value = manifest["seconds"] / 3600 if manifest else math.nan
+        hours[job] = 0.0 if math.isnan(value) else value
+    return hours
+
+
+def report(study_name: str, models: list[str], hardware: str, cores: int) -> str:
+    """The whole plan as text."""
+    study = load_study(study_name)
+    names = models or study.models
+    loaded = {name: load_model(name) for name in names}
+    graph, device = graph_of(study_name, names, cores), HARDWARE[hardware]
+    table = costs(study, loaded, hardware)
+    hours = job_hours(study, loaded, table, graph)
+    path, longest = critical_path(graph, hours)
+    now = sum(job.runs_now for job in graph.jobs.values())
+    parts = [f"Plan of the study {study.name!r}: {len(graph.jobs)} jobs, {now} of them to run now", *drawing(graph), ""]
+    parts += ["Critical path, " + f"{longest:.2f} h: " + " → ".join(job.label for job in path)]
+    unknown = [job.label for job in path if not hours[job]]
+    parts += [f"  (counted as nothing, since never measured: {', '.join(unknown)})"] if unknown else []
+    parts += [f"All jobs one after the other: {sum(hours.values()):.2f} h", ""]
+    parts += [
+        f"Per model, computed for {hardware}: {device.peak / 1e12:g} TFLOP/s at peak ({device.source}), {device.share:.0%} "
+        f"of it counted on, {device.memory_gb:g} GB; hours are those of one device"
+    ]
+    parts += [printed(table.drop(columns=["gb", "fp32_gb"])), *notes(study, rows_of(study), table), ""]
+    parts += ["The same on other hardware, computed: hours of one device (devices that the memory fills)"]
+    parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]))), ""]
+    beside = comparison(study, loaded, table)
+    if len(beside):
+        parts += ["Computed beside measured, where a manifest with these parameters exists", printed(beside)]
+    else:
+        parts += ["No manifest of an earlier run with these parameters, so nothing measured stands beside."]
+    return "\n".join(parts)
+
+
+def printed(table) -> str:
+    """A table for a terminal: four significant digits, a dash where unknown."""
+    return table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:,.4g}")
+
+
+def notes(study: StudyParams, rows: Rows | None, table) -> list[str]:
+    """What the numbers rest on, in words."""
+    said = []
+    if rows is None:
+        said.append(
+            f"No data card: rows are the study's caps; `make stage STAGE=01_data_merge STUDY={study.name}` counts"
+        )
+    if rows is None or rows.text_tokens is None:
+        said.append("Merged texts are not at hand: every text counts as long as the study allows")
+    else:
+        said.append(
+            f"A text has {rows.text_tokens:.0f} tokens on average, at {CHARACTERS_PER_TOKEN} characters a token"
+        )
+    unknown = table.loc[table["parameters_m"].isna(), "model"].tolist()
+    if unknown:
+        said.append(f"No shape and no weights at hand, so no size: {', '.join(unknown)}")
+    return said
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the plan."""
+    parser = argparse.ArgumentParser(prog="emosafe run plan", description=__doc__.splitlines()[0])
+    parser.add_argument("--study", default="sample", type=settled)
+    parser.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
+    parser.add_argument("--hardware", default="", choices=["", *HARDWARE])
+    parser.add_argument("--cores", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    os.environ |= {"HF_HUB_OFFLINE": "1"}  # sizes come from declared shapes or weights at hand
+    models = chosen.models.replace(",", " ").split()
+    gpus = any(load_model(name).resources.gpus for name in models or load_study(chosen.study).models)
+    print(report(chosen.study, models, chosen.hardware or ("A100 80GB" if gpus else "2 CPU cores"), chosen.cores))
+    return 0

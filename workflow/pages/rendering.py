@@ -1,0 +1,197 @@
+"""Turn an executed notebook into one page that opens from disk, shows no private text and runs no code.
+
+nbconvert's default page loads scripts from other hosts. Here its `basic` template renders the cells, its
+sanitiser drops what could run, and a page of our own holds them: no script, no remote reference, figures inline.
+"""
+
+import html
+import re
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.paths import outputs_root, project_root
+from emosafe_lib.study.pictures import data_address, shrink_base64
+from emosafe_lib.study.yaml_files import SECRET_VALUE
+
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+PRIVATE = (
+    ("a key", SECRET_VALUE),
+    ("a home path", re.compile(r"(?:/home/|/Users/|/root/|[A-Z]:\\+Users\\+)[\w.-]+")),
+    ("an e-mail address", re.compile(r"\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b", re.IGNORECASE)),
+)
+SAFE_TAGS = (
+    "a abbr b blockquote br caption code dd details div dl dt em h1 h2 h3 h4 h5 h6 hr i kbd li ol p pre small span "
+    "strong sub summary sup table tbody td tfoot th thead tr ul"
+).split()
+# Elements whose content is not prose: once their tags are stripped it would stand on the page as text.
+SILENT = re.compile(r"<(style|script|title|template)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+REMOTE = re.compile(
+    r"""(?:src|href|data|srcset)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", re.I
+)
+HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
+SECTION = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
+TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
+FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$")
+FORMULA_DPI, FORMULA_POINTS = 200, 10  # resolution, and matplotlib's letter size
+TAG = re.compile(r"<[^>]*>")
+KERNEL_FILE = re.compile(r"/[\w/.-]*/ipykernel_\d+/\d+\.py")
+# The browser itself refuses whatever a page would load or run beyond its own style and figures.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def clean(notebook: dict) -> None:
+    """Drop what a reader does not need and a page must not carry: widgets, scripts, run metadata, absolute paths.
+
+    Raises
+    ------
+    StageError : an output or source holds something private; it names the cell and the kind, never the value
+    """
+    language = notebook["metadata"].get("language_info")
+    notebook["metadata"] = {"kernelspec": dict(KERNEL)} | ({"language_info": language} if language else {})
+    for number, cell in enumerate(notebook["cells"]):
+        cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
+        for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output["metadata"] = {}
+            for mime in set(output.get("data", {})) - KEPT_MIME:
+                del output["data"][mime]
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = shrink_base64(output["data"]["image/png"])
+            hide_paths(output)
+        refuse_private(cell, number)
+
+
+def hide_paths(output: dict) -> None:
+    """Replace this machine's folders in text outputs, which warnings often show, by what they stand for."""
+    folders = {str(outputs_root()): "outputs", str(project_root()): ".", sys.prefix: ".venv"}
+
+    def short(value):
+        text = KERNEL_FILE.sub("<cell>", "".join(value))
+        for folder, name in sorted(folders.items(), key=lambda pair: -len(pair[0])):
+            text = text.replace(folder + "/", "" if name == "." else name + "/").replace(folder, name)
+        return text
+
+    if "text" in output:
+        output["text"] = short(output["text"])
+    for mime, value in output.get("data", {}).items():
+        if mime.startswith("text/"):
+            output["data"][mime] = short(value)
+
+
+def refuse_private(cell: dict, number: int) -> None:
+    """Raise StageError if a cell's source or text outputs hold a key, a home path or an address."""
+    texts = ["".join(cell["source"])]
+    for output in cell.get("outputs", []):
+        texts.append("".join(output.get("text", "")))
+        texts += ["".join(value) for mime, value in output.get("data", {}).items() if mime.startswith("text/")]
+    for name, pattern in PRIVATE:
+        if any(pattern.search(text) for text in texts):
+            raise StageError(f"cell {number}", f"holds {name}, so the page is not published", "remove it and run again")
+
+
+def describe_figures(notebook: dict) -> None:
+    """Give every figure an alternative text: the title of the section in which it stands."""
+    section = "notebook"
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            found = HEADING.findall("".join(cell["source"]))
+            section = found[-1].strip("# ") if found else section
+        for output in cell.get("outputs", []):
+            for mime in ("image/png", "image/jpeg"):
+                if mime in output.get("data", {}):
+                    output.setdefault("metadata", {}).setdefault(mime, {}).setdefault("alt", f"Figure: {section}")
+
+
+def sanitise(element) -> str:
+    """Keep the tags that prose, tables and highlighted code need; nbconvert's own list lacks headings."""
+    import bleach
+
+    text = element.decode() if isinstance(element, bytes) else str(element)
+    attributes = {"*": ["class", "id"], "a": ["href"], "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
+    return bleach.clean(SILENT.sub("", text), tags=SAFE_TAGS, attributes=attributes, strip=True)
+
+
+def body(notebook: dict) -> str:
+    """The notebook's cells as sanitised HTML."""
+    from nbconvert import HTMLExporter
+
+    describe_figures(notebook)
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": sanitise})
+    exporter.exclude_input_prompt = True
+    exporter.exclude_output_prompt = True
+    converted, _ = exporter.from_notebook_node(notebook)
+    converted = "".join(formulas(part) if not part.startswith("<") else part for part in MARKUP.split(converted))
+    return TABLE.sub(lambda found: scrollable(found.group(), "Table"), converted)
+
+
+def formulas(text: str) -> str:
+    """Text in which LaTeX between dollar signs has become a picture of the formula, since a page runs no script."""
+    return FORMULA.sub(lambda found: formula(html.unescape(found.group(1) or found.group(2))), text)
+
+
+def formula(latex: str) -> str:
+    """A formula drawn by matplotlib, its LaTeX as alternative text; as code where matplotlib cannot read it."""
+    from matplotlib import rc_context
+    from matplotlib.mathtext import math_to_image
+
+    drawn = BytesIO()
+    try:
+        with rc_context({"font.size": FORMULA_POINTS}):
+            depth = math_to_image(f"${latex}$", drawn, dpi=FORMULA_DPI, format="png", color="#1b2430")
+    except ValueError:
+        return f"<code>{html.escape(latex)}</code>"
+    points = int.from_bytes(drawn.getvalue()[20:24], "big") * 72 / FORMULA_DPI  # a PNG keeps its height there
+    size = f"height:{points / FORMULA_POINTS:.2f}em;vertical-align:{-depth / FORMULA_POINTS:.2f}em"
+    return f'<img class="formula" alt="{html.escape(latex)}" src="{data_address(drawn.getvalue())}" style="{size}">'
+
+
+def scrollable(table: str, label: str) -> str:
+    """A table in a region of its own that scrolls sideways, also by keyboard, so that the page itself never does."""
+    return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
+
+
+def contents(text: str) -> str:
+    """Links to the sections of a page, folded away; nothing for a page of fewer than three."""
+    found = [(name, TAG.sub("", title).strip("¶ \n")) for name, title in SECTION.findall(text)]
+    items = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in found)
+    return f"<details class=contents><summary>On this page</summary><ol>{items}</ol></details>" if found[2:] else ""
+
+
+def page(notebook: dict, manifest: dict) -> str:
+    """One self-contained page for an executed notebook.
+
+    Raises
+    ------
+    StageError : something in it would load from another host
+    """
+    model = f" · {manifest['model']}" if manifest["model"] else ""
+    back = "../../index.html" if manifest["model"] else "../index.html"
+    finished = manifest["finished"][:16].replace("T", " ")
+    note = (
+        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {finished} UTC · "
+        f"{manifest['seconds']} s · peak memory {manifest['peak_memory_mb']} MB. Message texts from real datasets are "
+        "never shown here; the topics are distress, violence and abuse."
+    )
+    text = body(notebook)
+    return shell(f"{manifest['stage']}{model}", f'<p class="note">{note}</p>{contents(text)}{text}', back)
+
+
+def shell(title: str, content: str, back: str | None = None) -> str:
+    """Wrap content into a complete page with our style; StageError if it refers to another host."""
+    link = f'<nav aria-label="Study"><a href="{back}">← Back to the study</a></nav>' if back else ""
+    found = REMOTE.search(re.sub(r'<a [^>]*href="https?://[^"]*"', "<a ", content))
+    if found:
+        raise StageError(title, "would load something from another host", "keep pages self-contained")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{html.escape(title)} · emosafe</title><style>{STYLE}</style></head>"
+        f'<body><a class="skip" href="#content">Skip to the content</a>{link}<main id="content">{content}</main></body>'
+        "</html>\n"
+    )

@@ -1,0 +1,276 @@
+"""The committed reference run: what somebody who runs nothing can read and check.
+
+`make reference` runs the sample study, and the real one where its data is at hand, and copies what a reviewer needs:
+executed notebooks, pages, tables, the main figures and manifests; no rows, no predictions, no weights. A copy is made
+beside and looked through before it takes the old one's place: no text of a real message, no folder of this machine, no
+link that leads nowhere, and few enough bytes for a repository. README's table is written from the copy, not by hand.
+"""
+
+import html
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+import pandas as pd
+
+from emosafe_lib.data import merge
+from emosafe_lib.data.sources import registry
+from emosafe_lib.study import paths, rows, tables
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import StudyParams, load_study
+from emosafe_lib.study.paths import ASSETS, project_root
+from emosafe_lib.study.taxonomy import TASKS
+from workflow.pages import front_page, rendering
+
+MAX_BYTES = 15_000_000
+MAX_PAGE_BYTES = 3_000_000
+KEPT = {".csv", ".json", ".txt"}
+FIGURES = "05_scaling_analysis/figures"
+SHINGLE_WORDS = 8
+BEGIN, END = "<!-- reference:begin -->", "<!-- reference:end -->"
+NOTHING_YET = "The reference run has not been made yet: `make reference` makes it and fills this place."
+WORD = re.compile(r"[^\W_]+")
+PICTURE = re.compile(r"[A-Za-z0-9+/=\n\\]{400,}")
+LINK = re.compile(r'(?:href|src)="([^"#][^"]*)"')
+FOLDER = re.compile(r"(?<![\w.:/<-])/(?:home|root|Users|tmp|work|var|opt|mnt|srv|usr)/[\w.-]+")
+SHOWN_SETTINGS = ("zero-shot", "few-shot", "fine-tuned", "baseline")
+
+
+def folder() -> Path:
+    """Where the reference run stands: always in the checkout, wherever other outputs go."""
+    return project_root() / "outputs" / "reference"
+
+
+def make(studies: Sequence[str], cores: int) -> list[Path]:
+    """Bring studies up to date, copy them to `outputs/reference/`, and write README's block from the copies.
+
+    `studies` are names; where empty, the sample study, and the real one if its data is at hand.
+
+    Raises
+    ------
+    StageError : a study failed, or its copy may not be published; the reference stays as it was
+    """
+    from workflow.runner import run_study
+
+    made = []
+    for name in studies or filter(has_data, ("sample", "real")):
+        if run_study(name, [], cores) != 0:
+            raise StageError(name, "did not finish, so the reference stays as it was", "see the lines above")
+        made.append(copy(load_study(name)))
+    write_readme()
+    return made
+
+
+def has_data(name: str) -> bool:
+    """Whether every file of a study's sources is there, fetched by `make data` or in `EMOSAFE_DATA_DIR`."""
+    return not registry.missing(merge.chosen_sources(load_study(name).data))
+
+
+def copy(study: StudyParams) -> Path:
+    """Copy the readable part of a finished study to `outputs/reference/<study>/`; returns that folder.
+
+    Raises
+    ------
+    StageError : a stage has not run, or the copy holds what may not be published; the earlier copy stays
+    """
+    base, target = paths.outputs_root() / study.name, folder() / study.name
+    front_page.write_index(study)
+    partial = target.with_name(f".{study.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in readable(study):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / name, partial / name)
+    refuse_private(partial)
+    refuse_texts(partial, real_texts(base))
+    refuse_dead_links(partial)
+    refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    return target
+
+
+def readable(study: StudyParams) -> list[str]:
+    """Names below `outputs/<study>/` that belong to the copy: what manifests name and a reader can open, and the pages.
+
+    Pictures are kept of notebook 05 alone; every other figure stands in its page already.
+    """
+    base, names = paths.outputs_root() / study.name, ["index.html"]
+    for name, model in front_page.expected_stages(study, study.models):
+        word, facts = front_page.state(study, name, model)
+        if not facts:
+            raise StageError(
+                f"{name} {model or ''}".strip(), f"is {word}", f"run `make study STUDY={study.name}` first"
+            )
+        place = f"{model}/{name}" if model else name
+        names += [f"{place}/{file}" for file in (f"{name}.ipynb", f"{name}.html", "manifest.json")]
+        names += [file for file in facts["outputs"] if is_readable(file)]
+    return [name for name in dict.fromkeys(names) if (base / name).is_file()]
+
+
+def is_readable(file: str) -> bool:
+    """Whether a stage's output belongs to the copy; the configuration files of an exported model do not."""
+    path = Path(file)
+    return (path.suffix in KEPT and "classifier" not in path.parts) or file.startswith(FIGURES)
+
+
+def texts_of(place: Path) -> Iterable[tuple[Path, str]]:
+    """Every text file of a folder with its content, pictures taken out."""
+    for path in sorted(path for path in place.rglob("*") if path.is_file() and path.suffix != ".png"):
+        yield path.relative_to(place), PICTURE.sub("", path.read_text(encoding="utf-8"))
+
+
+def refuse_private(place: Path) -> None:
+    """StageError if a file holds a key, an address or a folder of this machine; it names the file and the kind."""
+    own = {str(project_root()), str(paths.outputs_root()), str(Path.home())} - {"/"}  # a container's home may be /
+    for name, text in texts_of(place):
+        found = [kind for kind, pattern in rendering.PRIVATE if pattern.search(text)]
+        found += ["a folder of this machine"] if FOLDER.search(text) or any(path in text for path in own) else []
+        if found:
+            raise StageError(name, f"holds {found[0]}, so it is not published", "remove it and run the stage again")
+
+
+def real_texts(base: Path) -> list[str]:
+    """The texts of a finished study's rows that people wrote, or that were made from such a text."""
+    files = [
+        base / name for name in ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
+    ]
+    merged = rows.read_rows(*files)
+    human = merged.loc[merged["origin"] == "human", "id"]
+    return merged.loc[merged["id"].isin(human) | merged["parent_id"].isin(human), "text"].tolist()
+
+
+def shingles(text: str) -> set[str]:
+    """All runs of `SHINGLE_WORDS` words, in small letters, whatever stands between them."""
+    plain = html.unescape(TAG_OR_ESCAPE.sub(" ", text)).lower()
+    words = WORD.findall(plain)
+    return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)}
+
+
+TAG_OR_ESCAPE = re.compile(r"<[^>]*>|\\+[nrt\"]|\\+u[0-9a-f]{4}")
+
+
+def refuse_texts(place: Path, texts: Iterable[str]) -> None:
+    """StageError if eight words in a row of a real message stand in a file and not in this package's own sources."""
+    private = set().union(*(shingles(text) for text in texts)) - own_words()
+    for name, text in texts_of(place):
+        if private & shingles(text):
+            raise StageError(name, "holds words of a real message, so it is not published", "mask them with rows.shown")
+
+
+def own_words() -> set[str]:
+    """The shingles of what this package says itself: its notebooks, its code and its sample."""
+    root = project_root()
+    files = [*root.glob("notebooks/*.ipynb"), *ASSETS.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    files += [path for kind in ("json", "jsonl", "md") for path in ASSETS.glob(f"s*/*.{kind}")]
+    return set().union(*(shingles(path.read_text(encoding="utf-8")) for path in files))
+
+
+def refuse_dead_links(place: Path) -> None:
+    """StageError if a page links to a file that is not in the folder."""
+    for name, text in texts_of(place):
+        if name.suffix != ".html":
+            continue
+        for link in LINK.findall(text):
+            local = not re.match(r"[a-z]+:", link)
+            target = (place / name.parent / unquote(html.unescape(link).split("#")[0])).resolve()
+            if local and not (target.is_relative_to(place.resolve()) and target.is_file()):
+                raise StageError(name, f"links to {link}, which is not copied", "link to copied files only")
+
+
+def refuse_weight(place: Path, others: Iterable[Path]) -> None:
+    """StageError if a page, or the whole reference with the other studies' copies, is too large."""
+    sizes = {path: path.stat().st_size for where in (place, *others) for path in where.rglob("*") if path.is_file()}
+    for path in (path for path in sizes if path.suffix == ".html" and sizes[path] > MAX_PAGE_BYTES):
+        raise StageError(path.name, f"is {sizes[path]} bytes", f"keep a page under {MAX_PAGE_BYTES}")
+    if sum(sizes.values()) > MAX_BYTES:
+        raise StageError("outputs/reference", f"would be {sum(sizes.values())} bytes", f"keep it under {MAX_BYTES}")
+
+
+def finished_copies() -> list[Path]:
+    """The studies of the committed reference, the sample first."""
+    found = [path.parent for path in folder().glob("*/index.html")]
+    return sorted(found, key=lambda path: (path.name != "sample", path.name))
+
+
+def readme_block() -> str:
+    """README's section on the reference run, from its CSV and JSON files alone; one sentence where there is none."""
+    copies = finished_copies()
+    if not copies:
+        return NOTHING_YET
+    parts = [study_block(place) for place in copies]
+    return "\n\n".join([*parts, claims_block(copies)])
+
+
+def study_block(place: Path) -> str:
+    """One study in README: where its page is, the main figure with its reading, and the headline scores."""
+    card = json.loads((place / "data_card.json").read_text(encoding="utf-8"))
+    numbers = tables.read_csv(place / "results.csv")
+    where, picture = f"outputs/reference/{place.name}", place / FIGURES / "score_by_size.png"
+    reading = picture.with_suffix(".txt").read_text(encoding="utf-8").strip() if picture.is_file() else ""
+    sources = "1 source" if len(card["sources"]) == 1 else f"{len(card['sources'])} sources"
+    lines = [f"**{place.name}**: {card['rows']:,} rows of {sources}; [its pages]({where}/index.html)."]
+    if picture.is_file():
+        lines += [f"![Macro-F1 against model size, by task and setting]({where}/{FIGURES}/score_by_size.png)", reading]
+    return "\n\n".join([*lines, score_table(numbers)])
+
+
+def score_table(numbers: pd.DataFrame) -> str:
+    """Macro-F1 of each model by task and setting, `pooled / within sources` where they differ, as Markdown."""
+    head = numbers[(numbers["variant"] == "") & (numbers["category"] == "") & numbers["setting"].isin(SHOWN_SETTINGS)]
+    scores = head.pivot_table(index=["model", "task", "setting"], columns="metric", values="value", sort=False)
+    columns = [(task, setting) for task in TASKS for setting in SHOWN_SETTINGS[:-1]]
+    title = "| model | " + " | ".join(f"{task}, {setting}" for task, setting in columns) + " |"
+    lines = [title, "|---" * (len(columns) + 1) + "|"]
+    for model in dict.fromkeys(head["model"]):
+        cells = [score_text(scores, model, task, setting) for task, setting in columns]
+        if all(cell == "–" for cell in cells):
+            cells = [score_text(scores, model, task, "baseline") if s == "zero-shot" else "" for task, s in columns]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    note = (
+        f"Macro-F1 on {front_page.rows_scored(numbers)} test rows, pooled / within sources (one number where they are the "
+        "same). The baselines stand in the first column: the majority class, the source's name alone, the text's length "
+        "alone, a list of keywords, and TF-IDF with logistic regression."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def score_text(scores: pd.DataFrame, model: str, task: str, setting: str) -> str:
+    """One cell of `score_table`."""
+    if (model, task, setting) not in scores.index:
+        return "–"
+    pair = scores.loc[(model, task, setting), ["macro_f1", "within_source_macro_f1"]]
+    words = ["undefined" if pd.isna(value) else f"{value:.3f}" for value in pair]
+    return words[0] if words[0] == words[1] else " / ".join(words)
+
+
+def claims_block(copies: Sequence[Path]) -> str:
+    """The verdicts on the paper's claims, one column a study, as Markdown."""
+    found = [json.loads((place / "claims.json").read_text(encoding="utf-8")) for place in copies]
+    lines = [
+        "| the paper's claim | " + " | ".join(place.name for place in copies) + " |",
+        "|---" * (len(copies) + 1) + "|",
+    ]
+    for name in front_page.claims_in_order(found[0]):
+        verdicts = [claims.get(name, {}).get("verdict", "–") for claims in found]
+        lines.append(f"| {found[0][name]['claim']} | " + " | ".join(verdicts) + " |")
+    note = (
+        "Verdicts hold for the nano ladder, with the study's own encoder in BERT's place; memory is computed from the 1B "
+        "model's true shape, in whichever precision takes least."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def write_readme(path: Path | None = None) -> None:
+    """Put `readme_block` between README's two markers, by rename; StageError if a marker is missing."""
+    path = path or project_root() / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text.split(BEGIN)[1]:
+        raise StageError(path.name, "lacks the reference's markers", f"put {BEGIN} and {END} on lines of their own")
+    before, rest = text.split(BEGIN, 1)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(f"{before}{BEGIN}\n{readme_block()}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    os.replace(partial, path)
