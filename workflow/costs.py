@@ -5,6 +5,12 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from emosafe_lib.finetuning.plan import runs_of
+from emosafe_lib.finetuning.trainer import epochs_of
+from emosafe_lib.models import capacity
+from emosafe_lib.models.capacity import count_parameters, on_meta
+from emosafe_lib.prompting.scoring import SHARD_ROWS, ways_of_asking
+from emosafe_lib.prompting.wordings import INSTRUCTIONS, VERBALIZERS, questions_of
 from emosafe_lib.study import stage
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
@@ -89,8 +95,6 @@ def text_tokens(rows: Rows | None, cap: int) -> float:
 
 def prompt_tokens(task: str, variant: str, setting: str, shots: int) -> tuple[float, float]:
     """Tokens of the prefix, before its exemplars are cut to a context, and of all questions with their answers."""
-    from emosafe_lib.prompting.wordings import INSTRUCTIONS, VERBALIZERS, questions_of
-
     prefix, questions = len(INSTRUCTIONS[task, variant]) / CHARACTERS_PER_TOKEN, questions_of(task, variant)
     if setting == "few-shot":
         turns = len(questions) * shots * len(VERBALIZERS[task])
@@ -104,8 +108,6 @@ def prompting_tokens(study: StudyParams, model: ModelParams, rows: Rows | None) 
     """Tokens that notebook 03 sends through a model: each message once with all questions, the prefix once a shard and
     once for the content-free inputs.
     """
-    from emosafe_lib.prompting.scoring import SHARD_ROWS, ways_of_asking
-
     settings = study.prompting
     parts = capped(rows, "test", settings.evaluation_rows), capped(rows, "validation", settings.validation_rows)
     messages, total = sum(parts), 0.0
@@ -123,9 +125,6 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
     """Tokens that notebook 04 trains on and those that it only reads (validation each epoch, test, features); none for a
     model that a server answers for.
     """
-    from emosafe_lib.finetuning.plan import runs_of
-    from emosafe_lib.finetuning.trainer import epochs_of
-
     if not stage.concerns("04_lora_finetuning", model):
         return 0.0, 0.0
     settings = study.finetuning
@@ -149,8 +148,6 @@ def trainable_parameters(model: ModelParams, counts: dict[str, int]) -> int:
         return counts["total"]
     from torch import nn
 
-    from emosafe_lib.models.capacity import on_meta
-
     network = on_meta(model)
     head, wanted = network.get_output_embeddings(), model.training.lora.target_modules
     sides = [
@@ -168,8 +165,6 @@ def memory_gb(model: ModelParams, counts: dict[str, int], trained: int, fp32: bo
     Scoring holds weights, keys and values and one layer's activations; training holds weights, what is trained, and the
     activations of all layers, since nothing is recomputed. A model that a server answers for is not fine-tuned.
     """
-    from emosafe_lib.models import capacity
-
     config = capacity.configuration(model)
     stored = "bfloat16" if model.dtype == "float16" else model.dtype
     dtype = "float32" if fp32 else model.quantization if model.quantization != "none" else stored
@@ -202,8 +197,6 @@ def costs(study: StudyParams, models: dict[str, ModelParams], hardware: str):
 
 def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: Hardware) -> dict:
     """One row of `costs`; a model whose size cannot be counted offline keeps its tokens only."""
-    from emosafe_lib.models.capacity import count_parameters
-
     asked = prompting_tokens(study, model, rows)
     trained, read = finetuning_tokens(study, model, rows)
     row = {"model": model.name, "parameters_m": math.nan, "scoring_gb": math.nan, "training_gb": math.nan}

@@ -18,6 +18,7 @@ from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.paired_tests import holm, mcnemar, right_rows
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.models.backbone import weights_location
+from emosafe_lib.models.capacity import count_parameters
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.taxonomy import TASK_LABELS, TASKS
@@ -41,8 +42,6 @@ def sizes(models: dict[str, ModelParams]) -> pd.DataFrame:
     pretraining_flops (6 N D) and inference_flops_per_token (2 N), N without embeddings (Kaplan et al. 2020,
     arXiv 2001.08361, section 2.1). NaN where unknown.
     """
-    from emosafe_lib.models.capacity import count_parameters
-
     rows = []
     for name, model in models.items():
         try:

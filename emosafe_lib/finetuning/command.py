@@ -1,6 +1,6 @@
 """Training from the command line, for models that need several processes: what `accelerate launch` starts.
 
-    accelerate launch --config_file workflow/profiles/accelerate/llama-70b.yaml -m emosafe_lib.finetuning.command \
+    accelerate launch --config_file workflow/profiles/accelerate/llama-70b.yaml -m emosafe_lib.cli train \
         --study real --model llama-70b
 
 This trains all runs that notebook 04 would train, from the study's own rows into the notebook's own folder, so that the
@@ -13,12 +13,14 @@ whatever their number.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from emosafe_lib.finetuning.finetune import finetune
+from emosafe_lib.finetuning.plan import runs_of
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import outputs_root
+from emosafe_lib.study.rows import read_rows
 from emosafe_lib.study.taxonomy import TASKS
 
 ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
@@ -57,10 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from accelerate import PartialState
 
-    from emosafe_lib.finetuning.finetune import finetune
-    from emosafe_lib.finetuning.plan import runs_of
-    from emosafe_lib.study.rows import read_rows
-
     model, study = load_model(options.model), load_study(options.study)
     paths, folder = places(options, study, model)
     rows = read_rows(*paths)
@@ -70,9 +68,3 @@ def main(arguments: list[str] | None = None) -> int:
         if PartialState().is_main_process:
             print(json.dumps(result.history), flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    from emosafe_lib import cli
-
-    sys.exit(cli.main(["train", *sys.argv[1:]]))

@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "emosafe_lib"
-MODULES = sorted(path for path in LIBRARY.rglob("*.py"))
+MODULES = sorted(path for folder in (LIBRARY, ROOT / "workflow") for path in folder.rglob("*.py"))
 
 
 def pins(lines):
@@ -46,22 +46,82 @@ def test_torch_is_pinned_without_a_build_or_an_address():
 
 
 def module_name(path):
+    """A module's dotted name."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def top_level_imports(path):
-    """Modules of ours that a module imports when it is itself imported."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("emosafe_lib"):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+# Each room with what it may import; a room may import itself. The runner and the command line stand on top.
+BELOW = {
+    "study": set(),
+    "data": {"study"},
+    "models": {"study"},
+    "evaluation": {"study", "data", "models"},
+    "augment": {"study", "data", "models", "evaluation"},
+    "prompting": {"study", "data", "models", "evaluation"},
+    "finetuning": {"study", "data", "models", "evaluation"},
+    "ondevice": {"study", "data", "models", "evaluation", "finetuning"},
+    "nano": {"study", "data", "models", "evaluation", "prompting"},
+    "cli": {"study"},
+}
+BELOW["workflow"] = {*BELOW}
+# Imported inside a function, so that who asks for something small does not wait for something large.
+LATE = {
+    "emosafe_lib.cli": "one command alone is imported",
+    "workflow.command": "a stage needs no engine, a page no stage",
+    "emosafe_lib.evaluation.claims": "",
+    "emosafe_lib.prompting.backends": "",
+    "emosafe_lib.augment.diversity": "",
+    "emosafe_lib.augment.reinterpretation": "",
+    "emosafe_lib.ondevice.runtimes": "",
+    "workflow.reference": "",
+    "workflow.execute": "",
+    "workflow.graph": "",
+    "workflow.pages.front_page": "",
+}
+
+
+def room_of(module):
+    """The room of a module, by its dotted name."""
+    first, *rest = module.split(".")
+    return first if first == "workflow" else rest[0] if rest else "study"
+
+
+def imported(path):
+    """Modules of ours that a file imports anywhere in it, with the imports inside functions apart: (all, late)."""
+    names, every, late = {module_name(other) for other in MODULES}, set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("emosafe_lib.")}
-    return found & {module_name(other) for other in MODULES} - {"emosafe_lib", module_name(path)}
+            found = {alias.name for alias in node.names}
+        else:
+            continue
+        found = {name for name in found & names - {module_name(path)} if name.count(".") or name == "workflow"}
+        every |= found
+        late |= found if node.col_offset else set()
+    return every, late
 
 
-def test_imports_never_run_in_a_circle():
-    graph = {module_name(path): top_level_imports(path) for path in MODULES}
+def test_rooms_import_only_what_stands_below_them():
+    wrong = [
+        f"{module_name(path)} imports {other}"
+        for path in MODULES
+        for other in imported(path)[0]
+        if room_of(other) not in {room_of(module_name(path)), *BELOW[room_of(module_name(path))]}
+    ]
+    assert not wrong, "; ".join(wrong)
+
+
+def test_a_planted_import_of_the_runner_is_caught(tmp_path, monkeypatch):
+    planted = ROOT / "emosafe_lib" / "study" / "planted.py"
+    found = ast.parse("def f():\n    from workflow.runner import run_study\n")
+    monkeypatch.setattr(ast, "parse", lambda text: found)
+    monkeypatch.setattr(type(planted), "read_text", lambda self, **_: "")
+    assert "workflow.runner" in imported(planted)[1] and room_of("workflow.runner") not in BELOW["study"]
+
+
+def test_imports_never_run_in_a_circle_not_even_inside_functions():
+    graph = {module_name(path): imported(path)[0] for path in MODULES}
     state: dict = {}
 
     def visit(name, trail):
@@ -76,14 +136,26 @@ def test_imports_never_run_in_a_circle():
         visit(name, [])
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_ours_is_imported_at_the_top_of_a_file_but_for_the_named_exceptions():
+    late = {module_name(path): imported(path)[1] for path in MODULES}
+    assert {name for name, found in late.items() if found} <= set(LATE), late
+
+
+def test_a_room_says_what_it_is_for():
+    rooms = [path for path in MODULES if path.name == "__init__.py"]
+    assert {path.parent.name for path in rooms} >= {*BELOW} - {"cli"}
+    assert all(len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40 for path in rooms)
+    assert {path.name for path in LIBRARY.glob("*.py")} == {"__init__.py", "cli.py"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: module_name(path))
 def test_every_module_says_why_it_exists(path):
     tree = ast.parse(path.read_text())
     assert len(ast.get_docstring(tree) or "") > 40
     assert len(path.read_text().splitlines()) <= 700, "split it: a module is read in a sitting"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: module_name(path))
 def test_public_functions_are_documented_and_short(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

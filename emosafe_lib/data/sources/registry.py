@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from emosafe_lib.data.sources import own
 from emosafe_lib.data.sources.base import Source, check_file, to_rows
 from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.parameters import DataParams
@@ -33,8 +34,6 @@ def registry() -> dict[str, Source]:
 
 def known_sources(data: DataParams | None = None) -> dict[str, Source]:
     """The registry, and the sources that a study brings along (`own_sources`)."""
-    from emosafe_lib.data.sources import own
-
     extra = {params.name: own.source(params) for params in data.own_sources} if data else {}
     taken = set(extra) & set(registry())
     if taken:
