@@ -103,7 +103,11 @@ def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: in
 
 
 def calibration_columns(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Per row, its confidence minus its outcome in the column of its bin, (n, bins)."""
+    """What each answer adds to the calibration error of its bin, (n, bins).
+
+    An answer that claims 0.83 and is wrong adds 0.83 to the bin of 0.8 to 0.9, and nothing to the others; summed over a
+    bin, this is how far its mean confidence stands above its accuracy, times the number of answers in it.
+    """
     index = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
     return np.eye(CALIBRATION_BINS)[index] * (confidence - correct)[:, None]
 
@@ -202,7 +206,14 @@ def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: 
 
 
 def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Per row: all known cells right, asked at all, ranking AP, counted in it, cells that count, calibration gaps."""
+    """What each row adds to the scores that are taken row by row, (n, 5 + bins).
+
+    Returns
+    -------
+    columns : 1 if every category that was asked is answered right; 1 if any was asked; the row's ranking average
+        precision, and 1 if it has one (it needs a category that applies and one that does not); the number of
+        categories that were asked and answered; then what the row adds to each bin's calibration error
+    """
     real, known = truth.categories, truth.known
     asked = known.any(axis=1)
     right = ((chosen == real) | ~known).all(axis=1) & asked
