@@ -473,7 +473,7 @@ def abuse_level(label: str) -> int:
 
 
 def conversation(tokenizer, lesson: Lesson, shots: int, longest: int = MESSAGE_TOKENS) -> tuple[list[int], list[bool]]:
-    """A chat of one lesson in the form of `prompts.build`: ids, and which of them are answers."""
+    """A chat of one lesson in the form of `wordings.build`: ids, and which of them are answers."""
     before, between, after = wordings.chat_frame(tokenizer)
     again = wordings.without_bos(tokenizer, before)
     opening, closing = wordings.wrap("\x00").split("\x00")
