@@ -38,6 +38,7 @@ PICTURE = re.compile(r"[A-Za-z0-9+/=\n\\]{400,}")
 LINK = re.compile(r'(?:href|src)="([^"#][^"]*)"')
 FOLDER = re.compile(r"(?<![\w.:/<-])/(?:home|root|Users|tmp|work|var|opt|mnt|srv|usr)/[\w.-]+")
 SHOWN_SETTINGS = ("zero-shot", "few-shot", "fine-tuned", "baseline")
+COLUMNS = [(task, setting) for task in TASKS for setting in SHOWN_SETTINGS[:-1]]
 
 
 def folder() -> Path:
@@ -165,6 +166,7 @@ def own_words() -> set[str]:
     """The shingles of what this package says itself: its notebooks, its code and its sample."""
     root = project_root()
     files = [*root.glob("notebooks/*.ipynb"), *ASSETS.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    files += list(rendering.FOLDER.iterdir())
     files += [path for kind in ("json", "jsonl", "md") for path in ASSETS.glob(f"s*/*.{kind}")]
     return set().union(*(shingles(path.read_text(encoding="utf-8")) for path in files))
 
@@ -201,45 +203,42 @@ def readme_block() -> str:
     copies = finished_copies()
     if not copies:
         return NOTHING_YET
-    parts = [study_block(place) for place in copies]
-    return "\n\n".join([*parts, claims_block(copies)])
+    template = rendering.TEMPLATES.get_template("reference.md")
+    return template.render(studies=[study_facts(place) for place in copies], claims=verdicts(copies))
 
 
-def study_block(place: Path) -> str:
-    """One study in README: where its page is, the main figure with its reading, and the headline scores."""
+def study_facts(place: Path) -> dict:
+    """What README says of one study: where its page and main figure are, the figure's reading, and the scores."""
     card = json.loads((place / "data_card.json").read_text(encoding="utf-8"))
-    numbers = tables.read_csv(place / "results.csv")
-    where, picture = f"outputs/reference/{place.name}", place / FIGURES / "score_by_size.png"
-    reading = picture.with_suffix(".txt").read_text(encoding="utf-8").strip() if picture.is_file() else ""
-    sources = "1 source" if len(card["sources"]) == 1 else f"{len(card['sources'])} sources"
-    lines = [f"**{place.name}**: {card['rows']:,} rows of {sources}; [its pages]({where}/index.html)."]
-    if picture.is_file():
-        lines += [f"![Macro-F1 against model size, by task and setting]({where}/{FIGURES}/score_by_size.png)", reading]
-    return "\n\n".join([*lines, score_table(numbers)])
+    numbers, picture = tables.read_csv(place / "results.csv"), place / FIGURES / "score_by_size.png"
+    found = picture.is_file()
+    return {
+        "name": place.name,
+        "rows": f"{card['rows']:,}",
+        "sources": len(card["sources"]),
+        "picture": f"{FIGURES}/{picture.name}" if found else "",
+        "reading": picture.with_suffix(".txt").read_text(encoding="utf-8").strip() if found else "",
+        "columns": [f"{task}, {setting}" for task, setting in COLUMNS],
+        "scores": score_lines(numbers),
+        "scored": front_page.rows_scored(numbers),
+    }
 
 
-def score_table(numbers: pd.DataFrame) -> str:
-    """Macro-F1 of each model by task and setting, `pooled / within sources` where they differ, as Markdown."""
+def score_lines(numbers: pd.DataFrame) -> list[list[str]]:
+    """Each model's name and its macro-F1 by task and setting, a baseline's in the first column of its task."""
     head = numbers[(numbers["variant"] == "") & (numbers["category"] == "") & numbers["setting"].isin(SHOWN_SETTINGS)]
     scores = head.pivot_table(index=["model", "task", "setting"], columns="metric", values="value", sort=False)
-    columns = [(task, setting) for task in TASKS for setting in SHOWN_SETTINGS[:-1]]
-    title = "| model | " + " | ".join(f"{task}, {setting}" for task, setting in columns) + " |"
-    lines = [title, "|---" * (len(columns) + 1) + "|"]
+    lines = []
     for model in dict.fromkeys(head["model"]):
-        cells = [score_text(scores, model, task, setting) for task, setting in columns]
+        cells = [score_text(scores, model, task, setting) for task, setting in COLUMNS]
         if all(cell == "–" for cell in cells):
-            cells = [score_text(scores, model, task, "baseline") if s == "zero-shot" else "" for task, s in columns]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    note = (
-        f"Macro-F1 on {front_page.rows_scored(numbers)} test rows, pooled / within sources (one number where they are the "
-        "same). The baselines stand in the first column: the majority class, the source's name alone, the text's length "
-        "alone, a list of keywords, and TF-IDF with logistic regression."
-    )
-    return "\n".join(lines) + f"\n\n{note}"
+            cells = [score_text(scores, model, t, "baseline") if s == SHOWN_SETTINGS[0] else "" for t, s in COLUMNS]
+        lines.append([model, *cells])
+    return lines
 
 
 def score_text(scores: pd.DataFrame, model: str, task: str, setting: str) -> str:
-    """One cell of `score_table`."""
+    """One cell of `score_lines`: `pooled / within sources`, once where they are the same."""
     if (model, task, setting) not in scores.index:
         return "–"
     pair = scores.loc[(model, task, setting), ["macro_f1", "within_source_macro_f1"]]
@@ -247,21 +246,11 @@ def score_text(scores: pd.DataFrame, model: str, task: str, setting: str) -> str
     return words[0] if words[0] == words[1] else " / ".join(words)
 
 
-def claims_block(copies: Sequence[Path]) -> str:
-    """The verdicts on the paper's claims, one column a study, as Markdown."""
+def verdicts(copies: Sequence[Path]) -> list[list[str]]:
+    """Each of the paper's claims and its verdict in every study."""
     found = [json.loads((place / "claims.json").read_text(encoding="utf-8")) for place in copies]
-    lines = [
-        "| the paper's claim | " + " | ".join(place.name for place in copies) + " |",
-        "|---" * (len(copies) + 1) + "|",
-    ]
-    for name in front_page.claims_in_order(found[0]):
-        verdicts = [claims.get(name, {}).get("verdict", "–") for claims in found]
-        lines.append(f"| {found[0][name]['claim']} | " + " | ".join(verdicts) + " |")
-    note = (
-        "Verdicts hold for the nano ladder, with the study's own encoder in BERT's place; memory is computed from the 1B "
-        "model's true shape, in whichever precision takes least."
-    )
-    return "\n".join(lines) + f"\n\n{note}"
+    names = front_page.claims_in_order(found[0])
+    return [[found[0][name]["claim"], *(each.get(name, {}).get("verdict", "–") for each in found)] for name in names]
 
 
 def write_readme(path: Path | None = None) -> None:

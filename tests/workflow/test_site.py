@@ -4,6 +4,7 @@ Every page is parsed; some are opened in headless Chromium where it is installed
 reference once there is one.
 """
 
+import html
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from workflow import reference
@@ -122,6 +124,34 @@ def test_one_source_is_not_called_sources(tmp_path):
     assert "7 rows (7 human) of 1 source<" in front_page.identity_section(tmp_path, [])
 
 
+HOSTILE = "<img src=x onerror=alert(1)> \"quoted\" & 'so'"
+
+
+def test_79_text_of_any_file_stays_text_on_the_front_page(tmp_path):
+    facts = dict.fromkeys(("claim", "because", "ladder", "test"), HOSTILE) | {"verdict": "cannot tell"}
+    (tmp_path / "claims.json").write_text(json.dumps({f"{name}@{HOSTILE}": facts for name in STATEMENTS}))
+    (tmp_path / "data_card.json").write_text(json.dumps({"sha256": HOSTILE, "safety": {}}))
+    study = load_study("sample").model_copy(update={"name": HOSTILE, "title": HOSTILE})
+    manifest = {
+        "seconds": 1,
+        "peak_memory_mb": 1,
+        "finished": HOSTILE,
+        "versions": {HOSTILE: HOSTILE, "machine": HOSTILE},
+    }
+    stages = [(HOSTILE, HOSTILE, "failed", manifest | {"parameters": {HOSTILE: HOSTILE}})]
+    made = front_page.opening(study, tmp_path, stages) + front_page.claims_section(tmp_path)
+    made += front_page.stages_section(tmp_path, stages) + front_page.identity_section(tmp_path, stages)
+    assert "<img" not in made and html.unescape(made).count("<img src=x") >= 4 * len(STATEMENTS) + 9
+    assert Page(rendering.shell(HOSTILE, made, HOSTILE)).wrong == []
+
+
+def test_79_templates_escape_by_themselves():
+    """Nothing of a page is declared safe in a template but the policy, a constant of ours."""
+    sources = {path.name: path.read_text() for path in rendering.FOLDER.glob("*.html")}
+    assert len(sources) >= 8 and not any("autoescape" in text for text in sources.values())
+    assert [(name, text.count("| safe")) for name, text in sources.items() if "safe }" in text] == [("page.html", 1)]
+
+
 def test_the_front_page_says_what_was_run(study):
     text = (study / "index.html").read_text(encoding="utf-8")
     manifest = json.loads((study / "05_scaling_analysis" / "manifest.json").read_text())
@@ -129,7 +159,7 @@ def test_the_front_page_says_what_was_run(study):
     assert "14 of 14" in text and 'class="warning"' not in text
     assert card["sha256"] in text and manifest["versions"]["torch"] in text and manifest["versions"]["machine"] in text
     assert f"{manifest['versions']['cpus']} CPUs" in text and manifest["finished"][:10] in text
-    assert "&quot;resamples&quot;: 200" in text
+    assert '"resamples": 200' in html.unescape(text) and '"resamples"' not in text
     assert f"of {len(card['sources'])} sources<" in text
     assert text.index("Larger models are stronger") < text.index("A small on-device model")
     assert "within sources" in text and "above the source" in text

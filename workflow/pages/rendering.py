@@ -1,21 +1,32 @@
 """Turn an executed notebook into one page that opens from disk, shows no private text and runs no code.
 
 nbconvert's default page loads scripts from other hosts. Here its `basic` template renders the cells, its
-sanitiser drops what could run, and a page of our own holds them: no script, no remote reference, figures inline.
+sanitiser drops what could run, and a page of our own holds them: no script, no remote reference, figures inline. Pages
+are Jinja2 templates that escape whatever they are given; `Markup` stands around sanitised cells and filled templates only.
 """
 
-import html
 import re
 import sys
 from io import BytesIO
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.paths import outputs_root, project_root
 from emosafe_lib.study.pictures import data_address, shrink_base64
 from emosafe_lib.study.yaml_files import SECRET_VALUE
 
-STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+FOLDER = Path(__file__).with_name("templates")
+TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+PARTS = TEMPLATES.get_template("parts.html").module
 KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRIVATE = (
@@ -38,7 +49,6 @@ TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$")
 FORMULA_DPI, FORMULA_POINTS = 200, 10  # resolution, and matplotlib's letter size
-TAG = re.compile(r"<[^>]*>")
 KERNEL_FILE = re.compile(r"/[\w/.-]*/ipykernel_\d+/\d+\.py")
 # The browser itself refuses whatever a page would load or run beyond its own style and figures.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -126,12 +136,12 @@ def body(notebook: dict) -> str:
     exporter.exclude_output_prompt = True
     converted, _ = exporter.from_notebook_node(notebook)
     converted = "".join(formulas(part) if not part.startswith("<") else part for part in MARKUP.split(converted))
-    return TABLE.sub(lambda found: scrollable(found.group(), "Table"), converted)
+    return TABLE.sub(lambda found: PARTS.scrollable(Markup(found.group()), "Table"), converted)
 
 
 def formulas(text: str) -> str:
     """Text in which LaTeX between dollar signs has become a picture of the formula, since a page runs no script."""
-    return FORMULA.sub(lambda found: formula(html.unescape(found.group(1) or found.group(2))), text)
+    return FORMULA.sub(lambda found: formula(Markup(found.group(1) or found.group(2)).unescape()), text)
 
 
 def formula(latex: str) -> str:
@@ -144,22 +154,16 @@ def formula(latex: str) -> str:
         with rc_context({"font.size": FORMULA_POINTS}):
             depth = math_to_image(f"${latex}$", drawn, dpi=FORMULA_DPI, format="png", color="#1b2430")
     except ValueError:
-        return f"<code>{html.escape(latex)}</code>"
+        return PARTS.formula(latex, "", "")
     points = int.from_bytes(drawn.getvalue()[20:24], "big") * 72 / FORMULA_DPI  # a PNG keeps its height there
     size = f"height:{points / FORMULA_POINTS:.2f}em;vertical-align:{-depth / FORMULA_POINTS:.2f}em"
-    return f'<img class="formula" alt="{html.escape(latex)}" src="{data_address(drawn.getvalue())}" style="{size}">'
+    return PARTS.formula(latex, data_address(drawn.getvalue()), size)
 
 
-def scrollable(table: str, label: str) -> str:
-    """A table in a region of its own that scrolls sideways, also by keyboard, so that the page itself never does."""
-    return f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">{table}</div>'
-
-
-def contents(text: str) -> str:
-    """Links to the sections of a page, folded away; nothing for a page of fewer than three."""
-    found = [(name, TAG.sub("", title).strip("¶ \n")) for name, title in SECTION.findall(text)]
-    items = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in found)
-    return f"<details class=contents><summary>On this page</summary><ol>{items}</ol></details>" if found[2:] else ""
+def sections_of(cells: str) -> list[tuple[str, str]]:
+    """Id and title, as plain text, of each section of a notebook's sanitised cells."""
+    found = SECTION.findall(cells)
+    return [(Markup(name).unescape(), Markup(title).striptags().strip("¶ ")) for name, title in found]
 
 
 def page(notebook: dict, manifest: dict) -> str:
@@ -169,29 +173,22 @@ def page(notebook: dict, manifest: dict) -> str:
     ------
     StageError : something in it would load from another host
     """
-    model = f" · {manifest['model']}" if manifest["model"] else ""
-    back = "../../index.html" if manifest["model"] else "../index.html"
-    finished = manifest["finished"][:16].replace("T", " ")
-    note = (
-        f"Study <b>{html.escape(manifest['study'])}</b>{html.escape(model)} · finished {finished} UTC · "
-        f"{manifest['seconds']} s · peak memory {manifest['peak_memory_mb']} MB. Message texts from real datasets are "
-        "never shown here; the topics are distress, violence and abuse."
+    cells, finished = body(notebook), manifest["finished"][:16].replace("T", " ")
+    content = fill(
+        "notebook.html", manifest=manifest, finished=finished, sections=sections_of(cells), cells=Markup(cells)
     )
-    text = body(notebook)
-    return shell(f"{manifest['stage']}{model}", f'<p class="note">{note}</p>{contents(text)}{text}', back)
+    if not manifest["model"]:
+        return shell(manifest["stage"], content, "../index.html")
+    return shell(f"{manifest['stage']} · {manifest['model']}", content, "../../index.html")
 
 
 def shell(title: str, content: str, back: str | None = None) -> str:
-    """Wrap content into a complete page with our style; StageError if it refers to another host."""
-    link = f'<nav aria-label="Study"><a href="{back}">← Back to the study</a></nav>' if back else ""
-    found = REMOTE.search(re.sub(r'<a [^>]*href="https?://[^"]*"', "<a ", content))
-    if found:
+    """Wrap content, HTML already, into a complete page with our style; StageError if it refers to another host."""
+    if REMOTE.search(re.sub(r'<a [^>]*href="https?://[^"]*"', "<a ", content)):
         raise StageError(title, "would load something from another host", "keep pages self-contained")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{html.escape(title)} · emosafe</title><style>{STYLE}</style></head>"
-        f'<body><a class="skip" href="#content">Skip to the content</a>{link}<main id="content">{content}</main></body>'
-        "</html>\n"
-    )
+    return fill("page.html", title=title, content=Markup(content), back=back, policy=POLICY)
+
+
+def fill(template: str, **facts: object) -> Markup:
+    """A template of `templates/` filled with plain data."""
+    return Markup(TEMPLATES.get_template(template).render(**facts))
