@@ -107,6 +107,17 @@ def test_a_submission_notes_what_its_receipt_was_before(monkeypatch, tmp_path):
     assert job.aux["emosafe_written"] == [receipt.stat().st_mtime_ns, None]
 
 
+def test_a_plugin_that_was_never_seen_to_lose_jobs_stays_as_it_is_and_a_line_says_so(monkeypatch, capsys):
+    from snakemake_executor_plugin_slurm import Executor
+
+    own = Executor.check_active_jobs, Executor.report_job_submission
+    monkeypatch.setattr(slurm, "version", lambda name: "2.9.0")
+    slurm.mend_slurm()
+    assert own == (Executor.check_active_jobs, Executor.report_job_submission)
+    said = capsys.readouterr()
+    assert "2.9.0 is used unpatched" in said.out + said.err and (said.out + said.err).count("\n") == 1
+
+
 def fake_slurm(monkeypatch, folder, queue):
     """`squeue` that prints a file and `scancel` that takes its jobs out of it, before all others on the path."""
     (folder / "queue").write_text(queue)
