@@ -118,13 +118,6 @@ def execute_notebook(
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
 
-def spare_url_grammar() -> None:
-    """Keep jsonschema, which nbformat imports, from compiling a grammar for a kind of URL that no notebook's schema asks
-    for: a second for every stage.
-    """
-    sys.modules.setdefault("rfc3987_syntax", None)
-
-
 def process_age() -> float:
     """Seconds since this process was created: its own start and imports are part of what a stage costs.
 
@@ -159,7 +152,6 @@ def run_stage(
     StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
     """
     began = time.monotonic() if began is None else began
-    spare_url_grammar()
     import nbformat
 
     study_params, model_params = load_study(study), load_model(model) if model else None
