@@ -12,12 +12,14 @@ import json
 import math
 import os
 
+from networkx import DiGraph
+
 from emosafe_lib.study import paths
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import settled
 from workflow.costs import CHARACTERS_PER_TOKEN, HARDWARE, Rows, by_hardware, costs, rows_of
-from workflow.graph import Graph, Job, critical_path, drawing, graph_of
+from workflow.graph import Job, critical_path, drawing, graph_of
 from workflow.resources import measured
 
 # The stages of a model: the column of their memory, and how the columns of their work begin.
@@ -58,10 +60,10 @@ def overhead_seconds(study: StudyParams, stage: str, model: str | None) -> float
     return json.loads(path.read_text(encoding="utf-8"))["overhead_seconds"] if path.is_file() else math.nan
 
 
-def job_hours(study: StudyParams, models: dict[str, ModelParams], table, graph: Graph) -> dict[Job, float]:
+def job_hours(study: StudyParams, models: dict[str, ModelParams], table, graph: DiGraph) -> dict[Job, float]:
     """Hours of every job: computed for a model's stages; for the others as measured, where they have been."""
     computed, hours = table.set_index("model"), {}
-    for job in graph.jobs.values():
+    for job in graph:
         if job.stage in COSTED:
             value = computed.at[job.model, f"{COSTED[job.stage][1]}_hours"]
         else:
@@ -80,8 +82,8 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
     table = costs(study, loaded, hardware)
     hours = job_hours(study, loaded, table, graph)
     path, longest = critical_path(graph, hours)
-    now = sum(job.runs_now for job in graph.jobs.values())
-    parts = [f"Plan of the study {study.name!r}: {len(graph.jobs)} jobs, {now} of them to run now", *drawing(graph), ""]
+    now = sum(job.runs_now for job in graph)
+    parts = [f"Plan of the study {study.name!r}: {len(graph)} jobs, {now} of them to run now", *drawing(graph), ""]
     parts += ["Critical path, " + f"{longest:.2f} h: " + " → ".join(job.label for job in path)]
     unknown = [job.label for job in path if not hours[job]]
     parts += [f"  (counted as nothing, since never measured: {', '.join(unknown)})"] if unknown else []

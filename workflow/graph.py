@@ -3,8 +3,9 @@
 import re
 import subprocess
 import sys
-from functools import cache
 from typing import NamedTuple
+
+from networkx import DiGraph, dag_longest_path, topological_generations
 
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.errors import StageError
@@ -13,6 +14,7 @@ from emosafe_lib.study.paths import project_root
 from workflow.engine import snakemake_arguments
 
 RULES = {name.partition("_")[2]: name for name in stages.STAGES}
+MOMENT = 1e-9  # hours: of two ways that take equally long the one with more jobs is shown, measured or not
 DOT_NODE = re.compile(r'^\s*(\d+)\[label = "(.*?)".*style="([^"]*)"', re.MULTILINE)
 DOT_EDGE = re.compile(r"^\s*(\d+) -> (\d+)", re.MULTILINE)
 
@@ -30,15 +32,10 @@ class Job(NamedTuple):
         return f"{self.stage} {self.model}".strip()
 
 
-class Graph(NamedTuple):
-    """Jobs by Snakemake's number, and for each the numbers of those that it waits for."""
-
-    jobs: dict[int, Job]
-    needs: dict[int, list[int]]
-
-
-def graph_of(study: str, models: list[str], cores: int) -> Graph:
+def graph_of(study: str, models: list[str], cores: int) -> DiGraph:
     """The jobs of a study as Snakemake sees them, those that would run now marked.
+
+    Nodes are `Job`s in Snakemake's order; an edge leads from a job to one that waits for it.
 
     Raises
     ------
@@ -55,42 +52,34 @@ def graph_of(study: str, models: list[str], cores: int) -> Graph:
     return read_dot(done.stdout)
 
 
-def read_dot(text: str) -> Graph:
+def read_dot(text: str) -> DiGraph:
     """The graph in Snakemake's dot output, without the rule that only gathers."""
     jobs = {}
     for number, label, style in DOT_NODE.findall(text):
         rule, _, wildcards = label.partition("\\n")
         if rule != "all":
-            jobs[int(number)] = Job(RULES.get(rule, rule), wildcards.removeprefix("model: "), "dashed" not in style)
-    needs = {number: [] for number in jobs}
-    for first, second in DOT_EDGE.findall(text):
-        if int(second) in needs:
-            needs[int(second)].append(int(first))
-    return Graph(jobs, needs)
+            jobs[number] = Job(RULES.get(rule, rule), wildcards.removeprefix("model: "), "dashed" not in style)
+    graph = DiGraph()
+    graph.add_nodes_from(jobs.values())
+    graph.add_edges_from((jobs[a], jobs[b]) for a, b in DOT_EDGE.findall(text) if a in jobs and b in jobs)
+    return graph
 
 
-def critical_path(graph: Graph, hours: dict[Job, float]) -> tuple[list[Job], float]:
+def critical_path(graph: DiGraph, hours: dict[Job, float]) -> tuple[list[Job], float]:
     """The chain of jobs that takes longest, and its hours: no number of machines makes the study faster than it."""
-
-    @cache
-    def longest(number: int) -> tuple[float, tuple[int, ...]]:
-        before = max((longest(other) for other in graph.needs[number]), default=(0.0, ()))
-        return before[0] + hours.get(graph.jobs[number], 0.0), (*before[1], number)
-
-    total, chain = max((longest(number) for number in graph.jobs), default=(0.0, ()))
-    return [graph.jobs[number] for number in chain], total
+    weights = {job: hours.get(job, 0.0) + MOMENT for job in graph}
+    timed = DiGraph()  # networkx weighs edges, so an edge weighs what the job before it takes
+    timed.add_weighted_edges_from((job, after, weights[job]) for job, after in graph.edges)
+    timed.add_weighted_edges_from((job, "end", weights[job]) for job in graph if not graph.out_degree(job))
+    chain = dag_longest_path(timed)[:-1]
+    return chain, sum((hours.get(job, 0.0) for job in chain), 0.0)
 
 
-def drawing(graph: Graph) -> list[str]:
+def drawing(graph: DiGraph) -> list[str]:
     """The graph as lines, level by level; jobs of one notebook stand together."""
-
-    @cache
-    def level(number: int) -> int:
-        return 1 + max((level(other) for other in graph.needs[number]), default=0)
-
     lines = []
-    for depth in sorted({level(number) for number in graph.jobs}):
-        here = [graph.jobs[number] for number in graph.jobs if level(number) == depth]
+    for depth, level in enumerate(map(set, topological_generations(graph)), start=1):
+        here = [job for job in graph if job in level]
         for stage in dict.fromkeys(job.stage for job in here):
             models = [job.model for job in here if job.stage == stage and job.model]
             lines.append(f"  {depth}. {stage}" + (f" × {len(models)}: {', '.join(models)}" if models else ""))

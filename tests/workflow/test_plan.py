@@ -28,13 +28,13 @@ DOT = """
 
 def test_the_graph_says_what_waits_for_what_and_what_runs_now():
     graph = read_dot(DOT)
-    assert [job.label for job in graph.jobs.values()] == [
+    assert [job.label for job in graph] == [
         "05_scaling_analysis",
         "04_lora_finetuning nano-1",
         "04_lora_finetuning nano-2",
         "01_data_merge",
     ]
-    assert [job.runs_now for job in graph.jobs.values()] == [True, True, True, False]
+    assert [job.runs_now for job in graph] == [True, True, True, False]
     assert drawing(graph) == [
         "  1. 01_data_merge",
         "  2. 04_lora_finetuning × 2: nano-1, nano-2",
@@ -44,9 +44,12 @@ def test_the_graph_says_what_waits_for_what_and_what_runs_now():
 
 def test_the_critical_path_is_the_longest_chain_and_not_the_sum():
     graph = read_dot(DOT)
-    merge, small, large, analysis = (graph.jobs[number] for number in (4, 2, 3, 1))
+    analysis, small, large, merge = graph
     path, hours = critical_path(graph, {merge: 1.0, small: 2.0, large: 5.0, analysis: 0.5})
     assert path == [merge, large, analysis] and hours == 6.5
+    path, hours = critical_path(graph, {large: 5.0})
+    assert path == [merge, large, analysis] and hours == 5.0, "jobs that take no time stand in it"
+    assert critical_path(read_dot(""), {}) == ([], 0.0)
 
 
 def test_sizes_and_operations_of_the_four_llamas_without_their_weights():
@@ -172,7 +175,7 @@ def test_a_served_model_is_planned_without_fine_tuning(checkout, outputs):
     facts = load_model("nano-1").model_dump(mode="json")
     facts |= {"name": "served", "backend": "openai", "base_url": "http://127.0.0.1:9/v1"}
     (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
-    labels = [job.label for job in graph_of("toy", ["nano-1", "served"], 1).jobs.values()]
+    labels = [job.label for job in graph_of("toy", ["nano-1", "served"], 1)]
     assert {label for label in labels if label.endswith("served")} == {"03_prompting_baselines served"}
     assert "04_lora_finetuning nano-1" in labels and len(labels) == 8
     row = costs.costs(load_study("toy"), {"served": load_model("served")}, "2 CPU cores").iloc[0]
