@@ -1,5 +1,9 @@
 """Fixtures that every test folder shares: offline by force, one thread, the real data where it is at
-hand, and one expensive thing: a finished study, built once a session."""
+hand, and one expensive thing: a finished study, built once a session.
+
+The number in a test's name, as in `test_76_...`, stands for a fault that is attacked: tests of one fault share it, and
+each name says what must hold.
+"""
 
 import os
 from pathlib import Path

@@ -65,7 +65,7 @@ def largest_class_share(rows: pd.DataFrame) -> float:
 
 
 def data_card(rows: pd.DataFrame, chosen: list[base.Source], steps: dict) -> dict:
-    """The data card: the keys that `design.md` promises, and every step's counts."""
+    """The data card: rows, licences and hashes under keys that readers rely on, and every step's counts."""
     safety, categories = counts_by_split(rows)
     origins = Counter(rows["origin"])
     told = disclosures(rows)

@@ -1,8 +1,8 @@
 """The vocabulary that every other module shares: levels, categories, tasks, and what a row is.
 
 The two label sets come from the study that this package reproduces (arXiv 2509.04512): a trinary level of emotional
-safety, and the six risk categories of the original Llama Guard (arXiv 2312.06674). The order of each tuple is part
-of the contract: probability vectors and label masks are stored in it.
+safety, and the six risk categories of the original Llama Guard (arXiv 2312.06674). The order of each tuple must
+not change: probability vectors and label masks are stored in it.
 """
 
 from dataclasses import dataclass

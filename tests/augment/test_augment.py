@@ -43,7 +43,6 @@ def no_network(monkeypatch):
 
 
 def test_34_rows_of_validation_and_test_are_never_parents(tmp_path):
-    """Fault 34."""
     table = rows(8, row(90, split="test", **UNSAFE), row(91, split="validation", **UNSAFE))
     assert {request.parent_id for request in requests.plan(table, TEMPLATE)} <= {f"t:{n:05d}" for n in range(8)}
     made = reinterpretation.reinterpret(table, TEMPLATE, tmp_path).rows
@@ -51,7 +50,7 @@ def test_34_rows_of_validation_and_test_are_never_parents(tmp_path):
 
 
 def test_34_a_group_on_both_sides_of_a_split_is_an_error(tmp_path):
-    """Fault 34: the parent is in training, but its twin is in the test split."""
+    """The parent is in training, but its twin is in the test split."""
     table = rows(4, row(90, split="test", group="t:00001"))
     with pytest.raises(AugmentationError, match="t:00001.*another split"):
         reinterpretation.reinterpret(table, TEMPLATE, tmp_path)
@@ -90,7 +89,7 @@ def test_an_unsafe_row_of_unknown_category_is_not_ruminated_on():
 
 
 def test_31_another_prompt_or_parameter_is_another_key_and_another_journal(tmp_path, monkeypatch):
-    """Fault 31: nothing is found in the journal, and the old journal stays."""
+    """Nothing is found in the journal, and the old journal stays."""
     chat = AugmentationParams(provider="replay", max_share=0.5)
     before, path = requests.plan(rows(4), chat)[0], journal_path(tmp_path, chat)
     warmer = chat.model_copy(update={"temperature": 0.9})
@@ -120,7 +119,6 @@ def test_a_message_stays_material_whatever_it_says(text):
 
 
 def test_35_the_template_provider_opens_no_socket_and_says_what_it_is(tmp_path, no_network):
-    """Fault 35."""
     card = reinterpretation.reinterpret(rows(8), TEMPLATE, tmp_path).card
     assert card["accepted"] and card["model"] == "template-1" and "no language model" in card["provider_note"]
 
@@ -187,7 +185,6 @@ def test_a_good_reply_is_read():
     ],
 )
 def test_27_anything_else_is_no_reply(content):
-    """Fault 27."""
     assert parse(content) is None
 
 
@@ -225,12 +222,12 @@ def test_a_good_reply_becomes_a_row():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_28_what_does_not_fit_is_rejected_and_counted(change, reason):
-    """Fault 28: another row's id, and every other mismatch, each under its own name."""
+    """Another row's id, and every other mismatch, each under its own name."""
     assert judged(rows(4), change) == {"accepted": 0, reason: 1}
 
 
 def test_28_an_echo_of_the_parent_is_rejected():
-    """Fault 28: in full, in other punctuation, and with a few words changed."""
+    """In full, in other punctuation, and with a few words changed."""
     table = rows(1)
     parent = table["text"][0]
     for text in (parent, parent.upper().replace(" ", "  ") + "!!", parent.replace("count", "often count")):
@@ -238,7 +235,7 @@ def test_28_an_echo_of_the_parent_is_rejected():
 
 
 def test_28_a_near_duplicate_of_any_row_is_rejected_even_of_a_test_row():
-    """Fault 28: a test row must not reappear in training."""
+    """A test row must not reappear in training."""
     secret = "The lake was frozen that winter and my uncle skated across it with a lamp in his hand, singing."
     table = rows(4, row(90, text=secret, split="test"))
     assert judged(table, {"text": secret.replace("lamp", "torch")}) == {"accepted": 0, "near_duplicate": 1}
@@ -294,7 +291,7 @@ def test_what_a_source_never_asked_stays_unknown(tmp_path):
     ],
 )
 def test_33_identifiers_become_placeholders(identifier, becomes):
-    """Fault 33: whole, and as what they are."""
+    """Whole, and as what they are."""
     text = f"Please reach me under {identifier} tonight, I mean it."
     assert outgoing.scrub(text) == f"Please reach me under {becomes} tonight, I mean it."
 
@@ -318,7 +315,7 @@ def test_helplines_and_ordinary_numbers_stay():
 
 @pytest.mark.parametrize("key", ["", "sk-schlüssel", "sk-with space", "sk-line\n"])
 def test_17_a_missing_or_broken_key_fails_before_the_first_row(key, tmp_path, monkeypatch, no_network):
-    """Fault 17: and it is not shown."""
+    """And it is not shown."""
     monkeypatch.setenv("OPENAI_API_KEY", key)
     for provider in ("openai", "openai-batch"):
         with pytest.raises(AugmentationError, match="OPENAI_API_KEY") as caught:
@@ -341,7 +338,7 @@ def test_local_and_encrypted_addresses_are_fine():
 
 
 def test_33_the_http_clients_loggers_are_silent_during_a_run(caplog):
-    """Fault 33: whatever a version of the client chooses to log; and they speak again afterwards."""
+    """Whatever a version of the client chooses to log; and they speak again afterwards."""
     logger = logging.getLogger("openai._base_client")
     with caplog.at_level(logging.DEBUG):
         with server.quiet_clients():
@@ -356,7 +353,6 @@ def test_33_the_http_clients_loggers_are_silent_during_a_run(caplog):
 
 
 def test_29_a_torn_last_line_is_dropped_and_counted(tmp_path):
-    """Fault 29."""
     path = tmp_path / "j.jsonl"
     with Journal(path) as journal:
         journal.answered(Answer("a", "ok", "text"))
@@ -382,7 +378,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
 
 
 def test_30_a_second_runner_exits_clearly(tmp_path):
-    """Fault 30: another process holds the journal."""
+    """Another process holds the journal."""
     params = AugmentationParams(max_share=0.5)
     path = journal_path(tmp_path, params)
     code = "import sys, time\nfrom emosafe_lib.augment.journal import Journal\n"

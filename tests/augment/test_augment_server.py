@@ -1,4 +1,4 @@
-"""Augmentation through the official client, over a socket, against a server that misbehaves (faults 18 to 35)."""
+"""Augmentation through the official client, over a socket, against a server that misbehaves."""
 
 import calendar
 import email.utils
@@ -61,7 +61,7 @@ def test_a_good_server_gives_one_row_a_request(tmp_path):
 
 
 def test_18_a_refused_key_costs_one_request(tmp_path):
-    """Fault 18: 401 stops at once; the server's message, which quotes a key, is not repeated."""
+    """401 stops at once; the server's message, which quotes a key, is not repeated."""
     with ChatServer(lambda number, body: "401") as server:
         with pytest.raises(AugmentationError, match="401") as caught:
             run(server, tmp_path)
@@ -69,7 +69,7 @@ def test_18_a_refused_key_costs_one_request(tmp_path):
 
 
 def test_19_retry_after_is_honoured_and_every_row_is_answered_once(tmp_path):
-    """Fault 19: nobody sends while the server has asked for a pause."""
+    """Nobody sends while the server has asked for a pause."""
     with ChatServer(lambda number, body: "429:0.5" if number == 2 else "good") as server:
         made = run(server, tmp_path, concurrency=1)
         assert made.card["answered"] == 8 and len(server.seen) == 9
@@ -78,7 +78,7 @@ def test_19_retry_after_is_honoured_and_every_row_is_answered_once(tmp_path):
 
 
 def test_19_one_refusal_makes_all_workers_wait(tmp_path):
-    """Fault 19: what was under way arrives, and then nothing until the server's time is over."""
+    """What was under way arrives, and then nothing until the server's time is over."""
     with ChatServer(lambda number, body: "429:1" if number == 4 else "good", latency=0.05) as server:
         run(server, tmp_path, count=16, concurrency=4)
         refused = server.times[4]
@@ -87,13 +87,12 @@ def test_19_one_refusal_makes_all_workers_wait(tmp_path):
 
 
 def test_19_rate_limits_do_not_count_as_faults(tmp_path):
-    """Fault 19: more refusals than `attempts`, and the row still gets its answer."""
+    """More refusals than `attempts`, and the row still gets its answer."""
     with ChatServer(lambda number, body: "429" if number < 6 else "good") as server:
         assert run(server, tmp_path, count=2, attempts=2).card["answered"] == 2
 
 
 def test_20_a_used_up_quota_stops_and_a_later_run_goes_on(tmp_path):
-    """Fault 20."""
     with ChatServer(lambda number, body: "good" if number < 3 else "quota") as server:
         with pytest.raises(AugmentationError, match="quota.*run again.*kept"):
             run(server, tmp_path, concurrency=1)
@@ -105,7 +104,6 @@ def test_20_a_used_up_quota_stops_and_a_later_run_goes_on(tmp_path):
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_21_an_hour_of_retry_after_stops_and_says_when(form, tmp_path):
-    """Fault 21."""
     wait = "3600" if form == "seconds" else email.utils.formatdate(time.time() + 3600, usegmt=True)
     started = time.monotonic()
     with ChatServer(lambda number, body: f"429:{wait}") as server:
@@ -118,7 +116,7 @@ def test_21_an_hour_of_retry_after_stops_and_says_when(form, tmp_path):
 
 @pytest.mark.parametrize("kind", ["500", "hang", "cut", "drop"])
 def test_22_a_bad_line_is_bounded_by_a_deadline(kind, tmp_path):
-    """Fault 22: every row ends with an outcome, in bounded time."""
+    """Every row ends with an outcome, in bounded time."""
     started = time.monotonic()
     with ChatServer(lambda number, body: kind, idempotent=False) as server:
         card = run(server, tmp_path, count=4, deadline_seconds=1.0, attempt_seconds=0.3, attempts=10).card
@@ -128,7 +126,7 @@ def test_22_a_bad_line_is_bounded_by_a_deadline(kind, tmp_path):
 
 
 def test_22_a_dead_server_is_not_asked_two_thousand_times(tmp_path):
-    """Fault 22: after some failures in a row the run ends and says so."""
+    """After some failures in a row the run ends and says so."""
     with ChatServer(lambda number, body: "500") as server:
         with pytest.raises(AugmentationError, match="in a row"):
             run(server, tmp_path, count=60, attempts=1)
@@ -136,7 +134,7 @@ def test_22_a_dead_server_is_not_asked_two_thousand_times(tmp_path):
 
 
 def test_22_passing_faults_are_survived(tmp_path):
-    """Fault 22: each second request fails in some way, and no row is lost."""
+    """Each second request fails in some way, and no row is lost."""
     kinds = ["500", "hang", "cut", "drop", "late"]
     with ChatServer(lambda number, body: kinds[number // 2 % 5] if number % 2 else "good") as server:
         card = run(server, tmp_path, attempts=6, attempt_seconds=0.3).card
@@ -145,7 +143,7 @@ def test_22_passing_faults_are_survived(tmp_path):
 
 @pytest.mark.parametrize("kind", ["html", "broken"])
 def test_23_a_body_that_is_no_completion_is_an_api_error(kind, tmp_path, caplog, capfd):
-    """Fault 23: tries are capped, and nothing of the body is kept or logged."""
+    """Tries are capped, and nothing of the body is kept or logged."""
     with ChatServer(lambda number, body: kind) as server, caplog.at_level(logging.DEBUG):
         card = run(server, tmp_path, count=2, attempts=3).card
         assert len(server.seen) == 6 and card["rejected"] == {"api_error": 2}
@@ -164,7 +162,7 @@ def test_23_a_body_that_is_no_completion_is_an_api_error(kind, tmp_path, caplog,
     ],
 )
 def test_24_and_25_each_way_not_to_answer_has_its_name(kind, outcome, tmp_path):
-    """Faults 24 and 25: counted, never accepted, and not asked again."""
+    """Counted, never accepted, and not asked again."""
     with ChatServer(lambda number, body: kind) as server:
         for _ in range(2):
             assert run(server, tmp_path, count=3).card["rejected"] == {outcome: 3}
@@ -172,14 +170,13 @@ def test_24_and_25_each_way_not_to_answer_has_its_name(kind, outcome, tmp_path):
 
 
 def test_26_another_model_is_recorded(tmp_path):
-    """Fault 26."""
     with ChatServer(lambda number, body: "wrong_model") as server:
         card = run(server, tmp_path, count=3).card
         assert card["models_answered"] == {"another-model": 3} and card["accepted"] == 3
 
 
 def test_26_strict_mode_stops_at_another_model_and_accepts_none_of_it(tmp_path):
-    """Fault 26: what was paid stays on record."""
+    """What was paid stays on record."""
     with ChatServer(lambda number, body: "wrong_model") as server:
         with pytest.raises(AugmentationError, match="another model"):
             run(server, tmp_path, strict_model=True)
@@ -190,7 +187,6 @@ def test_26_strict_mode_stops_at_another_model_and_accepts_none_of_it(tmp_path):
 
 @pytest.mark.parametrize("kind", ["fenced", "trailing", "duplicate_key", "list", "nan", "reply:", "reply:null"])
 def test_27_a_reply_that_is_not_the_json_asked_for_is_rejected(kind, tmp_path):
-    """Fault 27."""
     with ChatServer(lambda number, body: kind) as server:
         rejected = run(server, tmp_path, count=2).card["rejected"]
         assert rejected == ({"no_choices": 2} if kind == "reply:" else {"schema": 2}) and len(server.seen) == 2
@@ -209,20 +205,18 @@ def test_27_a_reply_that_is_not_the_json_asked_for_is_rejected(kind, tmp_path):
     ],
 )
 def test_28_replies_that_do_not_fit_are_rejected_and_counted(kind, reason, tmp_path):
-    """Fault 28."""
     with ChatServer(lambda number, body: kind) as server:
         assert run(server, tmp_path, count=3).card["rejected"] == {reason: 3}
 
 
 def test_28_one_reply_to_all_is_accepted_once(tmp_path):
-    """Fault 28."""
     with ChatServer(lambda number, body: "same") as server:
         card = run(server, tmp_path, count=5).card
         assert card["accepted"] == 1 and card["rejected"] == {"near_duplicate": 4}
 
 
 def test_29_after_kill_9_only_unfinished_rows_are_paid_for(tmp_path):
-    """Fault 29: the process is killed in mid-run, twice; every row ends up answered and billed once."""
+    """The process is killed in mid-run, twice; every row ends up answered and billed once."""
     from emosafe_lib.study.rows import write_rows
 
     write_rows(rows(24), tmp_path / "rows.parquet")
@@ -252,7 +246,7 @@ def test_29_after_kill_9_only_unfinished_rows_are_paid_for(tmp_path):
 
 
 def test_29_answers_lost_in_flight_are_told(tmp_path):
-    """Fault 29: a server that bills what was lost; the card says how many may have been, and the cap counts them."""
+    """A server that bills what was lost; the card says how many may have been, and the cap counts them."""
     with ChatServer() as server:
         params = live(server.url)
         request = augment_requests.plan(rows(4), params)[0]
@@ -266,7 +260,6 @@ def test_29_answers_lost_in_flight_are_told(tmp_path):
 
 
 def test_31_a_changed_parameter_asks_anew_and_keeps_the_old_answers(tmp_path):
-    """Fault 31."""
     with ChatServer() as server:
         run(server, tmp_path, count=3)
         run(server, tmp_path, count=3, temperature=0.1)
@@ -275,7 +268,6 @@ def test_31_a_changed_parameter_asks_anew_and_keeps_the_old_answers(tmp_path):
 
 
 def test_32_a_cost_cap_stops_before_anything_is_sent(tmp_path):
-    """Fault 32."""
     with ChatServer() as server:
         with pytest.raises(AugmentationError, match="max_cost_usd.*cap 0.0001"):
             run(server, tmp_path, max_cost_usd=0.0001)
@@ -285,7 +277,6 @@ def test_32_a_cost_cap_stops_before_anything_is_sent(tmp_path):
 
 
 def test_32_a_row_cap_is_never_exceeded(tmp_path):
-    """Fault 32."""
     with ChatServer() as server:
         run(server, tmp_path, count=40, max_rows=5)
         assert len(server.seen) == 5
@@ -299,7 +290,7 @@ def test_32_a_row_cap_is_never_exceeded(tmp_path):
 
 
 def test_33_canaries_and_the_key_are_nowhere(tmp_path, caplog, capfd, monkeypatch):
-    """Fault 33: not in a captured request, the journal, a log at debug level, standard output, rows or card."""
+    """Not in a captured request, the journal, a log at debug level, standard output, rows or card."""
     canaries = ("zelda.quux@example.org", "+49 170 9988776", "@zelda_quux", "instagram: zelda.quux", "u/zelda_quux")
     told = [row(n, text=f"{row(n)['text']} Write to me: {canaries[n % 5]} please.") for n in range(20)]
     monkeypatch.setenv("OPENAI_LOG", "debug")
@@ -319,7 +310,7 @@ def test_33_canaries_and_the_key_are_nowhere(tmp_path, caplog, capfd, monkeypatc
 
 
 def test_33_a_traceback_shows_neither_key_nor_text(tmp_path):
-    """Fault 33: the whole chain of an uncaught error."""
+    """The whole chain of an uncaught error."""
     from emosafe_lib.study.rows import write_rows
 
     write_rows(rows(3), tmp_path / "rows.parquet")
@@ -342,7 +333,7 @@ def test_a_redirect_is_not_followed(tmp_path):
 
 
 def test_35_replay_uses_recorded_replies_and_opens_no_socket(tmp_path, monkeypatch):
-    """Fault 35: without a key too; what was never recorded is counted."""
+    """Without a key too; what was never recorded is counted."""
     with ChatServer() as server:
         recorded = run(server, tmp_path, count=5)
         url = server.url
@@ -394,7 +385,7 @@ def test_a_batch_is_handed_in_once_and_costs_half(tmp_path):
 
 
 def test_29_a_batch_under_way_is_picked_up_by_the_next_run(tmp_path):
-    """Fault 29: the first run does not wait for it, the second one fetches it."""
+    """The first run does not wait for it, the second one fetches it."""
     with ChatServer() as server:
         server.batch_polls = 1
         with pytest.raises(AugmentationError, match="in_progress.*nothing is sent twice"):
@@ -404,7 +395,7 @@ def test_29_a_batch_under_way_is_picked_up_by_the_next_run(tmp_path):
 
 
 def test_29_a_batch_whose_id_was_lost_is_found_by_its_digest(tmp_path):
-    """Fault 29: killed between handing in and writing the id down."""
+    """Killed between handing in and writing the id down."""
     with ChatServer() as server:
         server.batch_polls = 1
         with pytest.raises(AugmentationError):
@@ -416,7 +407,7 @@ def test_29_a_batch_whose_id_was_lost_is_found_by_its_digest(tmp_path):
 
 
 def test_24_lines_of_a_batch_fail_one_by_one(tmp_path):
-    """Faults 24 and 27 inside a batch: a bad line costs one row, and a later run asks for it alone."""
+    """A bad line costs one row, and a later run asks for it alone."""
     with ChatServer(lambda number, body: ("good", "500", "refusal", "fenced")[number % 4]) as server:
         card = run(server, tmp_path, provider="openai-batch").card
         assert card["accepted"] == 2 and card["rejected"] == {"api_error": 2, "refusal": 2, "schema": 2}
@@ -426,7 +417,6 @@ def test_24_lines_of_a_batch_fail_one_by_one(tmp_path):
 
 
 def test_33_a_batch_file_holds_no_identifier(tmp_path):
-    """Fault 33."""
     told = [row(n, text=f"{row(n)['text']} Mail zelda.quux@example.org please.") for n in range(4)]
     with ChatServer() as server:
         run(server, tmp_path, table=rows(0, *told), provider="openai-batch")
@@ -434,7 +424,6 @@ def test_33_a_batch_file_holds_no_identifier(tmp_path):
 
 
 def test_32_a_batch_beyond_the_cap_is_not_handed_in(tmp_path):
-    """Fault 32."""
     with ChatServer() as server:
         with pytest.raises(AugmentationError, match="max_cost_usd"):
             run(server, tmp_path, provider="openai-batch", max_cost_usd=0.0001)

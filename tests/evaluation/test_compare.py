@@ -1,4 +1,4 @@
-"""Two studies side by side: paired where they answered the same rows, refused where they did not (fault 64)."""
+"""Two studies side by side: paired where they answered the same rows, refused where they did not."""
 
 import numpy as np
 import pandas as pd

@@ -231,7 +231,7 @@ def test_n_counts_the_rows_that_a_number_is_made_of(known):
 
 
 def test_a_variant_run_with_one_seed_is_held_against_that_seed_alone():
-    """Fault 58's spirit: the mean of three seeds is no rival of one."""
+    """The mean of three seeds is no rival of one."""
     tuned, parts = model_table(ROWS, "nano-1", 1.0), []
     tuned = tuned[tuned["setting"] == "fine-tuned"]
     for seed, skill in enumerate((0.5, 2.0, 3.5)):

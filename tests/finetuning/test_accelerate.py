@@ -82,7 +82,7 @@ def in_the_notebook(folder: Path, name: str) -> kept.Finetuned:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_failed_run(made, monkeypatch):
-    """What two processes began, one process refuses (fault 48); what they finished, it takes up."""
+    """What two processes began, one process refuses; what they finished, it takes up."""
     monkeypatch.setattr(backbone, "ASSETS", made)
     rows = tiny_models.make_rows()
     tokenizer = tiny_models.make_tokenizer(made / "again")

@@ -1,7 +1,4 @@
-"""Training that may be trusted: masks, padding, resuming, and refusals, each attacked once on two-layer models.
-
-Numbers in the names are the rows of the project's list of faults (46 to 57).
-"""
+"""Training that may be trusted: masks, padding, resuming, and refusals, each attacked once on two-layer models."""
 
 import errno
 import json
@@ -277,7 +274,7 @@ def test_training_stops_when_patience_is_used_up_and_keeps_the_best_epoch(tmp_pa
     assert reload_difference(tiny_models.model_params(), study, RISING, result)["unmerged"] == 0
 
 
-# --- padding and order (fault 43 for classifiers) --------------------------------------------------------------------
+# --- padding and order ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", [("llama", "safety"), ("encoder", "safety")])

@@ -154,7 +154,7 @@ def losses_taken(monkeypatch) -> list:
 
 @pytest.mark.parametrize("able", [True, False])
 def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path, monkeypatch, able):
-    """Fault 49, with gradients that stay in float32 and without."""
+    """With gradients that stay in float32 and without."""
     monkeypatch.setattr(pretrain, "half_precision", lambda: able)
     straight, halves = network(), network()
     wanted = pretrain.train(straight, steps, 0.01, tmp_path / "straight")
@@ -167,7 +167,6 @@ def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path, monke
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_older_one(network, steps, tmp_path, monkeypatch):
-    """Fault 47."""
     folder = tmp_path / "run"
     wanted = pretrain.train(network(), steps, 0.01, folder, save_every=4, stop_after=10)
     (folder / "checkpoint-8" / "state.safetensors").write_bytes(b"cut")
@@ -177,7 +176,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_older_one(network, steps, tmp_pat
 
 
 def test_resume_with_other_data_is_refused(network, steps, tmp_path):
-    """Fault 48."""
     pretrain.train(network(), steps, 0.01, tmp_path / "run", save_every=4, stop_after=6)
     other = pretrain.Steps(steps.ids[::-1].copy(), steps.answers, steps.positions, steps.lengths)
     with pytest.raises(TrainingError, match="other data"):

@@ -1,5 +1,5 @@
-"""What every committed notebook promises: prose first, no outputs, checked parameters, nothing redefined (fault 80), no
-message on the page (fault 82).
+"""What every committed notebook promises: prose first, no outputs, checked parameters, nothing redefined, no message
+on the page.
 """
 
 import ast

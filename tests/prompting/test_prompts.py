@@ -1,4 +1,4 @@
-"""Prompts: a message stays data, instructions survive, exemplars come from train. Faults 36 to 39, 42 and 43."""
+"""Prompts: a message stays data, instructions survive, exemplars come from train."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ def sequence(made, prompt, text):
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("made", [tokenizer(), MARKED], ids=["plain", "added marks"])
 def test_control_tokens_do_not_depend_on_the_message(made, text):
-    """Fault 36: the multiset of control ids, special or merely added, is that of a harmless message."""
+    """The multiset of control ids, special or merely added, is that of a harmless message."""
     prompt = wordings.build(made, "safety", "plain", max_text_tokens=500)
     control = set(made.added_tokens_decoder)
     counts = [Counter(t for t in sequence(made, prompt, words) if t in control) for words in (text, "hello")]
@@ -42,13 +42,13 @@ def test_control_tokens_do_not_depend_on_the_message(made, text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_the_message_is_kept_literally(text):
-    """Faults 36 and 38: nothing is formatted, evaluated or lost; only a fence in the message becomes apostrophes."""
+    """Nothing is formatted, evaluated or lost; only a fence in the message becomes apostrophes."""
     ids = wordings.encode_plain(MARKED, wordings.wrap_inner(text))
     assert MARKED.decode(ids) == text.replace('"""', "'''")
 
 
 def test_a_message_cannot_close_its_fence():
-    """Fault 37: whatever stands in the message, the prompt has exactly two fences."""
+    """Whatever stands in the message, the prompt has exactly two fences."""
     made = tokenizer()
     ids = sequence(made, wordings.build(made, "safety", "plain", max_text_tokens=500), HOSTILE[4])
     assert made.decode(ids).count(wordings.FENCE) == 2
@@ -56,7 +56,7 @@ def test_a_message_cannot_close_its_fence():
 
 
 def test_earlier_turns_are_data_too():
-    """Fault 36 for exemplars: a hostile exemplar opens no turn either."""
+    """A hostile exemplar opens no turn either."""
     made, rows = tokenizer(), make_rows()
     plain = wordings.draw_exemplars(rows[rows["split"] == "train"], "safety", 1, 0)
     hostile = [wordings.Turn(t.row_id, t.group, HOSTILE[0], t.number, t.answer) for t in plain]
@@ -70,7 +70,7 @@ def test_earlier_turns_are_data_too():
 
 @pytest.mark.parametrize("limit", [8, 9, 40])
 def test_a_long_message_is_cut_in_the_middle_and_the_rest_survives(limit):
-    """Fault 39: declared, beginning and end of the message kept, instruction, question and answer slot whole."""
+    """Declared, beginning and end of the message kept, instruction, question and answer slot whole."""
     made = tokenizer()
     prompt = wordings.build(made, "safety", "plain", max_text_tokens=limit)
     (message,), outcomes = wordings.encode_messages(made, ["start " + "x" * 5000 + " end"], limit)
@@ -202,14 +202,13 @@ def test_category_exemplars_balance_yes_and_no(per_class, yes, no):
 
 
 def test_an_exemplar_outside_train_is_refused():
-    """Fault 42."""
     with pytest.raises(PromptError, match="must come from train"):
         wordings.draw_exemplars(make_rows(), "safety", 1, 0)
 
 
 @pytest.mark.parametrize("column", ["id", "group"])
 def test_scoring_a_row_that_is_shown_is_refused(column):
-    """Fault 42: neither an exemplar nor a row of its group may be scored."""
+    """Neither an exemplar nor a row of its group may be scored."""
     rows = make_rows()
     turns = wordings.draw_exemplars(rows[rows["split"] == "train"], "safety", 1, 0)
     prompt = wordings.build(tokenizer(), "safety", "plain", turns)
@@ -247,7 +246,7 @@ def test_few_shot_prompts_are_fitted_to_the_context():
 
 
 def test_spelled_out_text_has_no_control_token_left():
-    """Fault 36 on a server: it sees words and tokenises them by itself."""
+    """A server sees words and tokenises them by itself."""
     made = tokenizer()
     control = set(made.added_tokens_decoder)
     for text in HOSTILE:

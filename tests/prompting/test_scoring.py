@@ -1,4 +1,4 @@
-"""Scoring rows: resume, calibration on validation only, predictions. Faults 41 to 45."""
+"""Scoring rows: resume, calibration on validation only, predictions."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_scores_become_predictions(backend, task, shape, setting):
 
 
 def test_row_order_and_shards_do_not_matter(backend, monkeypatch):
-    """Fault 43: the same row gets the same score in any company."""
+    """The same row gets the same score in any company."""
     asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
     whole = scoring.score_rows(backend, asked, TEST)
     monkeypatch.setattr(scoring, "SHARD_ROWS", 5)
@@ -58,7 +58,7 @@ def test_row_order_and_shards_do_not_matter(backend, monkeypatch):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pad", [True, False])
 def test_pad_token_and_padding_side_do_not_matter(assets, side, pad):
-    """Fault 43: no pad token, either side: the scores are those of the plain way."""
+    """No pad token, either side: the scores are those of the plain way."""
     save(assets / "tiny", pad=pad)
     backend = backends.open_backend(model_params())
     backend.tokenizer.padding_side = side
@@ -159,7 +159,7 @@ def test_shards_hold_no_text(backend, tmp_path):
 
 
 def test_an_exemplar_among_the_rows_is_refused(backend):
-    """Fault 42, at the last gate."""
+    """At the last gate."""
     asked = scoring.pose(backend, settings(), ROWS, "safety", "few-shot", "plain")
     with pytest.raises(PromptError, match="exemplar"):
         scoring.score_rows(backend, asked, TRAIN)
@@ -196,7 +196,7 @@ def test_calibration_refuses_test_rows(backend):
 
 
 def test_parse_errors_count_as_wrong_and_lower_coverage(backend):
-    """Fault 41: an unusable row has no label, stays in the table, and calibration ignores it."""
+    """An unusable row has no label, stays in the table, and calibration ignores it."""
     truth = TEST["safety"].map(["safe", "borderline", "unsafe"].index).to_numpy()
     right = np.full((24, 3), 0.05)
     right[np.arange(24), truth] = 0.9
@@ -249,7 +249,7 @@ def test_every_wording_has_a_description_for_encoders():
 
 
 def test_a_repository_with_code_of_its_own_is_refused(assets):
-    """Fault 44: refused in one line; a prompt on standard input would block, so standard input is closed."""
+    """Refused in one line; a prompt on standard input would block, so standard input is closed."""
     save(assets / "tiny")
     config = json.loads((assets / "tiny" / "config.json").read_text())
     config |= {"model_type": "own-kind", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
@@ -269,7 +269,6 @@ def test_a_repository_with_code_of_its_own_is_refused(assets):
 
 
 def test_an_absent_model_offline_names_revision_and_folder(monkeypatch):
-    """Fault 45."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     model = model_params(weights="hub", path="nobody/absent", revision="abc123")
     with pytest.raises(ModelError, match=r"revision abc123 .*models--nobody--absent") as caught:
@@ -278,7 +277,7 @@ def test_an_absent_model_offline_names_revision_and_folder(monkeypatch):
 
 
 def test_injection_is_held_against_a_control():
-    """Fault 37: success counts messages that an attack turns to safe, less what a neutral sentence turns."""
+    """Success counts messages that an attack turns to safe, less what a neutral sentence turns."""
     clean = np.array([[0.1, 0.2, 0.7], [0.2, 0.5, 0.3], [0.8, 0.1, 0.1]])
     rows = TEST.head(3)
     changed = attacks.attacked(rows)
@@ -291,7 +290,7 @@ def test_injection_is_held_against_a_control():
 
 
 def test_injection_through_the_whole_path(backend):
-    """Fault 37: every attack goes through the tokenizer as data, and its rate is a number."""
+    """Every attack goes through the tokenizer as data, and its rate is a number."""
     asked = scoring.pose(backend, settings(max_text_tokens=200), ROWS, "safety", "zero-shot", "plain")
     plain = answers.Calibration(np.zeros((1, 3)), 1.0, None, False)
     table = attacks.probe(lambda texts: answers.chances(backend, asked, plain, texts), TEST)

@@ -50,8 +50,8 @@ def plain(net, prompt, messages):
     budget=st.integers(1, 200),
 )
 def test_any_model_any_prompt_any_messages_any_budget(kind, seed, prompt, messages, budget):
-    """Fault 43 and the scorer's promise: one to three layers, one to four key heads, prefix and message of any length,
-    empty ones too; shared or multi-token labels.
+    """One to three layers, one to four key heads, prefix and message of any length, empty ones too; shared or
+    multi-token labels.
     """
     net, messages = RANDOM[kind, seed], [list(message) for message in messages]
     got = shared_prefix.label_log_probabilities(net, prompt, messages, budget)
@@ -71,7 +71,7 @@ MESSAGES = [[20 + n] * (1 + 3 * n % 11) for n in range(9)]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_of_one_against_eight_and_row_order(kind):
-    """Fault 43: batch 1 against 8, rows in any order."""
+    """Batch 1 against 8, rows in any order."""
     one, eight = (
         shared_prefix.label_log_probabilities(NETWORKS[kind], PROMPT, MESSAGES, budget) for budget in (1, 10_000)
     )

@@ -1,4 +1,4 @@
-"""Parameter files: what is accepted, and what is refused with which words (faults 66 to 71)."""
+"""Parameter files: what is accepted, and what is refused with which words."""
 
 import time
 

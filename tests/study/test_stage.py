@@ -1,4 +1,4 @@
-"""Begin and finish of a stage, and what its digest depends on (faults 71, 74, 76, 77)."""
+"""Begin and finish of a stage, and what its digest depends on."""
 
 import json
 import shutil

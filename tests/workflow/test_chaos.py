@@ -1,4 +1,4 @@
-"""A few kills of a toy study in the ordinary suite; `make chaos` does fifty on the real notebooks (faults 72, 74).
+"""A few kills of a toy study in the ordinary suite; `make chaos` does fifty on the real notebooks.
 
 A count of zero says something only where the counter can count: each is shown one planted fault.
 """

@@ -1,4 +1,4 @@
-"""The runner believes only what it can check: the ways in which a notebook can pretend to be done (faults 72 to 78)."""
+"""The runner believes only what it can check: the ways in which a notebook can pretend to be done."""
 
 import copy
 import errno

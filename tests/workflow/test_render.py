@@ -1,4 +1,4 @@
-"""Pages that open from disk and carry nothing alive or private (faults 79, 81, 82, 85)."""
+"""Pages that open from disk and carry nothing alive or private."""
 
 from html.parser import HTMLParser
 

@@ -1,7 +1,4 @@
-"""Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks, no text on a page.
-
-Faults 72, 76, 82 and the contract.
-"""
+"""Whole studies through Snakemake on toy notebooks: order, reruns, failures, locks, no text on a page."""
 
 import json
 import os
