@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "augment.json"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "code")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import augment_cases  # noqa: E402
 import chat_server  # noqa: E402

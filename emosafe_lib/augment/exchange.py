@@ -1,10 +1,7 @@
-"""What a chat server says, translated: an answer, a reason to try again, or a reason to stop.
+"""One request of an augmentation as a chat server reads it, and the server's answer as the journal keeps it.
 
-Servers fail in many ways and put message text into their error bodies. So nothing of a body is ever quoted: an error
-becomes one of three values here, with a short note of our own, and the client's exceptions end in this module.
+Nothing of a body that is no answer is kept or quoted, because servers repeat messages in there.
 """
-
-import json
 
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
@@ -12,8 +9,8 @@ from pydantic import ValidationError
 from emosafe_lib.augment import cost, tactics
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.requests import CHARACTERS_PER_TOKEN, Request
-from emosafe_lib.models import server
-from emosafe_lib.models.server import TryAgain, outcome_of
+from emosafe_lib.models.client import Limits
+from emosafe_lib.models.server import TryAgain, client_options, outcome_of
 from emosafe_lib.study.parameters import AugmentationParams
 
 
@@ -34,17 +31,16 @@ def body_of(request: Request, params: AugmentationParams) -> dict:
     }
 
 
-def read_body(body: bytes | dict, request: Request, params: AugmentationParams) -> Answer:
-    """The answer in the body of a response with status 200.
+def read_body(data: dict | None, request: Request, params: AugmentationParams) -> Answer:
+    """The answer in the body of a response with status 200, given as the JSON object that it holds.
 
     Raises
     ------
     TryAgain : the body is not a chat completion
     """
     try:
-        data = json.loads(body) if isinstance(body, bytes) else body
         completion = ChatCompletion.model_validate(data)
-    except (ValueError, ValidationError, RecursionError):
+    except (ValidationError, RecursionError):
         completion = None
     if completion is None:
         raise TryAgain("unreadable body")
@@ -57,16 +53,19 @@ def read_body(body: bytes | dict, request: Request, params: AugmentationParams) 
     return Answer(request.key, outcome, content, completion.model, prompt, written, dollars)
 
 
-def client_options(params: AugmentationParams) -> dict:
-    """Arguments of the official client: no retries of its own, no environment that could redirect it.
+def options_of(params: AugmentationParams) -> dict:
+    """Arguments of the official client; see `server.client_options`, also for what it raises."""
+    return client_options(params.base_url, "augmentation.base_url", params.attempt_seconds)
 
-    Raises
-    ------
-    AugmentationError : no usable key or address
-    """
-    return {
-        "api_key": server.api_key(),
-        "base_url": server.check_address(params.base_url),
-        "max_retries": 0,
-        "timeout": params.attempt_seconds,
-    }
+
+def limits_of(params: AugmentationParams, todo: list[Request]) -> Limits:
+    """The limits of the parameters."""
+    return Limits(
+        params.concurrency,
+        params.attempts,
+        params.attempt_seconds,
+        params.deadline_seconds,
+        params.requests_per_minute,
+        params.tokens_per_minute,
+        largest=max(request.prompt_tokens for request in todo),
+    )

@@ -1,26 +1,28 @@
-"""What both users of a chat server share: its address and key, and what its errors mean.
+"""A chat server as both of its users know it: its address, the key, what it answers, and what its errors mean.
 
-Servers fail in many ways and put message text into their error bodies. So nothing of a body is ever quoted: an error
-becomes a value of this module, with a short note of our own.
+Servers fail in many ways, and they put message text into their error bodies. So nothing of a body is ever quoted: every
+error becomes one of four exceptions with a short note of our own. `client` sends the requests.
 """
 
 import contextlib
 import email.utils
 import ipaddress
+import json
 import logging
 import os
 import re
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletion
 
-from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.errors import ServerError
 
 LOGGERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
+FILTER_CODES = ("content_filter", "content_policy_violation")
+KEPT = "finished answers are kept"
 
 
 def api_key() -> str:
@@ -28,14 +30,14 @@ def api_key() -> str:
 
     Raises
     ------
-    AugmentationError : no key, or one that cannot be sent in a header
+    ServerError : no key, or one that cannot be sent in a header
     """
     key = os.environ.get("OPENAI_API_KEY", "")
     if not key:
-        raise AugmentationError("OPENAI_API_KEY", "is not set", "export it in the shell that runs the study")
+        raise ServerError("OPENAI_API_KEY", "is not set", "export it in the shell that runs the study")
     if not key.isascii() or not key.isprintable() or " " in key:
         remedy = "copy the key again; it is plain ASCII without spaces"
-        raise AugmentationError("OPENAI_API_KEY", "holds characters that no key has", remedy)
+        raise ServerError("OPENAI_API_KEY", "holds characters that no key has", remedy)
     return key
 
 
@@ -44,16 +46,16 @@ def check_address(base_url: str | None, where: str = "augmentation.base_url") ->
 
     Raises
     ------
-    AugmentationError : not such an address
+    ServerError : not such an address
     """
     url = base_url or "https://api.openai.com/v1"
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment or parts.scheme not in ("http", "https"):
         remedy = "give scheme, host, port and path only, as in http://localhost:8000/v1"
-        raise AugmentationError(where, "is not a plain web address", remedy)
+        raise ServerError(where, "is not a plain web address", remedy)
     if parts.scheme == "http" and not is_near(url):
         remedy = "use https; plain http is for this machine and the local network"
-        raise AugmentationError(where, "would send messages unencrypted", remedy)
+        raise ServerError(where, "would send messages unencrypted", remedy)
     return url
 
 
@@ -68,6 +70,25 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:
         return bool(host) and "." not in host
+
+
+def client_options(base_url: str | None, where: str, attempt_seconds: float, key_optional: bool = False) -> dict:
+    """Arguments of the official client, which here never tries again by itself; `client` decides that.
+
+    Parameters
+    ----------
+    where : the parameter that holds `base_url`, named in an error
+    attempt_seconds : how long one try may take
+    key_optional : whether a server on this machine or the local network may do without a key
+
+    Raises
+    ------
+    ServerError : no usable key or address
+    """
+    address = check_address(base_url, where)
+    keyless = key_optional and is_near(address) and not os.environ.get("OPENAI_API_KEY")
+    key = "none" if keyless else api_key()
+    return {"api_key": key, "base_url": address, "max_retries": 0, "timeout": attempt_seconds}
 
 
 @contextlib.contextmanager
@@ -86,27 +107,45 @@ def quiet_clients():
             logging.getLogger(name).disabled = disabled
 
 
-FILTER_CODES = ("content_filter", "content_policy_violation")
-
-
 class TryAgain(Exception):
-    """A fault that may pass; `after` seconds if the server named a time. `counts` is false for a mere rate limit."""
+    """A fault that may pass; `after` is the number of seconds that the server asked to be left alone, if it named one."""
 
-    def __init__(self, note: str, after: float | None = None, counts: bool = True):
+    def __init__(self, note: str, after: float | None = None):
         super().__init__(note)
-        self.note, self.after, self.counts = note, after, counts
+        self.note, self.after = note, after
 
 
-@dataclass(frozen=True)
-class Halt:
-    """A reason to send nothing more."""
+class Busy(TryAgain):
+    """The server's own rate limit: nothing is wrong, it is only too early."""
 
-    what: str
-    remedy: str
 
-    def error(self) -> AugmentationError:
-        """The error that the run ends with."""
-        return AugmentationError("chat server", self.what, f"{self.remedy}; finished answers are kept")
+class Refused(Exception):
+    """The server will not answer this one request; `filtered` if it was for what the message says."""
+
+    def __init__(self, note: str, filtered: bool = False):
+        super().__init__(note)
+        self.note, self.filtered = note, filtered
+
+    def error(self, where: str) -> ServerError:
+        """The error to end with, for a user who cannot do without the answer."""
+        remedy = f"check model and base_url; the server may not know an option of the request; {KEPT}"
+        return ServerError(where, f"refuses the request ({self.note})", remedy)
+
+
+def decoded(body: bytes) -> dict:
+    """The JSON object in the body of an answer.
+
+    Raises
+    ------
+    TryAgain : the body is something else
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise TryAgain("unreadable body")
+    return data
 
 
 def outcome_of(completion: ChatCompletion) -> tuple[str, str | None]:
@@ -139,26 +178,31 @@ def code_of(error: openai.APIStatusError) -> str:
     return code if re.fullmatch(r"[a-z][a-z0-9_]{1,40}", code) else ""
 
 
-def judge_error(error: openai.OpenAIError, patience: float) -> TryAgain | Halt | str:
-    """What a failed request means: try again, stop, or (a string) the final outcome of this one request.
+def judge_error(error: openai.OpenAIError, patience: float, where: str) -> TryAgain | Refused | ServerError:
+    """What a failed request means: try again, do without this answer, or send nothing more.
 
-    `patience` is the number of seconds that a server may ask us to wait.
+    `patience` is the number of seconds that a server may ask us to wait, `where` the name of the server in an error.
     """
     if isinstance(error, openai.APITimeoutError):
         return TryAgain("timeout")
     if not isinstance(error, openai.APIStatusError):
         return TryAgain("connection")
     status, code, wait = error.status_code, code_of(error), wait_named(error.response.headers)
+    note = f"status {status}{', ' + code if code else ''}"
     if code in FILTER_CODES:
-        return "content_filter"
+        return Refused(note, filtered=True)
     if code == "insufficient_quota":
-        return Halt("the quota is used up (insufficient_quota)", "add credit, then run again to go on")
+        what, remedy = "the quota is used up (insufficient_quota)", "add credit, then run again to go on"
+        return ServerError(where, what, f"{remedy}; {KEPT}")
     if status in (401, 403):
-        return Halt(f"refused the key (status {status})", "check OPENAI_API_KEY and base_url, then run again")
+        remedy = f"check OPENAI_API_KEY and base_url, then run again; {KEPT}"
+        return ServerError(where, f"refused the key (status {status})", remedy)
     if wait is not None and wait > patience:
         when = datetime.fromtimestamp(time.time() + wait, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return Halt(f"asks to wait until {when} (status {status})", "run again after that")
-    if status in (408, 409, 429) or status >= 500:
-        return TryAgain(f"status {status}", wait, counts=status != 429)
-    remedy = "check model and base_url; the server may not know an option of the request"
-    return Halt(f"refuses the request (status {status}{', ' + code if code else ''})", remedy)
+        return ServerError(where, f"asks to wait until {when} (status {status})", f"run again after that; {KEPT}")
+    if status == 429:
+        return Busy(f"status {status}", wait)
+    if status in (408, 409) or status >= 500:
+        return TryAgain(f"status {status}", wait)
+    refused = Refused(note)
+    return refused if status in (400, 413, 422) else refused.error(where)

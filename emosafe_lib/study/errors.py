@@ -41,6 +41,10 @@ class ModelError(EmosafeError):
     """A model, tokenizer or adapter is absent, damaged or does not fit."""
 
 
+class ServerError(AugmentationError, ModelError):
+    """A chat server, its address or its key cannot be used, whichever of its two users asked."""
+
+
 class TrainingError(EmosafeError):
     """Training stopped: a loss that is not finite, masked labels, exhausted memory."""
 
