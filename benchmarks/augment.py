@@ -99,7 +99,7 @@ def kill_run(count: int, folder: Path, idempotent: bool) -> dict:
     with chat_server.ChatServer(faults(2), latency=0.05, idempotent=idempotent) as server:
         params = parameters(server.url, count)
         path = journal_path(folder, params)
-        planned = {request.key for request in augment_requests.plan(table, params)}
+        planned = {request.key for request in augment_requests.requests_for(table, params)}
         for share in kills:
             run = worker(folder / "rows.parquet", params, folder)
             while run.poll() is None and (not path.exists() or len(final_answers(whole(path))) < share * count):
@@ -193,7 +193,7 @@ def throughput(count: int, folder: Path, latency: float) -> dict:
     for name in ("limit", "peer", "ours"):
         with chat_server.ChatServer(latency=latency, capacity=CONCURRENCY, idempotent=False) as server:
             params = parameters(server.url, count)
-            requests = augment_requests.plan(table, params)
+            requests = augment_requests.requests_for(table, params)
             bodies = [body_of(request, params) for request in requests]
             before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             if name == "limit":
@@ -258,7 +258,9 @@ def canary_run(count: int, folder: Path) -> dict:
     }
     found = {place: sum(leaks(canary, text) for canary in canaries) for place, text in places.items()}
     found["key outside requests"] = sum(text.count(KEY) for place, text in places.items() if place != "requests")
-    parents = {request.parent_id for request in augment_requests.plan(table, parameters("http://x/v1", 2 * count))}
+    parents = {
+        request.parent_id for request in augment_requests.requests_for(table, parameters("http://x/v1", 2 * count))
+    }
     placeholders = sum(sent.count(f"[{kind}_1]") for kind in ("EMAIL", "PHONE", "USER", "URL", "CARD"))
     control = sum(leaks(canary, " ".join(table["text"])) for canary in canaries)  # the search does find what is there
     counts = {"rows": len(table), "rows_sent": len(parents), "requests": requests, "placeholders_sent": placeholders}
@@ -331,7 +333,7 @@ def main() -> None:
         found = canary_run(chosen.canaries, Path(name))
         lines.append(entry("canary identifiers", sum(found["found"].values()), None, "", "leaks", **found))
     found_on = machine() | {"load": round(os.getloadavg()[0], 1)}
-    report = {"machine": found_on, "versions": versions("openai", "tenacity", "filelock"), "rows": lines}
+    report = {"machine": found_on, "versions": versions("openai", "tenacity", "aiolimiter", "filelock"), "rows": lines}
     publish(report, RESULTS, only_print=chosen.print)
 
 

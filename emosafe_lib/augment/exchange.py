@@ -58,8 +58,8 @@ def options_of(params: AugmentationParams) -> dict:
     return client_options(params.base_url, "augmentation.base_url", params.attempt_seconds)
 
 
-def limits_of(params: AugmentationParams, todo: list[Request]) -> Limits:
-    """The limits of the parameters."""
+def limits_of(params: AugmentationParams, todo: list[Request] = ()) -> Limits:
+    """The limits that the parameters set for these requests."""
     return Limits(
         params.concurrency,
         params.attempts,
@@ -67,5 +67,5 @@ def limits_of(params: AugmentationParams, todo: list[Request]) -> Limits:
         params.deadline_seconds,
         params.requests_per_minute,
         params.tokens_per_minute,
-        largest=max(request.prompt_tokens for request in todo),
+        largest=max((request.prompt_tokens for request in todo), default=1),
     )

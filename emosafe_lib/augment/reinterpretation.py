@@ -1,8 +1,8 @@
 """Re-interpretations of training messages: by a chat model or by offline templates, bounded, private, auditable.
 
-Augmentation by a chat API costs money and sends the words of people in distress to somebody else. So it is planned
-first (`plan`), shown with an upper estimate of its cost (`estimate`), and only then carried out (`reinterpret`), with a
-journal that never pays twice (`journal`) and checks that count every reply they reject (`acceptance`).
+Augmentation by a chat API costs money and sends the words of people in distress to somebody else. So the requests are
+made first (`requests_for`), shown with an upper estimate of their cost (`estimate`), and only then sent (`reinterpret`),
+with a journal that never pays twice (`journal`) and checks that count every reply they reject (`acceptance`).
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ import pandas as pd
 from emosafe_lib.augment import acceptance, cost, diversity, tactics
 from emosafe_lib.augment.journal import Answer, Journal, journal_path
 from emosafe_lib.augment.providers import template
-from emosafe_lib.augment.requests import Request, by_level, plan
+from emosafe_lib.augment.requests import Request, by_level, requests_for
 from emosafe_lib.study.parameters import AugmentationParams
 
 PROVIDER_NOTES = {
@@ -42,7 +42,7 @@ def estimate(rows: pd.DataFrame, params: AugmentationParams) -> dict:
     -------
     requests, requests per target level, tokens (upper estimates) and US dollars (upper estimate)
     """
-    requests = plan(rows, params)
+    requests = requests_for(rows, params)
     return {"requests": len(requests), "by_level": by_level(requests), **cost.estimate(requests, params)}
 
 
@@ -65,7 +65,7 @@ def reinterpret(
     AugmentationError : no usable key, a cap would be exceeded, another run holds the journal, or the server said that
         it is pointless to go on; finished answers stay in the journal
     """
-    requests = plan(rows, params)
+    requests = requests_for(rows, params)
     path, live = journal_path(journal_dir, params), params.provider in ("openai", "openai-batch")
     with Journal(path, tactics.settings(params), durable=live) as journal:
         known = sum(request.key in journal.answers for request in requests)

@@ -1,7 +1,7 @@
 """Which parent gets which tactic and ending: decided before anything is sent, so that the bill is known first.
 
 Only training rows are parents. The number of re-interpretations of a level is bounded by a share of that level, and the
-choice depends on ids and seed alone, so a rerun plans the same requests and finds its answers in the journal.
+choice depends on ids and seed alone, so a rerun makes the same requests and finds its answers in the journal.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ CHARACTERS_PER_TOKEN = 3  # English takes about four; erring on this side makes 
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a model; `level` is the target level, `text` the scrubbed message of the parent."""
+    """One question to a model; `level` is the target level, `text` the parent's message without identifiers."""
 
     key: str
     parent_id: str
@@ -137,8 +137,8 @@ def chosen(parents: pd.DataFrame, wanted: dict[str, int], shares: Shares, seed: 
             yield row, tactic, ending, level
 
 
-def plan(rows: pd.DataFrame, params: AugmentationParams) -> list[Request]:
-    """The requests of a study, in a stable order; none is planned that a share would reject in the end.
+def requests_for(rows: pd.DataFrame, params: AugmentationParams) -> list[Request]:
+    """The requests of a study, in a stable order; none is among them that a share would reject in the end.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def plan(rows: pd.DataFrame, params: AugmentationParams) -> list[Request]:
 
 def request_of(base: str, row, tactic: str, ending: str, level: str) -> Request:
     """One request; its key covers the settings, the parent and its text, and what is asked."""
-    text = outgoing.scrub(row.text)
+    text = outgoing.pseudonymise(row.text)
     return Request(tactics.digest(base, row.id, tactic, ending, level, text), row.id, tactic, ending, level, text)
 
 

@@ -38,10 +38,10 @@ PHONE = privacy.PHONE
 SHORT_PHONE = re.compile(r"(?<![\w.-])\d{3}[-. ]\d{4}(?![\w-])")
 
 
-def scrub(text: str) -> str:
+def pseudonymise(text: str) -> str:
     """The text with identifiers replaced by numbered placeholders; one identifier keeps one placeholder.
 
-    >>> scrub("Write to a.b@example.org or c@example.org, not to a.b@example.org")
+    >>> pseudonymise("Write to a.b@example.org or c@example.org, not to a.b@example.org")
     'Write to [EMAIL_1] or [EMAIL_2], not to [EMAIL_1]'
     """
     seen: dict[tuple[str, str], str] = {}
@@ -63,5 +63,5 @@ def scrub(text: str) -> str:
 
 
 def has_identifier(text: str) -> bool:
-    """Whether scrubbing would change the text."""
-    return scrub(text) != text
+    """Whether a text holds anything that `pseudonymise` would replace."""
+    return pseudonymise(text) != text

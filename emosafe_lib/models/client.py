@@ -105,8 +105,9 @@ class ChatClient:
         self.failures, self.answered = 0, False
         self.closed_until, self.credit = 0.0, 0.0
 
-    def run(self, jobs: Iterable, work: Callable[[object], Awaitable[str]]) -> None:
-        """Do the work for all jobs, several at once.
+    def run(self, jobs: Iterable, work: Callable[[object], Awaitable[str]], alone: Callable | None = None) -> None:
+        """Do the work for all jobs: one after another at first, so that a wrong key, address or option costs one
+        request, and then as many at once as allowed.
 
         The event loop runs in a thread of its own, since a notebook has one already. An interrupt lets the requests in
         flight finish, because they are paid for.
@@ -114,6 +115,7 @@ class ChatClient:
         Parameters
         ----------
         work : asks what it has to with `ask`; returns a note if the job got no answer, else an empty string
+        alone : whether still to go one by one; by default until the server has answered
 
         Raises
         ------
@@ -121,7 +123,8 @@ class ChatClient:
         """
         self.halt = None
         with server.quiet_clients(), ThreadPoolExecutor(1) as thread:
-            future = thread.submit(asyncio.run, self.work_off(iter(jobs), work))
+            alone = alone or (lambda: not self.answered)
+            future = thread.submit(asyncio.run, self.work_off(iter(jobs), work, alone))
             try:
                 future.result()
             except KeyboardInterrupt as interrupt:
@@ -130,19 +133,15 @@ class ChatClient:
         if self.halt:
             raise self.halt
 
-    async def work_off(self, jobs, work) -> None:
-        """One job after another until the server has answered, so that a wrong key, address or option costs one
-        request; then as many at once as allowed.
-        """
+    async def work_off(self, jobs, work, alone) -> None:
+        """See `run`."""
         http = openai.DefaultAsyncHttpx2Client(follow_redirects=False)
         self.pace = bucket(self.limits.requests_per_minute, 1)
         self.flow = bucket(self.limits.tokens_per_minute, self.limits.largest)
         jobs = takewhile(lambda _: not self.halt, jobs)
         async with openai.AsyncOpenAI(**self.options, http_client=http) as self.openai:
-            for job in jobs:
+            while alone() and (job := next(jobs, None)) is not None:
                 await self.one(job, work)
-                if self.answered:
-                    break
             await asyncio.gather(*(self.worker(jobs, work) for _ in range(self.limits.concurrency)))
 
     async def worker(self, jobs, work) -> None:

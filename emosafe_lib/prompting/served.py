@@ -4,26 +4,23 @@ Where the server tells the log-probabilities of its first token, labels are scor
 answer is parsed strictly, and an answer that does not parse is an outcome of its own: it counts as wrong and lowers
 coverage, it is never guessed at. Which of the two it is, the first request finds out, for all that follow. The server
 tokenises by itself, so control-like strings in a message are spelled out first, and since a message may leave this
-machine, identifiers give way to placeholders as they do before an augmentation.
+machine, identifiers give way to placeholders as they do before an augmentation. `models.client` sends the requests.
 """
 
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from openai.types.chat import ChatCompletion
 
-from emosafe_lib.data.outgoing import scrub
+from emosafe_lib.data.outgoing import pseudonymise
 from emosafe_lib.models import server
+from emosafe_lib.models.client import ChatClient, Limits
+from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.prompting import wordings
-from emosafe_lib.study.errors import AugmentationError, ModelError
 from emosafe_lib.study.parameters import ModelParams, PromptingParams
 
-CONCURRENCY = 8
-TIMEOUT_SECONDS = 60.0
-FAILURES_IN_A_ROW = 20
 # What a request asks for, the best first: vLLM and OpenAI list 20 tokens, some servers fewer, some none.
 WAYS = ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 5}, {})
 ANSWER_TOKENS = 8
@@ -59,11 +56,11 @@ def user_words(instruction: str, text: str, question: str) -> str:
     return opening + wordings.wrap(wordings.spelled_out(text)) + question
 
 
-def outgoing(text: str, limit: int) -> tuple[str, bool]:
+def as_sent(text: str, limit: int) -> tuple[str, bool]:
     """A text as it may leave this machine: without identifiers, of at most about `limit` tokens, its middle left out;
     and whether it was cut.
     """
-    text = scrub(text)
+    text = pseudonymise(text)
     room = limit * CHARACTERS_PER_TOKEN
     if len(text) <= room:
         return text, False
@@ -124,40 +121,41 @@ def read_choice(choice, words) -> tuple[np.ndarray, str]:
     return parsed_scores(label, words), "ok" if label else "parse_error"
 
 
-def open_client(model: ModelParams):
-    """The official client for this model's server; it follows no redirect, which could carry a text elsewhere.
-
-    A server on this machine or the local network may need no key.
+def read_body(body: bytes, words) -> tuple[np.ndarray, str]:
+    """Scores and outcome of a body with status 200. What we do not look at may be missing: servers differ.
 
     Raises
     ------
-    ModelError : no usable key, or an address that would send texts unencrypted across networks
+    TryAgain : the body is not a chat completion
     """
-    import openai
-
+    data = server.decoded(body)
     try:
-        address = server.check_address(model.base_url, f"{model.name}: base_url")
-        key = server.api_key() if os.environ.get("OPENAI_API_KEY") or not server.is_near(address) else "none"
-    except AugmentationError as error:
-        raise ModelError(error.where, error.what, error.remedy) from None
-    http = openai.DefaultHttpx2Client(follow_redirects=False)
-    return openai.OpenAI(base_url=address, api_key=key, timeout=TIMEOUT_SECONDS, max_retries=2, http_client=http)
+        return read_choice(ChatCompletion.construct(**data).choices[0], words)
+    except (ValueError, TypeError, AttributeError, IndexError):
+        pass
+    raise TryAgain("unreadable body")
 
 
 class ChatBackend:
-    """A server reached with the official client; the key comes from OPENAI_API_KEY and is shown nowhere.
+    """A model behind a chat server; the key comes from OPENAI_API_KEY and is shown nowhere.
+
+    A server on this machine or the local network may need no key.
 
     Attributes
     ----------
     way : what requests ask for, one of `WAYS`; None until a request has succeeded
-    failures : requests that have failed in a row
+
+    Raises
+    ------
+    ServerError : no usable key, or an address that would send texts unencrypted across networks
     """
 
     def __init__(self, model: ModelParams):
-        self.model, self.notes = model, []
-        self.client = open_client(model)
+        self.model, self.notes, limits = model, [], Limits()
+        where = f"{model.name}: base_url"
+        options = server.client_options(model.base_url, where, limits.attempt_seconds, key_optional=True)
+        self.client = ChatClient(model.name, options, limits)
         self.way: dict | None = None
-        self.failures = 0
 
     def words(self, task: str) -> tuple[str, ...]:
         """The questions of a task, whatever the wording: not every server lets its reply be begun for it."""
@@ -174,7 +172,7 @@ class ChatBackend:
         drawn = wordings.draw_exemplars(train, task, settings.shots_per_class, seed)
         instruction, turns = wordings.instruction_of(task, variant), []
         for turn in drawn:
-            text, _ = outgoing(turn.text, settings.max_text_tokens)
+            text, _ = as_sent(turn.text, settings.max_text_tokens)
             turns.append((user_words("" if turns else instruction, text, self.words(task)[turn.number]), turn.answer))
         question = ChatQuestion(
             task,
@@ -191,90 +189,58 @@ class ChatBackend:
     def score(self, question: ChatQuestion, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Log-probabilities (n, questions, answers) and outcomes; a failed request is an outcome, never a gap.
 
-        Requests go one by one until the first has succeeded, so that a wrong key, address or option costs one.
+        Requests go one by one until the first has succeeded, since it finds out what the server can tell.
 
         Raises
         ------
-        ModelError : no later request can succeed, or too many have failed in a row
+        ServerError : no later request can succeed, or too many have failed in a row
         """
-        sent = [outgoing(text, question.max_text_tokens) for text in texts]
-        jobs = iter([(question, text, words) for text, _ in sent for words in question.words])
-        answers = []
-        with server.quiet_clients(), ThreadPoolExecutor(CONCURRENCY) as pool:
-            while self.way is None and (job := next(jobs, None)):
-                answers.append(self.one(*job))
-            answers += pool.map(lambda job: self.one(*job), jobs)
+        sent = [as_sent(text, question.max_text_tokens) for text in texts]
+        asked = [(text, words) for text, _ in sent for words in question.words]
+        answers = [(parsed_scores(None, wordings.VERBALIZERS[question.task]), "api_error")] * len(asked)
+
+        async def work(place: int) -> str:
+            try:
+                answers[place] = await self.answer(question, *asked[place])
+            except (Refused, TryAgain) as fault:
+                return fault.note
+            return ""
+
+        self.client.run(range(len(asked)), work, alone=lambda: self.way is None)
         scores = np.array([score for score, _ in answers]).reshape(len(texts), len(question.words), -1)
         outcomes = []
         for row, (_, was_cut) in enumerate(sent):
-            asked = answers[row * len(question.words) : (row + 1) * len(question.words)]
-            failed = [outcome for _, outcome in asked if outcome != "ok"]
+            outcomes_of_row = [outcome for _, outcome in answers[row * len(question.words) :][: len(question.words)]]
+            failed = [outcome for outcome in outcomes_of_row if outcome != "ok"]
             outcomes.append(failed[0] if failed else "truncated" if was_cut else "ok")
         return scores, outcomes
 
-    def one(self, question: ChatQuestion, text: str, words: str) -> tuple[np.ndarray, str]:
-        """One request.
+    async def answer(self, question: ChatQuestion, text: str, words: str) -> tuple[np.ndarray, str]:
+        """Scores and outcome of one question about one text, asked in the way that the server is known to take; as long
+        as none is known, in each until one succeeds.
 
         Raises
         ------
-        ModelError : no later request can succeed, or too many have failed in a row
+        TryAgain, Refused, ServerError : see `ChatClient.ask`; a message that was filtered is no error but an outcome
         """
-        import openai
-
-        labels = wordings.VERBALIZERS[question.task]
+        labels, ways = wordings.VERBALIZERS[question.task], WAYS if self.way is None else (self.way,)
         said = [part for turn in question.turns for part in zip(("user", "assistant"), turn, strict=True)]
         said.append(("user", user_words(question.instruction, text, words)))
-        try:
-            reply = self.request([{"role": role, "content": content} for role, content in said])
-            answer = read_choice(reply.choices[0], labels)
-        except openai.OpenAIError as error:
-            return parsed_scores(None, labels), self.judged(error)
-        except (ValueError, TypeError, AttributeError, IndexError):  # a body that is no chat completion
-            return parsed_scores(None, labels), self.failed("an unreadable body")
-        self.failures = 0
-        return answer
-
-    def request(self, messages: list[dict]):
-        """Ask in the way that the server is known to take; as long as none is known, in each until one succeeds."""
-        import openai
-
-        options = {"model": self.model.path, "messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0}
-        if self.way is not None:
-            return self.client.chat.completions.create(**options, **self.way)
-        for way in WAYS:
+        messages = [{"role": role, "content": content} for role, content in said]
+        body = {"model": self.model.path, "messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0}
+        for way in ways:
             try:
-                reply = self.client.chat.completions.create(**options, **way)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if way == WAYS[-1] or server.code_of(error) in server.FILTER_CODES:
+                answer = await self.client.ask(body | way, lambda raw: read_body(raw, labels))
+            except Refused as refused:
+                if refused.filtered:
+                    return parsed_scores(None, labels), "refused"
+                if way is ways[-1]:
                     raise
                 continue
-            self.way = way
-            if not way:
+            if self.way is None and not way:
                 self.notes.append("the server tells no log-probabilities: its answers were parsed")
-            return reply
-
-    def judged(self, error) -> str:
-        """The outcome of a request that failed: filtered, or a fault that may pass.
-
-        Raises
-        ------
-        ModelError : the key is refused, the model unknown, the quota used up, or the wait too long
-        """
-        verdict = server.judge_error(error, TIMEOUT_SECONDS)
-        if isinstance(verdict, str):
-            return "refused"
-        status = getattr(error, "status_code", None)
-        if isinstance(verdict, server.Halt) and status not in (400, 413, 422):
-            raise ModelError(self.model.name, verdict.what, verdict.remedy) from None
-        return self.failed(f"status {status}" if status else "no connection")
-
-    def failed(self, note: str) -> str:
-        """Count a failure; ModelError once too many have come in a row, since a table without answers is no result."""
-        self.failures += 1
-        if self.failures >= FAILURES_IN_A_ROW:
-            what = f"failed {self.failures} requests in a row ({note})"
-            raise ModelError(self.model.name, what, "run again when the server answers; finished shards are kept")
-        return "api_error"
+            self.way = way
+            return answer
 
     def shown(self, question: ChatQuestion) -> str:
         """The last turn's words, with a mark where the message stands."""

@@ -230,7 +230,7 @@ def ask(tokenizer, instruction: str, text: str, question: str, limit: int | None
     return opening + message + encode_pieces(tokenizer, CLOSING, question)
 
 
-def chat(tokenizer, user: str | list[int], answer: str | None = None) -> list[int]:
+def encode_exchange(tokenizer, user: str | list[int], answer: str | None = None) -> list[int]:
     """Token ids of one exchange in the tokenizer's chat template; without an answer its place is left open.
 
     `user` is text, or ids from `ask`; control-like strings in it stay text.

@@ -44,7 +44,7 @@ def no_network(monkeypatch):
 
 def test_34_rows_of_validation_and_test_are_never_parents(tmp_path):
     table = rows(8, row(90, split="test", **UNSAFE), row(91, split="validation", **UNSAFE))
-    assert {request.parent_id for request in requests.plan(table, TEMPLATE)} <= {f"t:{n:05d}" for n in range(8)}
+    assert {request.parent_id for request in requests.requests_for(table, TEMPLATE)} <= {f"t:{n:05d}" for n in range(8)}
     made = reinterpretation.reinterpret(table, TEMPLATE, tmp_path).rows
     assert len(made) and set(made["split"]) == {"train"} and set(made["origin"]) == {"reinterpretation"}
 
@@ -58,13 +58,13 @@ def test_34_a_group_on_both_sides_of_a_split_is_an_error(tmp_path):
 
 def test_reinterpretations_are_not_reinterpreted_again(tmp_path):
     table = rows(4, row(90, origin="reinterpretation", parent_id="t:00001"))
-    assert "t:00090" not in {request.parent_id for request in requests.plan(table, TEMPLATE)}
+    assert "t:00090" not in {request.parent_id for request in requests.requests_for(table, TEMPLATE)}
 
 
 def test_the_plan_depends_neither_on_row_order_nor_on_the_run():
     table = rows(30, *(row(n, **UNSAFE) for n in range(100, 120)))
     shuffled = table.sample(frac=1, random_state=3)
-    assert requests.plan(table, TEMPLATE) == requests.plan(shuffled, TEMPLATE)
+    assert requests.requests_for(table, TEMPLATE) == requests.requests_for(shuffled, TEMPLATE)
 
 
 def test_no_class_gets_more_than_its_share(tmp_path):
@@ -78,7 +78,7 @@ def test_no_class_gets_more_than_its_share(tmp_path):
 
 
 def test_max_rows_bounds_the_plan():
-    assert len(requests.plan(rows(60), AugmentationParams(max_share=0.5, max_rows=7))) == 7
+    assert len(requests.requests_for(rows(60), AugmentationParams(max_share=0.5, max_rows=7))) == 7
 
 
 def test_an_unsafe_row_of_unknown_category_is_not_ruminated_on():
@@ -91,17 +91,17 @@ def test_an_unsafe_row_of_unknown_category_is_not_ruminated_on():
 def test_31_another_prompt_or_parameter_is_another_key_and_another_journal(tmp_path, monkeypatch):
     """Nothing is found in the journal, and the old journal stays."""
     chat = AugmentationParams(provider="replay", max_share=0.5)
-    before, path = requests.plan(rows(4), chat)[0], journal_path(tmp_path, chat)
+    before, path = requests.requests_for(rows(4), chat)[0], journal_path(tmp_path, chat)
     warmer = chat.model_copy(update={"temperature": 0.9})
     monkeypatch.setattr(tactics, "USER", tactics.USER + "\nBe brief.")
     for other in (warmer, chat):
-        keys = {request.key for request in requests.plan(rows(4), other)}
+        keys = {request.key for request in requests.requests_for(rows(4), other)}
         assert before.key not in keys and journal_path(tmp_path, other) != path
 
 
 def test_a_changed_text_of_the_parent_is_another_key():
     one, other = rows(4), rows(4).assign(text=lambda t: t["text"] + " Still.")
-    keys = [{request.key for request in requests.plan(table, TEMPLATE)} for table in (one, other)]
+    keys = [{request.key for request in requests.requests_for(table, TEMPLATE)} for table in (one, other)]
     assert not keys[0] & keys[1]
 
 
@@ -194,7 +194,7 @@ def test_27_anything_else_is_no_reply(content):
 def judged(table, change: dict, level: str | None = None, **options) -> dict:
     """The counted reasons after one reply that differs from a good one by `change`."""
     params = AugmentationParams(provider="replay", model="m", max_share=0.5, max_rows=1)
-    request = requests.plan(table, params)[0]
+    request = requests.requests_for(table, params)[0]
     text = "Since then I take the whole thing more lightly, and I can even smile about how it used to be."
     reply = GOOD | {"id": request.short_id, "tactic": request.tactic, "level": request.level, "text": text} | change
     answer = Answer(request.key, "ok", json.dumps(reply), "m")
@@ -293,24 +293,24 @@ def test_what_a_source_never_asked_stays_unknown(tmp_path):
 def test_33_identifiers_become_placeholders(identifier, becomes):
     """Whole, and as what they are."""
     text = f"Please reach me under {identifier} tonight, I mean it."
-    assert outgoing.scrub(text) == f"Please reach me under {becomes} tonight, I mean it."
+    assert outgoing.pseudonymise(text) == f"Please reach me under {becomes} tonight, I mean it."
 
 
 def test_33_placeholders_are_consistent_within_a_message():
-    text = outgoing.scrub("a@example.org wrote to b@example.org, then A@example.org called +49 170 1234567")
+    text = outgoing.pseudonymise("a@example.org wrote to b@example.org, then A@example.org called +49 170 1234567")
     assert text == "[EMAIL_1] wrote to [EMAIL_2], then [EMAIL_1] called [PHONE_1]"
 
 
 @given(st.text(max_size=80))
 @settings(max_examples=80, deadline=None)
 def test_33_scrubbing_twice_changes_nothing_more(text):
-    once = outgoing.scrub(text)
-    assert outgoing.scrub(once) == once
+    once = outgoing.pseudonymise(text)
+    assert outgoing.pseudonymise(once) == once
 
 
 def test_helplines_and_ordinary_numbers_stay():
     for text in ("call 0800 1110111 or 1-800-273-8255", "on 12 May 2019 I paid 350 for 2 rooms", "look at this dot"):
-        assert outgoing.scrub(text) == text
+        assert outgoing.pseudonymise(text) == text
 
 
 @pytest.mark.parametrize("key", ["", "sk-schlüssel", "sk-with space", "sk-line\n"])

@@ -249,14 +249,14 @@ def test_29_answers_lost_in_flight_are_told(tmp_path):
     """A server that bills what was lost; the card says how many may have been, and the cap counts them."""
     with ChatServer() as server:
         params = live(server.url)
-        request = augment_requests.plan(rows(4), params)[0]
+        request = augment_requests.requests_for(rows(4), params)[0]
         with Journal(journal_path(tmp_path, params)) as journal:
             journal.sent(request.key)
             assert journal.uncertain == 1
             dollars = reinterpretation.estimate(rows(4), params)["cost_usd"]
             tight = params.model_copy(update={"max_cost_usd": dollars * 1.01})
             with pytest.raises(AugmentationError, match="max_cost_usd"):
-                cost.check_cap(augment_requests.plan(rows(4), params), journal, tight)
+                cost.check_cap(augment_requests.requests_for(rows(4), params), journal, tight)
 
 
 def test_31_a_changed_parameter_asks_anew_and_keeps_the_old_answers(tmp_path):
@@ -285,7 +285,9 @@ def test_32_a_row_cap_is_never_exceeded(tmp_path):
             Journal(tmp_path / "other.jsonl") as journal,
             pytest.raises(AugmentationError, match="40 requests planned, cap 5"),
         ):
-            reinterpretation.answer_all(rows(40), augment_requests.plan(rows(40), live(server.url)), params, journal)
+            reinterpretation.answer_all(
+                rows(40), augment_requests.requests_for(rows(40), live(server.url)), params, journal
+            )
         assert len(server.seen) == 5
 
 
@@ -360,7 +362,7 @@ def test_the_rate_limit_holds(tmp_path):
 
 def test_the_limit_on_tokens_holds(tmp_path):
     with ChatServer() as server:
-        tokens = augment_requests.plan(rows(1), live(server.url))[0].prompt_tokens
+        tokens = augment_requests.requests_for(rows(1), live(server.url))[0].prompt_tokens
         run(server, tmp_path, count=6, tokens_per_minute=int(tokens * 60), concurrency=6)
         assert server.times[-1] - server.times[0] >= 1.5
 

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from prompting import make_rows, model_params, settings
+from tenacity import wait_none
 
+from emosafe_lib.models import client
 from emosafe_lib.prompting import attacks, backends, scoring, served, wordings
 from emosafe_lib.prompting.answers import Calibration, chances
 from emosafe_lib.study.errors import ModelError
@@ -59,7 +61,7 @@ def serve(monkeypatch):
     """Start a server and return it with a backend; retries do not wait."""
     started = []
     monkeypatch.setenv("OPENAI_API_KEY", "canary-key")
-    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_, **__: 0.0)
+    monkeypatch.setattr(client, "BACK_OFF", wait_none())
 
     def start(reply):
         server = Server(reply)
@@ -205,7 +207,7 @@ def test_a_dead_server_stops_the_stage(serve):
     many = pd.concat([TEST] * 8, ignore_index=True)
     with pytest.raises(ModelError, match="requests in a row"):
         ask(backend, rows=many.assign(id=[f"many-{n}" for n in range(len(many))]))
-    assert len(server.requests) < 3 * (served.FAILURES_IN_A_ROW + served.CONCURRENCY)
+    assert len(server.requests) < 3 * (client.FAILURES_IN_A_ROW + client.Limits().concurrency)
 
 
 def test_a_used_up_quota_stops_at_once(serve):

@@ -10,51 +10,45 @@ import json
 import time
 
 import openai
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import Retrying
 
 from emosafe_lib.augment import cost, exchange, tactics
 from emosafe_lib.augment.journal import Answer, Journal
-from emosafe_lib.augment.providers import openai_chat
 from emosafe_lib.augment.requests import Request
 from emosafe_lib.models import server
-from emosafe_lib.models.server import Halt, TryAgain
+from emosafe_lib.models.client import trying_again
+from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.study import progress
-from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.errors import AugmentationError, ServerError
 from emosafe_lib.study.parameters import AugmentationParams
 
 LARGEST = 50_000  # requests a batch, by OpenAI's rules
 OVER = ("completed", "failed", "expired", "cancelled")
+WHERE = "chat server"
 
 
 def call(function, *arguments, params: AugmentationParams, **options):
-    """One call of the client, tried again after passing faults.
+    """One call of the official client, tried again after passing faults.
 
     Raises
     ------
-    AugmentationError : the server refuses, or goes on failing
+    ServerError : the server refuses, or goes on failing
     """
 
     def once():
         try:
             return function(*arguments, **options)
         except openai.OpenAIError as error:
-            verdict = server.judge_error(error, params.deadline_seconds)
-        if isinstance(verdict, TryAgain):
-            raise verdict
-        raise (verdict if isinstance(verdict, Halt) else Halt("refuses the batch", "check the parameters")).error()
+            verdict = server.judge_error(error, params.deadline_seconds, WHERE)
+        raise verdict
 
-    def pause(state):
-        after = state.outcome.exception().after
-        return openai_chat.BACK_OFF(state) if after is None else after
-
-    tries = Retrying(
-        retry=retry_if_exception_type(TryAgain), stop=stop_after_attempt(params.attempts), wait=pause, reraise=True
-    )
     try:
-        return tries(once)
+        return trying_again(exchange.limits_of(params), Retrying)(once)
+    except Refused as refused:
+        error = refused.error(WHERE)
     except TryAgain as fault:
-        note = fault.note
-    raise Halt(f"failed {params.attempts} times ({note})", "run again later").error()
+        error = ServerError(WHERE, f"goes on failing ({fault.note})", f"run again later; {server.KEPT}")
+    raise error
 
 
 def lines_of(todo: list[Request], params: AugmentationParams) -> bytes:
@@ -162,7 +156,7 @@ def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal
     requests = {request.key: request for request in todo}
     with server.quiet_clients():
         http = openai.DefaultHttpx2Client(follow_redirects=False)
-        with openai.OpenAI(**exchange.client_options(params), http_client=http) as client:
+        with openai.OpenAI(**exchange.options_of(params), http_client=http) as client:
             while todo:
                 todo = todo[:LARGEST]
                 digest = tactics.digest([request.key for request in todo])
@@ -173,7 +167,8 @@ def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal
                 batch = wait_for(client, found, params)
                 if batch.status == "failed":
                     journal.event({"batch_done": batch.id, "status": batch.status})
-                    raise Halt("refused the batch", "check augmentation.model; the server names the reason").error()
+                    remedy = f"check augmentation.model; the server names the reason; {server.KEPT}"
+                    raise ServerError(WHERE, "refused the batch", remedy)
                 seen = fetch(client, batch, requests, journal, params)
                 todo = [r for r in requests.values() if r.key not in journal.answers and r.key not in seen]
                 if not seen:
