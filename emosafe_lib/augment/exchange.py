@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from emosafe_lib.augment import cost, tactics
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.requests import CHARACTERS_PER_TOKEN, Request
-from emosafe_lib.models.client import Limits
 from emosafe_lib.models.server import TryAgain, client_options, outcome_of
 from emosafe_lib.study.parameters import AugmentationParams
 
@@ -56,16 +55,3 @@ def read_body(data: dict | None, request: Request, params: AugmentationParams) -
 def options_of(params: AugmentationParams) -> dict:
     """Arguments of the official client; see `server.client_options`, also for what it raises."""
     return client_options(params.base_url, "augmentation.base_url", params.attempt_seconds)
-
-
-def limits_of(params: AugmentationParams, todo: list[Request] = ()) -> Limits:
-    """The limits that the parameters set for these requests."""
-    return Limits(
-        params.concurrency,
-        params.attempts,
-        params.attempt_seconds,
-        params.deadline_seconds,
-        params.requests_per_minute,
-        params.tokens_per_minute,
-        largest=max((request.prompt_tokens for request in todo), default=1),
-    )

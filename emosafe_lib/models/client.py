@@ -2,8 +2,8 @@
 
 The official client does the talking; what it would do on its own (retry, follow redirects, log) is switched off, because
 here a retry costs money, a redirect may carry a text elsewhere, and a log may hold one. tenacity tries again and
-aiolimiter keeps the limits. Two things neither of them does stand here: when a server asks to be left alone, everybody
-waits and not only the request that was told so; and tokens that an estimate took too many of are given back.
+aiolimiter keeps the limits. Two things that neither of them does stand here: when a server asks to be left alone,
+everybody waits and not only the request that was told so; and what an estimate took too many of is given back.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 
 import openai
 from aiolimiter import AsyncLimiter
@@ -36,23 +35,18 @@ BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a user allows itself.
+    """What a user allows itself, under the names of `AugmentationParams`, which may stand in its place.
 
-    Attributes
-    ----------
-    attempts : tries of one request; being told that it is too early counts as none
-    attempt_seconds, deadline_seconds : how long one try may take, and all tries of a request together
-    requests_per_minute, tokens_per_minute : None where only the server sets a limit
-    largest : tokens of the largest request
+    Without a limit of one's own the server alone sets the pace. Being told that it is too early is not counted as one
+    of the `attempts` of a request; the deadline holds for all of them together.
     """
 
     concurrency: int = 8
     attempts: int = 4
     attempt_seconds: float = 60.0
     deadline_seconds: float = 120.0
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    largest: int = 1
+    requests_per_minute: float = 1e9
+    tokens_per_minute: float = 1e12
 
 
 def wait_as_told(state) -> float:
@@ -69,17 +63,15 @@ def trying_again(limits: Limits, kind=AsyncRetrying, **options) -> Callable:
     kind : `Retrying` for a function that is no coroutine
     options : further arguments of `kind`
     """
-    late = stop_before_delay(limits.deadline_seconds)
     options = {"wait": wait_as_told, "reraise": True} | options
+    late, fault = stop_before_delay(limits.deadline_seconds), retry_if_exception_type(TryAgain)
     busy = kind(retry=retry_if_exception_type(Busy), stop=late, **options)
-    fault = retry_if_exception_type(TryAgain) & retry_if_not_exception_type(Busy)
+    fault &= retry_if_not_exception_type(Busy)
     return partial(kind(retry=fault, stop=late | stop_after_attempt(limits.attempts), **options), busy)
 
 
-def bucket(per_minute: float | None, largest: float) -> AsyncLimiter | None:
+def bucket(per_minute: float, largest: float) -> AsyncLimiter:
     """A limiter that lets through what `BURST_SECONDS` allow, or one largest request, and then keeps the pace."""
-    if per_minute is None:
-        return None
     size = max(per_minute * BURST_SECONDS / 60, largest)
     return AsyncLimiter(size, size * 60 / per_minute)
 
@@ -91,6 +83,7 @@ class ChatClient:
     ----------
     where : the server's name in errors
     options : see `server.client_options`
+    largest : tokens of the largest request
 
     Attributes
     ----------
@@ -99,8 +92,8 @@ class ChatClient:
     answered : whether any request got one
     """
 
-    def __init__(self, where: str, options: dict, limits: Limits):
-        self.where, self.options, self.limits = where, options, limits
+    def __init__(self, where: str, options: dict, limits: Limits, largest: int = 1):
+        self.where, self.options, self.limits, self.largest = where, options, limits, largest
         self.halt: BaseException | None = None
         self.failures, self.answered = 0, False
         self.closed_until, self.credit = 0.0, 0.0
@@ -122,8 +115,8 @@ class ChatClient:
         ServerError : the server cannot be asked any more, or has not answered too often in a row
         """
         self.halt = None
+        alone = alone or (lambda: not self.answered)
         with server.quiet_clients(), ThreadPoolExecutor(1) as thread:
-            alone = alone or (lambda: not self.answered)
             future = thread.submit(asyncio.run, self.work_off(iter(jobs), work, alone))
             try:
                 future.result()
@@ -134,45 +127,37 @@ class ChatClient:
             raise self.halt
 
     async def work_off(self, jobs, work, alone) -> None:
-        """See `run`."""
+        """Open the client and the limiters, which belong to one event loop, and set the workers to work."""
+        self.requests = bucket(self.limits.requests_per_minute, 1)
+        self.tokens = bucket(self.limits.tokens_per_minute, self.largest)
         http = openai.DefaultAsyncHttpx2Client(follow_redirects=False)
-        self.pace = bucket(self.limits.requests_per_minute, 1)
-        self.flow = bucket(self.limits.tokens_per_minute, self.limits.largest)
-        jobs = takewhile(lambda _: not self.halt, jobs)
         async with openai.AsyncOpenAI(**self.options, http_client=http) as self.openai:
-            while alone() and (job := next(jobs, None)) is not None:
-                await self.one(job, work)
+            await self.worker(jobs, work, alone)
             await asyncio.gather(*(self.worker(jobs, work) for _ in range(self.limits.concurrency)))
 
-    async def worker(self, jobs, work) -> None:
-        """Take jobs until there are no more."""
-        for job in jobs:
-            await self.one(job, work)
-
-    async def one(self, job, work) -> None:
-        """One job; whoever cannot be answered is counted."""
-        try:
-            note = await work(job)
-        except ServerError as error:
-            self.halt = self.halt or error
-            return
-        self.failures = self.failures + 1 if note else 0
-        self.answered |= not note
-        if self.failures >= FAILURES_IN_A_ROW:
-            self.stop(f"failed {self.failures} requests in a row ({note})", "run again when the server answers")
+    async def worker(self, jobs, work, going: Callable = lambda: True) -> None:
+        """Take jobs while there are any, and count those in a row that got no answer."""
+        while going() and not self.halt and (job := next(jobs, None)) is not None:
+            try:
+                note = await work(job)
+            except ServerError as error:
+                self.halt = self.halt or error
+                return
+            self.failures = self.failures + 1 if note else 0
+            self.answered |= not note
+            if self.failures >= FAILURES_IN_A_ROW:
+                self.stop(f"failed {self.failures} requests in a row ({note})", "run again when the server answers")
 
     def stop(self, what: str, remedy: str) -> None:
         """Send nothing more; what is in flight finishes. The first reason counts."""
-        self.halt = self.halt or ServerError(self.where, what, f"{remedy}; {server.KEPT}")
+        self.halt = self.halt or server.no_more(self.where, what, remedy)
 
     async def turn(self, tokens: float) -> None:
         """Wait until one more request of so many tokens may go out."""
-        if self.flow:
-            used = min(self.credit, tokens)
-            self.credit -= used
-            await self.flow.acquire(min(tokens - used, self.flow.max_rate))
-        if self.pace:
-            await self.pace.acquire()
+        used = min(self.credit, tokens)
+        self.credit -= used
+        await self.tokens.acquire(min(tokens - used, self.tokens.max_rate))
+        await self.requests.acquire()
         while (wait := self.closed_until - time.monotonic()) > 0:
             await asyncio.sleep(wait)
 
@@ -196,14 +181,14 @@ class ChatClient:
         Refused : there will be none to this request
         ServerError : nothing more should be sent
         """
-        await self.turn(tokens)
-        if self.halt:
-            raise ServerError(self.where, "was stopped", "run again to go on")
 
         async def pause(seconds: float) -> None:
             await asyncio.sleep(seconds)
             await self.turn(tokens)
 
+        await pause(0)
+        if self.halt:
+            raise ServerError(self.where, "was stopped", "run again to go on")
         tries = trying_again(self.limits, sleep=pause)
         try:
             async with asyncio.timeout(self.limits.deadline_seconds) as deadline:
@@ -215,9 +200,9 @@ class ChatClient:
     async def attempt(self, body: dict, read: Callable, leave: Callable, deadline: asyncio.Timeout, options: dict):
         """One request on the wire; raises what `server.judge_error` makes of its failure."""
         leave()
-        verdict = None
         try:
             raw = await self.openai.chat.completions.with_raw_response.create(**body, **options)
+            verdict = None
         except openai.OpenAIError as error:
             left = deadline.when() - asyncio.get_running_loop().time()
             verdict = server.judge_error(error, left, self.where)

@@ -22,7 +22,6 @@ from emosafe_lib.study.errors import ServerError
 
 LOGGERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 FILTER_CODES = ("content_filter", "content_policy_violation")
-KEPT = "finished answers are kept"
 
 
 def api_key() -> str:
@@ -60,12 +59,8 @@ def check_address(base_url: str | None, where: str = "augmentation.base_url") ->
 
 
 def is_near(url: str) -> bool:
-    """Whether an address is on this machine or the local network."""
-    return is_local(urlsplit(url).hostname or "")
-
-
-def is_local(host: str) -> bool:
-    """This machine, a private address, or a bare host name of the local network."""
+    """Whether an address is on this machine or the local network: private, or a bare host name."""
+    host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
@@ -94,17 +89,20 @@ def client_options(base_url: str | None, where: str, attempt_seconds: float, key
 @contextlib.contextmanager
 def quiet_clients():
     """Silence the HTTP client's loggers, which print whole requests when OPENAI_LOG=debug is set."""
-    before = {name: (logging.getLogger(name).level, logging.getLogger(name).disabled) for name in LOGGERS}
-    children = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in LOGGERS]
-    before |= {name: (logging.getLogger(name).level, logging.getLogger(name).disabled) for name in children}
+    known = (name for name in logging.root.manager.loggerDict if name.split(".")[0] in LOGGERS)
+    before = {logger: logger.disabled for logger in map(logging.getLogger, {*LOGGERS, *known})}
     try:
-        for name in before:
-            logging.getLogger(name).disabled = True
+        for logger in before:
+            logger.disabled = True
         yield
     finally:
-        for name, (level, disabled) in before.items():
-            logging.getLogger(name).setLevel(level)
-            logging.getLogger(name).disabled = disabled
+        for logger, disabled in before.items():
+            logger.disabled = disabled
+
+
+def no_more(where: str, what: str, remedy: str) -> ServerError:
+    """The error of a server that is not asked any more."""
+    return ServerError(where, what, f"{remedy}; finished answers are kept")
 
 
 class TryAgain(Exception):
@@ -128,8 +126,8 @@ class Refused(Exception):
 
     def error(self, where: str) -> ServerError:
         """The error to end with, for a user who cannot do without the answer."""
-        remedy = f"check model and base_url; the server may not know an option of the request; {KEPT}"
-        return ServerError(where, f"refuses the request ({self.note})", remedy)
+        remedy = "check model and base_url; the server may not know an option of the request"
+        return no_more(where, f"refuses the request ({self.note})", remedy)
 
 
 def decoded(body: bytes) -> dict:
@@ -192,14 +190,14 @@ def judge_error(error: openai.OpenAIError, patience: float, where: str) -> TryAg
     if code in FILTER_CODES:
         return Refused(note, filtered=True)
     if code == "insufficient_quota":
-        what, remedy = "the quota is used up (insufficient_quota)", "add credit, then run again to go on"
-        return ServerError(where, what, f"{remedy}; {KEPT}")
+        what = "the quota is used up (insufficient_quota)"
+        return no_more(where, what, "add credit, then run again to go on")
     if status in (401, 403):
-        remedy = f"check OPENAI_API_KEY and base_url, then run again; {KEPT}"
-        return ServerError(where, f"refused the key (status {status})", remedy)
+        remedy = "check OPENAI_API_KEY and base_url, then run again"
+        return no_more(where, f"refused the key (status {status})", remedy)
     if wait is not None and wait > patience:
         when = datetime.fromtimestamp(time.time() + wait, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return ServerError(where, f"asks to wait until {when} (status {status})", f"run again after that; {KEPT}")
+        return no_more(where, f"asks to wait until {when} (status {status})", "run again after that")
     if status == 429:
         return Busy(f"status {status}", wait)
     if status in (408, 409) or status >= 500:

@@ -19,7 +19,7 @@ from emosafe_lib.models import server
 from emosafe_lib.models.client import trying_again
 from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.study import progress
-from emosafe_lib.study.errors import AugmentationError, ServerError
+from emosafe_lib.study.errors import AugmentationError
 from emosafe_lib.study.parameters import AugmentationParams
 
 LARGEST = 50_000  # requests a batch, by OpenAI's rules
@@ -43,11 +43,11 @@ def call(function, *arguments, params: AugmentationParams, **options):
         raise verdict
 
     try:
-        return trying_again(exchange.limits_of(params), Retrying)(once)
+        return trying_again(params, Retrying)(once)
     except Refused as refused:
         error = refused.error(WHERE)
     except TryAgain as fault:
-        error = ServerError(WHERE, f"goes on failing ({fault.note})", f"run again later; {server.KEPT}")
+        error = server.no_more(WHERE, f"goes on failing ({fault.note})", "run again later")
     raise error
 
 
@@ -167,8 +167,8 @@ def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal
                 batch = wait_for(client, found, params)
                 if batch.status == "failed":
                     journal.event({"batch_done": batch.id, "status": batch.status})
-                    remedy = f"check augmentation.model; the server names the reason; {server.KEPT}"
-                    raise ServerError(WHERE, "refused the batch", remedy)
+                    remedy = "check augmentation.model; the server names the reason"
+                    raise server.no_more(WHERE, "refused the batch", remedy)
                 seen = fetch(client, batch, requests, journal, params)
                 todo = [r for r in requests.values() if r.key not in journal.answers and r.key not in seen]
                 if not seen:

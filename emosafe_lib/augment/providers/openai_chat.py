@@ -24,7 +24,8 @@ class Bookkeeper:
         from tqdm.auto import tqdm
 
         self.params, self.journal = params, journal
-        self.client = ChatClient("chat server", exchange.options_of(params), exchange.limits_of(params, todo))
+        largest = max(request.prompt_tokens for request in todo)
+        self.client = ChatClient("chat server", exchange.options_of(params), params, largest)
         self.reserved = 0.0
         self.bar = tqdm(total=len(todo), desc="asking", leave=False, mininterval=1.0)
 
