@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from augment_cases import live, row, rows
-from chat_server import ChatServer
+from chat_server import ChatServer, short_id
 
 from emosafe_lib.augment import cost, reinterpretation
 from emosafe_lib.augment import requests as augment_requests
@@ -243,6 +243,20 @@ def test_29_after_kill_9_only_unfinished_rows_are_paid_for(tmp_path):
         assert card["answered"] == 24 and card["from_journal"] >= limit - 4
         assert len(server.billed) == 24 and set(server.billed.values()) == {1}
         assert len(server.seen) - before == 24 - card["from_journal"]
+
+
+def test_29_a_request_is_noted_before_it_leaves(tmp_path):
+    """Fault 29: whatever the server gets to see is in the journal by then, tries after a fault included."""
+    noted = []
+
+    def behaviour(number, body):
+        (path,) = tmp_path.glob("*.jsonl")
+        noted.append(any(f'"sent":"{short_id(body)}' in line for line in path.read_text().splitlines()))
+        return "500" if number % 3 == 1 else "good"
+
+    with ChatServer(behaviour) as server:
+        assert run(server, tmp_path, count=12, attempts=8).card["answered"] == 12
+        assert all(noted) and len(noted) == len(server.seen) > 12
 
 
 def test_29_answers_lost_in_flight_are_told(tmp_path):

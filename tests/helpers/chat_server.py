@@ -24,11 +24,16 @@ ENDS = "with steadier hands|as one thing among many|and let it be|like a strange
     "|"
 )
 
+REASONS = (
+    "is not all that there is to me|will look small by the time I am sixty|was never mine alone to carry"
+    "|has less to do with me than I thought|can wait until I have slept on it|turned out to have an end"
+).split("|")
+
 
 def sentence(rng: random.Random) -> str:
     """An English sentence of ten to fifteen words that no dataset holds."""
     opener, verb, thing, end = (rng.choice(part) for part in (OPENERS, VERBS, THINGS, ENDS))
-    return f"{opener} {verb} {thing} {end}, because {rng.choice(THINGS)} is not all that there is to me."
+    return f"{opener} {verb} {thing} {end}, because {rng.choice(THINGS)} {rng.choice(REASONS)}."
 
 
 def good_reply(body: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -22,20 +23,25 @@ LEVELS = ("safe", "borderline", "unsafe")
 
 
 class Server:
-    """A chat-completions server on loopback that answers as `reply(request)` says: a dict, or a (status, text) pair."""
+    """A chat-completions server on loopback that answers as `reply(request)` says: a dict, or (status, text) or
+    (status, text, headers).
+    """
 
     def __init__(self, reply):
         self.requests: list[dict] = []
-        seen = self.requests
+        self.times: list[float] = []
+        seen, times = self.requests, self.times
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 seen.append(request)
+                times.append(time.monotonic())
                 answer = reply(request)
-                status, body = answer if isinstance(answer, tuple) else (200, json.dumps(answer))
+                status, body, *headers = answer if isinstance(answer, tuple) else (200, json.dumps(answer))
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                for name, value in ({"Content-Type": "application/json"} | dict(*headers)).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body.encode())
 
@@ -215,6 +221,31 @@ def test_a_used_up_quota_stops_at_once(serve):
     with pytest.raises(ModelError, match="quota") as caught:
         ask(backend)
     assert "canary" not in str(caught.value) and len(server.requests) <= 3
+
+
+def test_a_server_that_asks_for_a_pause_gets_it_from_every_request(serve):
+    """As in an augmentation: what was under way arrives, and then nothing until the server's time is over."""
+
+    def reply(_):
+        busy = len(server.requests) == 6
+        return (429, "{}", {"Retry-After": "1"}) if busy else completion("safe", {"safe": -0.1})
+
+    server, backend = serve(reply)
+    many = pd.concat([TEST] * 10, ignore_index=True)
+    scores = ask(backend, rows=many.assign(id=[f"many-{n}" for n in range(len(many))]))
+    asked = server.times[5]
+    assert scores.outcomes == ["ok"] * len(many) and len(server.requests) == len(many) + 1
+    assert not [at for at in server.times if asked + 0.3 < at < asked + 1.0] and server.times[-1] >= asked + 1.0
+
+
+def test_a_server_that_hangs_is_bounded_by_a_deadline(serve):
+    released = threading.Event()
+    _, backend = serve(lambda _: released.wait(20) and completion("safe"))
+    backend.client.limits = client.Limits(deadline_seconds=0.5)
+    started = time.monotonic()
+    outcomes = ask(backend, rows=TEST.head(2)).outcomes
+    released.set()
+    assert outcomes == ["api_error"] * 2 and time.monotonic() - started < 5
 
 
 def test_another_question_is_not_answered_from_kept_shards(serve, tmp_path, monkeypatch):
