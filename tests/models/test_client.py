@@ -31,19 +31,20 @@ def seconds_for(asked: client.ChatClient, jobs: int, tokens: float, too_many: fl
 
 
 def test_tokens_are_limited_by_what_was_used_and_not_by_the_estimate():
-    """At 100 tokens a second, after a burst of 200: twenty jobs of 100 tokens, of which 90 are given back."""
-    assert seconds_for(opened(100, tokens_per_minute=6000), 4, 100, 0) == pytest.approx(2.0, abs=0.4)
-    assert seconds_for(opened(100, tokens_per_minute=6000, concurrency=1), 20, 100, 90) < 4.0
+    """At 100 tokens a second, after a burst of 200: what is given back need not be waited for."""
+    assert seconds_for(opened(100, tokens_per_minute=6000, concurrency=1), 5, 100, 0) >= 2.95
+    assert seconds_for(opened(100, tokens_per_minute=6000, concurrency=1), 20, 100, 90) < 9  # 18 without
 
 
 def test_a_request_above_the_burst_goes_out_and_pays_for_itself():
     """At 100 tokens a second a burst holds 200; the second request of 300 waits until the first is worked off."""
-    assert seconds_for(opened(300, tokens_per_minute=6000), 1, 300, 0) < 0.5
-    assert seconds_for(opened(300, tokens_per_minute=6000), 2, 300, 0) == pytest.approx(3.0, abs=0.4)
+    assert seconds_for(opened(300, tokens_per_minute=6000), 1, 300, 0) < 2.5
+    assert seconds_for(opened(300, tokens_per_minute=6000), 2, 300, 0) >= 2.95
 
 
 def test_less_than_one_request_in_two_seconds_is_possible():
-    assert seconds_for(opened(requests_per_minute=20), 1, 1, 0) < 0.5
+    assert seconds_for(opened(requests_per_minute=20), 1, 1, 0) < 2.5
+    assert seconds_for(opened(requests_per_minute=20), 2, 1, 0) >= 2.95
 
 
 def test_jobs_go_one_by_one_until_one_is_answered():
