@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.data import cleaning
+from emosafe_lib.models.backbone import load_encoder
+from emosafe_lib.models.pooling import embed
+from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.rows import stable_unit
+
+LONGEST = 128  # tokens of a text that its vector is made of
 
 
 def ngrams(text: str, n: int) -> list[tuple]:
@@ -66,31 +71,12 @@ def spread(vectors: np.ndarray) -> float:
     return 1 - (total - n) / (n * (n - 1))
 
 
-def embed(texts: list[str], model="minilm", batch: int = 32) -> np.ndarray:
-    """Unit sentence vectors, shape (n, d): the mean of an encoder's last states.
-
-    `model` names a parameter file in `params/models/`. No text gives an array of shape (0, 0), and loads no model.
-    """
+def sentence_vectors(texts: list[str], model: str = "minilm") -> np.ndarray:
+    """Unit sentence vectors, (n, hidden), by an encoder of `params/models/`; no text gives (0, 0) and loads no model."""
     if not texts:
-        return np.zeros((0, 0), dtype=np.float32)
-    import torch
-
-    from emosafe_lib.models.backbone import load_encoder
-    from emosafe_lib.study.parameters import load_model
-
-    network, tokenizer = load_encoder(load_model(model))
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    vectors: list = [None] * len(texts)
-    for start in range(0, len(texts), batch):
-        part = order[start : start + batch]
-        inputs = tokenizer([texts[i] for i in part], padding=True, truncation=True, max_length=128, return_tensors="pt")
-        with torch.inference_mode():
-            states = network(**inputs.to(network.device)).last_hidden_state
-        mask = inputs["attention_mask"].unsqueeze(-1)
-        pooled = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).float().cpu().numpy()
-        for i, vector in zip(part, pooled, strict=True):
-            vectors[i] = vector
-    return np.array(vectors)
+        return np.zeros((0, 0))
+    params = load_model(model)
+    return embed(*load_encoder(params), texts, LONGEST, params.tokens_per_batch)[0]
 
 
 @dataclass
@@ -123,7 +109,7 @@ def likeness(lineage: pd.DataFrame, cap: int = 120) -> Likeness:
     cap : how many lines are compared, the first ones by id
     """
     sample = lineage.sort_values("id").head(cap)
-    children, parents = embed(sample["text"].tolist()), embed(sample["text_parent"].tolist())
+    children, parents = (sentence_vectors(sample[column].tolist()) for column in ("text", "text_parent"))
     strangers = np.roll(parents, 7 if len(sample) > 7 else 1, 0)[: len(sample) if len(sample) > 1 else 0]
     kinds = {
         "own parent": (children * parents).sum(1),

@@ -60,6 +60,20 @@ def budget_batches(lengths, budget: int, order=None) -> list[list[int]]:
     return batches
 
 
+def map_batches(function, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
+    """What `function` makes of padded batches within a token budget, put back in the rows' own order.
+
+    `function` takes token ids and their mask, both (rows, tokens), padded on the tokenizer's side, and returns an array
+    (rows, ...).
+    """
+    from transformers import DataCollatorWithPadding
+
+    collate, found = DataCollatorWithPadding(tokenizer), {}
+    for batch in budget_batches(encoded.lengths, budget):
+        found.update(zip(batch, function(collate([{"input_ids": encoded.ids[row]} for row in batch])), strict=True))
+    return np.stack([found[row] for row in range(len(encoded.ids))])
+
+
 def padding_share(lengths, batches) -> float:
     """The share of all tokens, padding included, that is padding."""
     lengths = np.asarray(lengths)

@@ -1,7 +1,11 @@
-"""A backbone with a linear head over a task's labels, and how each family pools a text into one vector."""
+"""A backbone with a linear head over a task's labels: how it is loaded, what it pools, and what it answers."""
+
+import numpy as np
 
 from emosafe_lib.models import precision
 from emosafe_lib.models.backbone import load_network, load_tokenizer
+from emosafe_lib.models.batching import Encoded, map_batches
+from emosafe_lib.models.pooling import pool
 from emosafe_lib.models.quantization import is_sharded
 from emosafe_lib.study.parameters import ModelParams
 
@@ -25,9 +29,7 @@ def mean_pooled_bert():
 
         def forward(self, input_ids, attention_mask):
             states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            mask = attention_mask[..., None].to(states.dtype)
-            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-            return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
+            return SequenceClassifierOutput(logits=self.classifier(self.dropout(pool(states, attention_mask))))
 
     return MeanPooledBert
 
@@ -71,3 +73,17 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
 def in_own_precision(head, states: tuple) -> tuple:
     """A forward hook: the states that a head reads, in the precision of its weights."""
     return tuple(state.to(head.weight.dtype) for state in states)
+
+
+def logits_of(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
+    """A classifier's logits of the rows in their own order, (n, labels), float64; batched by length to a token budget."""
+    import torch
+
+    network.eval()
+    device = next(network.parameters()).device
+
+    @torch.inference_mode()
+    def logits(inputs) -> np.ndarray:
+        return network(**inputs.to(device)).logits.double().cpu().numpy()
+
+    return map_batches(logits, tokenizer, encoded, budget)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from emosafe_lib.models import backbone, batching
+from emosafe_lib.models import backbone, pooling
 from emosafe_lib.prompting import shared_prefix, wordings
 from emosafe_lib.study import taxonomy
 from emosafe_lib.study.errors import PromptError
@@ -156,7 +156,7 @@ class EncoderBackend:
     def embed(self, texts: list[str], limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (n, width) and which texts were cut; a text is embedded once, however often it is asked about."""
         new = [text for text in dict.fromkeys(texts) if (text, limit) not in self.seen]
-        vectors, truncated = embed(self.network, self.tokenizer, new, limit, self.model.tokens_per_batch)
+        vectors, truncated = pooling.embed(self.network, self.tokenizer, new, limit, self.model.tokens_per_batch)
         self.seen |= {(text, limit): found for text, *found in zip(new, vectors, truncated, strict=True)}
         found = [self.seen[text, limit] for text in texts]
         return np.array([vector for vector, _ in found]), np.array([bool(cut) for _, cut in found])
@@ -188,25 +188,6 @@ def described(task: str, variant: str) -> tuple:
         ((pattern.format(title=c.title, definition=c.definition),), (NEUTRAL.format(title=c.title.lower()),))
         for c in taxonomy.CATEGORY_TABLE
     )
-
-
-def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit-length mean-pooled embeddings (n, width) of texts cut to `limit` tokens, and which of them were cut."""
-    import torch
-
-    if not texts:
-        return np.zeros((0, network.config.hidden_size)), np.zeros(0, dtype=bool)
-    encoded = batching.encode(tokenizer, texts, limit)
-    embedded = np.zeros((len(texts), network.config.hidden_size))
-    for batch in batching.budget_batches(encoded.lengths, budget):
-        padded = tokenizer.pad({"input_ids": [encoded.ids[row] for row in batch]}, return_tensors="pt")
-        padded = {name: tensor.to(network.device) for name, tensor in padded.items()}
-        with torch.inference_mode():
-            hidden = network(**padded).last_hidden_state.float()
-        mask = padded["attention_mask"].unsqueeze(-1)
-        pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-        embedded[batch] = pooled.double().cpu().numpy()
-    return embedded, encoded.truncated
 
 
 def open_backend(model: ModelParams):

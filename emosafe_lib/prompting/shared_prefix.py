@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from emosafe_lib.models.backbone import attending
 from emosafe_lib.models.batching import budget_batches
+from emosafe_lib.models.memory import out_of_memory
 from emosafe_lib.prompting.wordings import Prompt
 from emosafe_lib.study.errors import ModelError, PromptError
 
@@ -291,11 +292,6 @@ def read_answers(log_probabilities: torch.Tensor, tree: Tree) -> np.ndarray:
         for question in tree.reads
     ]
     return torch.stack([torch.stack(question, dim=1) for question in scores], dim=1).double().cpu().numpy()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def halving(network, messages, tree, prefix, notes: list[str]) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""One vector a text: the hidden states of its tokens pooled, for classifiers, probes and embeddings alike."""
+
+import numpy as np
+
+from emosafe_lib.models.batching import encode, map_batches
+
+
+def pool(states, mask, pooling: str = "mean"):
+    """One vector per text, (n, hidden): the mean over its tokens, or its last token; padding counts for nothing.
+
+    Parameters
+    ----------
+    states : hidden states, (n, tokens, hidden)
+    mask : 1 where a token belongs to the text and 0 where it pads, (n, tokens), on whichever side
+    pooling : "mean" or "last"
+    """
+    if pooling == "mean":
+        weights = mask[..., None].to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+    places = (mask.cumsum(1) * mask).argmax(1)
+    return states.take_along_dim(places[:, None, None], dim=1)[:, 0]
+
+
+def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit-length mean-pooled embeddings of texts by an encoder, and which texts were cut.
+
+    Parameters
+    ----------
+    limit : most tokens of a text; the rest is cut off
+    budget : most tokens in one batch, padding included
+
+    Returns
+    -------
+    float64 (n, hidden) and bool (n,)
+    """
+    import torch
+
+    if not texts:
+        return np.zeros((0, network.config.hidden_size)), np.zeros(0, dtype=bool)
+
+    @torch.inference_mode()
+    def vectors(inputs) -> np.ndarray:
+        inputs = inputs.to(network.device)
+        pooled = pool(network(**inputs).last_hidden_state.float(), inputs["attention_mask"])
+        return torch.nn.functional.normalize(pooled, dim=-1).double().cpu().numpy()
+
+    encoded = encode(tokenizer, texts, limit)
+    return map_batches(vectors, tokenizer, encoded, budget), encoded.truncated
