@@ -86,23 +86,21 @@ def row_table(count: int):
 
 def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:
     """Seconds of one epoch with token-budget batches."""
+    from datasets import Dataset
+
+    from emosafe_lib.finetuning.objective import marked_targets
     from emosafe_lib.finetuning.plan import Plan
     from emosafe_lib.finetuning.trainer import BudgetTrainer
-    from emosafe_lib.models.batching import Encoded
-    from emosafe_lib.study.parameters import FinetuningParams
+    from emosafe_lib.models.backbone import load_tokenizer
+    from emosafe_lib.study.parameters import FinetuningParams, load_model
 
     rows = row_table(len(ids))
     plan = Plan(model, FinetuningParams(), "safety", 0, "", rows, rows[:8], rows[:8])
-    parts = {"train": Encoded(ids, np.zeros(len(ids), bool)), "validation": Encoded(ids[:8], np.zeros(8, bool))}
-    trainer = BudgetTrainer(
-        model=network,
-        args=settings(folder, model.training.learning_rate),
-        plan=plan,
-        encoded=parts,
-        tokenizer=None,
-        budget=model.training.tokens_per_batch,
-    )
-    return seconds(trainer)
+    columns = {"input_ids": ids, "labels": marked_targets(rows, "safety"), "truncated": np.zeros(len(ids), bool)}
+    data = Dataset.from_dict(columns)
+    arguments, tokenizer = settings(folder, model.training.learning_rate), load_tokenizer(load_model(model.name))
+    parts = {"train": data, "validation": data.select(range(8))}
+    return seconds(BudgetTrainer(model=network, args=arguments, plan=plan, data=parts, tokenizer=tokenizer))
 
 
 def train_peer(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:

@@ -2,23 +2,18 @@
 
 from contextlib import contextmanager
 
-import torch
 from safetensors import SafetensorError
 
 from emosafe_lib.finetuning.plan import Plan
+from emosafe_lib.models.memory import out_of_memory
 from emosafe_lib.study.errors import TrainingError
+
+ROOM = "make room on the disk; rerun"
 
 
 def refuse_broken(plan: Plan, what: str) -> None:
     """Raise TrainingError for a run whose numbers have gone."""
-    where = f"{plan.model.name}/{plan.task}"
-    raise TrainingError(where, what, "lower training.learning_rate; the last good checkpoint is kept")
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is exhausted: torch's own, Python's, or a placement that does not fit a GPU."""
-    known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-    return known or "alloc" in str(error).lower() or "enough GPU RAM" in str(error)
+    raise TrainingError(plan.where, what, "lower training.learning_rate; the last good checkpoint is kept")
 
 
 @contextmanager
@@ -37,7 +32,7 @@ def readable_loading(plan: Plan):
         tokens, longest = plan.model.training.tokens_per_batch, plan.settings.max_length
         what = f"out of memory while loading, before its batches of {tokens} tokens, longest text {longest} tokens"
         remedy = "choose a smaller model, or quantization: int4 on a GPU"
-        raise TrainingError(f"{plan.model.name}/{plan.task}", what, remedy) from None
+        raise TrainingError(plan.where, what, remedy) from None
 
 
 @contextmanager
@@ -48,18 +43,16 @@ def readable_failures(plan: Plan, longest: int):
     ------
     TrainingError : batch and length, or the folder, and what to change
     """
-    where = f"{plan.model.name}/{plan.task}"
     try:
         yield
     except SafetensorError:
-        raise TrainingError(where, "could not save its weights", "make room on the disk; rerun") from None
+        raise TrainingError(plan.where, "could not save its weights", ROOM) from None
     except OSError as error:
-        raise TrainingError(where, f"could not save ({error.strerror})", "make room on the disk; rerun") from None
+        raise TrainingError(plan.where, f"could not save ({error.strerror})", ROOM) from None
     except (RuntimeError, MemoryError) as error:
-        memory = out_of_memory(error)
-        if not memory and "No space left" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        if not memory:
-            raise TrainingError(where, "could not save (disk full)", "make room on the disk; rerun") from None
-        batch = f"batches of {plan.model.training.tokens_per_batch} tokens, longest text {longest} tokens"
-        raise TrainingError(where, f"out of memory with {batch}", "lower training.tokens_per_batch") from None
+        if out_of_memory(error):
+            batch = f"batches of {plan.model.training.tokens_per_batch} tokens, longest text {longest} tokens"
+            raise TrainingError(plan.where, f"out of memory with {batch}", "lower training.tokens_per_batch") from None
+        if "No space left" in str(error) or "unexpected pos" in str(error):
+            raise TrainingError(plan.where, "could not save (disk full)", ROOM) from None
+        raise

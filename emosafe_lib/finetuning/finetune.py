@@ -1,9 +1,8 @@
 """Classification training: LoRA for LLaMA models (arXiv 2106.09685), all weights for the encoder, one recipe for both.
 
 Every size gets the same rows, the same rule for epochs and early stopping, class weights, and a loss that leaves out
-the categories that a row's source never asked about. `finetune` is the whole story; module `training` takes its steps.
-What is trained is decided by one `Plan`, and its digest names the folder: work on the same plan goes on where it
-stopped, finished work is returned as it is, and nothing made from other data, parameters or code is ever mixed in.
+the categories that a row's source never asked about. `finetune` is the whole story, and each step is one module: the
+`plan` of what is trained, the `network`, the `trainer`, and the result that is `kept`.
 """
 
 import shutil
@@ -18,22 +17,14 @@ from emosafe_lib.finetuning.failures import readable_failures, readable_loading,
 from emosafe_lib.finetuning.kept import Finetuned, home_of, read_finished, save_final, write_finished
 from emosafe_lib.finetuning.network import build, trainable
 from emosafe_lib.finetuning.objective import targets
-from emosafe_lib.finetuning.plan import Plan, make_plan, refuse_unlearnable, weights_of
-from emosafe_lib.finetuning.trainer import history_of, logits_of, make_trainer, sealed_identity, train_on
-from emosafe_lib.models import checkpoints
+from emosafe_lib.finetuning.plan import Plan, identity_of, make_plan, refuse_unlearnable, weights_of
+from emosafe_lib.finetuning.trainer import encoded_of, history_of, make_trainer, tokenized, train_on
 from emosafe_lib.models.backbone import quiet
-from emosafe_lib.models.batching import Encoded, budget_batches, encode, padding_share
+from emosafe_lib.models.batching import Encoded, budget_batches, padding_share
+from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware, mixes_precision
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
-
-
-def encode_splits(plan: Plan, tokenizer) -> dict[str, Encoded]:
-    """Token ids of the three splits, after checking that there is something to learn."""
-    parts = {"train": plan.train, "validation": plan.validation, "test": plan.test}
-    encoded = {name: encode(tokenizer, rows["text"], plan.settings.max_length) for name, rows in parts.items()}
-    refuse_unlearnable(plan, encoded["train"], tokenizer.num_special_tokens_to_add())
-    return encoded
 
 
 def since(started: float, clock) -> float:
@@ -41,10 +32,9 @@ def since(started: float, clock) -> float:
     return round(clock() - started, 2)
 
 
-def facts_of(plan: Plan, network, encoded: dict[str, Encoded], notes: list[str]) -> dict:
+def facts_of(plan: Plan, network, lengths: np.ndarray, notes: list[str]) -> dict:
     """What a reader needs to judge a run, as JSON values."""
     labels, known = targets(plan.train, plan.task)
-    lengths = encoded["train"].lengths
     batches = budget_batches(lengths, plan.model.training.tokens_per_batch)
     return {
         "train_rows": len(plan.train),
@@ -86,30 +76,31 @@ def finetune(
     ModelError : the model is absent or damaged, or LoRA targets match nothing
     """
     plan = make_plan(model, study, rows, task, seed, budget=budget, augmentation=augmentation)
-    home = home_of(plan, folder)
+    identity = identity_of(plan)
+    home = home_of(plan, folder, identity)
     if (home / "done.json").is_file():
-        return read_finished(plan, home)
+        return read_finished(plan, home, identity)
     started = time.monotonic(), time.process_time()
+    refuse_unlearnable(plan)
     with readable_loading(plan):
         network, tokenizer = build(plan)
-    encoded = encode_splits(plan, tokenizer)
+    data = tokenized(plan, tokenizer)
+    encoded = {name: encoded_of(part) for name, part in data.items()}
     with quiet(), readable_failures(plan, int(encoded["train"].lengths.max())):
-        trainer = make_trainer(plan, network, tokenizer, encoded, home / "checkpoints")
-        newest, notes = checkpoints.newest_usable(home / "checkpoints", sealed_identity(plan, trainer.args))
-        train_on(trainer, newest)
-    facts = facts_of(plan, network, encoded, notes) | {"processes": trainer.args.world_size}
+        trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
+        notes = train_on(trainer, identity)
+    facts = facts_of(plan, network, encoded["train"].lengths, notes) | {"processes": trainer.args.world_size}
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
     with readable_failures(plan, int(encoded["test"].lengths.max())):
         trained, state = trained_state(trainer, network)
         scores = scores_of(plan, trained, tokenizer, encoded)
-        if not all(np.isfinite(scores[part]).all() for part in ("validation", "test")):
-            refuse_broken(plan, "the trained model's answers are not finite")
         if trainer.is_world_process_zero():
             save_final(plan, network, tokenizer, home, state)
-            write_finished(plan, home, scores, encoded, history_of(trainer), facts)
+            scores["truncated"] = encoded["test"].truncated
+            write_finished(home, identity, scores, history_of(trainer), facts)
             shutil.rmtree(home / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    return read_finished(plan, home)
+    return read_finished(plan, home, identity)
 
 
 def trained_state(trainer: Trainer, network) -> tuple:
@@ -123,6 +114,14 @@ def trained_state(trainer: Trainer, network) -> tuple:
 
 
 def scores_of(plan: Plan, network, tokenizer, encoded: dict[str, Encoded]) -> dict[str, np.ndarray]:
-    """Logits of validation and test rows; under FSDP every process has to take part in it."""
+    """Logits of validation and test rows; under FSDP every process has to take part in it.
+
+    Raises
+    ------
+    TrainingError : a logit is not finite
+    """
     budget = 4 * plan.model.training.tokens_per_batch
-    return {name: logits_of(network, tokenizer, encoded[name], budget) for name in ("validation", "test")}
+    scores = {name: logits_of(network, tokenizer, encoded[name], budget) for name in ("validation", "test")}
+    if not all(np.isfinite(logits).all() for logits in scores.values()):
+        refuse_broken(plan, "the trained model's answers are not finite")
+    return scores

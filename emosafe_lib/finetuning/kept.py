@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emosafe_lib.finetuning.identity import identity_of
-from emosafe_lib.finetuning.network import probabilities_of
-from emosafe_lib.finetuning.plan import Plan
+from emosafe_lib.finetuning.objective import probabilities_of
+from emosafe_lib.finetuning.plan import Plan, weights_of
 from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.study import files
@@ -44,9 +43,9 @@ class Finetuned:
     folder: Path = field(repr=False)
 
 
-def home_of(plan: Plan, folder: Path) -> Path:
+def home_of(plan: Plan, folder: Path, identity: dict) -> Path:
     """The folder of a plan below `folder`, named so that a person finds it and no other plan shares it."""
-    digest = checkpoints.text_digest(json.dumps(identity_of(plan), sort_keys=True))[:8]
+    digest = checkpoints.text_digest(json.dumps(identity, sort_keys=True))[:8]
     home = Path(folder) / "-".join(filter(None, [plan.task, f"seed{plan.seed}", plan.variant, digest]))
     home.mkdir(parents=True, exist_ok=True)
     return home
@@ -60,17 +59,17 @@ def save_final(plan: Plan, network, tokenizer, home: Path, state: dict | None = 
         checkpoints.save_classifier(network, tokenizer, home / "model", state, **facts)
 
 
-def write_finished(plan: Plan, home: Path, scores: dict, encoded, history: list[dict], facts: dict) -> None:
+def write_finished(home: Path, identity: dict, scores: dict[str, np.ndarray], history: list[dict], facts: dict) -> None:
     """Write the result; `done.json` comes last."""
     partial = home / ".scores.partial.npz"
-    np.savez(partial, truncated=encoded["test"].truncated, **scores)
+    np.savez(partial, **scores)
     os.replace(partial, home / "scores.npz")
     digest = files.file_sha256(home / "scores.npz")
-    done = {"identity": identity_of(plan), "history": history, "facts": facts, "scores": digest}
+    done = {"identity": identity, "history": history, "facts": facts, "scores": digest}
     files.write_json(home / "done.json", done)
 
 
-def read_finished(plan: Plan, home: Path) -> Finetuned:
+def read_finished(plan: Plan, home: Path, identity: dict) -> Finetuned:
     """The result of a finished run.
 
     Raises
@@ -78,18 +77,18 @@ def read_finished(plan: Plan, home: Path) -> Finetuned:
     TrainingError : it belongs to another plan, or its scores were changed
     """
     done = json.loads((home / "done.json").read_text(encoding="utf-8"))
-    checkpoints.refuse_other(done["identity"], identity_of(plan), home)
+    checkpoints.refuse_other(done["identity"], identity, home)
     if files.file_sha256(home / "scores.npz") != done["scores"]:
         raise TrainingError(home / "scores.npz", "was changed after training", "delete this folder and rerun")
-    scores = np.load(home / "scores.npz", allow_pickle=False)
+    scores, weights = np.load(home / "scores.npz", allow_pickle=False), weights_of(plan)
     return Finetuned(
         task=plan.task,
         seed=plan.seed,
         variant=plan.variant,
         validation_ids=plan.validation["id"].tolist(),
-        validation_probabilities=probabilities_of(scores["validation"], plan),
+        validation_probabilities=probabilities_of(scores["validation"], weights, plan.task),
         test_ids=plan.test["id"].tolist(),
-        test_probabilities=probabilities_of(scores["test"], plan),
+        test_probabilities=probabilities_of(scores["test"], weights, plan.task),
         test_outcomes=["truncated" if cut else "ok" for cut in scores["truncated"]],
         history=done["history"],
         facts=done["facts"],

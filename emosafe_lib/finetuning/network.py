@@ -1,10 +1,8 @@
 """The network that is trained: a backbone, LoRA's adapters beside its linear layers, and a fresh head."""
 
-import numpy as np
-import torch
 from transformers import set_seed
 
-from emosafe_lib.finetuning.plan import Plan, weights_of
+from emosafe_lib.finetuning.plan import Plan
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.models.classifier import load_classifier
 from emosafe_lib.models.precision import use_threads
@@ -54,14 +52,3 @@ def build(plan: Plan):
 def trainable(network) -> list:
     """The parameters that training moves."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def probabilities_of(logits: np.ndarray, plan: Plan) -> np.ndarray:
-    """Softmax over the levels, or a sigmoid for each category.
-
-    Weighting positives by w teaches logits that are too high by log w, so this is taken off a category again. The
-    levels keep their weights, because their label is the largest probability and has no threshold to make up for it.
-    """
-    task = plan.task
-    logits = torch.from_numpy(logits if task == "safety" else logits - np.log(weights_of(plan)))
-    return (logits.softmax(-1) if task == "safety" else logits.sigmoid()).numpy()

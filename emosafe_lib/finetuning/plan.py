@@ -1,20 +1,30 @@
 """What one training run is made of, decided before anything is loaded.
 
-A plan names the model, the rows, the seed and the settings; its digest names the folder of the run, so that two runs
-with the same plan are the same run.
+A plan names the model, the rows, the seed and the settings. Digests of these and of the code are its identity, by which
+a folder of kept work is known to belong to it or not.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from emosafe_lib.finetuning.objective import label_weights, targets
-from emosafe_lib.models.batching import Encoded
+from emosafe_lib.models import checkpoints, precision
+from emosafe_lib.models.precision import mixes_precision
 from emosafe_lib.study.errors import TrainingError
 from emosafe_lib.study.parameters import FinetuningParams, ModelParams, StudyParams
 from emosafe_lib.study.rows import take
 from emosafe_lib.study.taxonomy import TASKS
+
+RECIPE = {"epochs", "min_steps", "max_length", "early_stopping_patience", "class_weights"}
+HERE, MODELS = Path(__file__).parent, Path(checkpoints.__file__).parent
+# What decides the numbers of a run beside its rows and parameters; thresholds and metrics are computed from them anew.
+CODE = (
+    *(HERE / f"{name}.py" for name in ("plan", "network", "objective", "trainer", "finetune")),
+    *(MODELS / f"{name}.py" for name in ("batching", "backbone", "precision", "quantization", "classifier", "pooling")),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class Plan:
     train: pd.DataFrame
     validation: pd.DataFrame
     test: pd.DataFrame
+
+    @property
+    def where(self) -> str:
+        """What errors call this run."""
+        return f"{self.model.name}/{self.task}"
 
 
 def make_plan(
@@ -63,24 +78,21 @@ def make_plan(
     return Plan(model, settings, task, seed, variant, train, validation, test)
 
 
-def refuse_unlearnable(plan: Plan, encoded: Encoded, special: int) -> None:
+def refuse_unlearnable(plan: Plan) -> None:
     """Stop before training on nothing.
 
     Raises
     ------
-    TrainingError : no training row has a known label, or none has a token left after truncation; the share is named
+    TrainingError : a split has no row, or training or validation rows have no known label, or one level only
     """
-    where = f"{plan.model.name}/{plan.task}"
     for name, rows in (("training", plan.train), ("validation", plan.validation), ("test", plan.test)):
         if not len(rows):
-            raise TrainingError(where, f"there is no {name} row", "raise the study's caps or budgets")
-        share = float(targets(rows, plan.task)[1].mean())
-        if share == 0 and name != "test":
-            raise TrainingError(where, "0 % of the labels of its rows are known", f"give {name} rows known labels")
+            raise TrainingError(plan.where, f"there is no {name} row", "raise the study's caps or budgets")
+        if name != "test" and not targets(rows, plan.task)[1].any():
+            remedy = f"give {name} rows known labels"
+            raise TrainingError(plan.where, "0 % of the labels of its rows are known", remedy)
     if plan.train["safety"].nunique() < 2 and plan.task == "safety":
-        raise TrainingError(where, "all training rows have one level", "raise train_rows or the budget")
-    if not (encoded.lengths > special).any():
-        raise TrainingError(where, "truncation leaves 0 % of the rows a token", "raise finetuning.max_length")
+        raise TrainingError(plan.where, "all training rows have one level", "raise train_rows or the budget")
 
 
 def runs_of(settings: FinetuningParams) -> list[dict]:
@@ -96,3 +108,24 @@ def runs_of(settings: FinetuningParams) -> list[dict]:
 def weights_of(plan: Plan) -> np.ndarray:
     """The label weights of a plan's training rows, shape (3,) or (6,)."""
     return label_weights(*targets(plan.train, plan.task), plan.task, plan.settings.class_weights)
+
+
+def identity_of(plan: Plan) -> dict:
+    """Digests of what went in; two runs with the same identity are the same run.
+
+    Work on the same plan goes on where it stopped, finished work is returned as it is, and nothing made from other data,
+    parameters or code is ever mixed in.
+    """
+    rows = pd.concat([plan.train, plan.validation, plan.test])
+    labels = [str(row) for row in np.hstack(targets(rows, plan.task))]
+    recipe = plan.settings.model_dump_json(include=RECIPE) + plan.model.training.model_dump_json()
+    ran_in = f"{precision.precision(plan.model)} {mixes_precision(plan.model)}"
+    return {
+        "data": checkpoints.text_digest(*rows["id"], *rows["text"], *labels),
+        "parameters": checkpoints.text_digest(recipe, ran_in),
+        "base": checkpoints.base_digest(plan.model),
+        "code": checkpoints.code_digest(*CODE),
+        "task": plan.task,
+        "seed": plan.seed,
+        "variant": plan.variant,
+    }

@@ -7,6 +7,7 @@ pooling and the strength of regularisation are chosen on validation rows, and te
 
 import warnings
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,9 @@ import torch
 
 from emosafe_lib.finetuning.objective import targets
 from emosafe_lib.finetuning.plan import make_plan
-from emosafe_lib.finetuning.trainer import Collator
 from emosafe_lib.models.backbone import load_encoder
-from emosafe_lib.models.batching import budget_batches, encode
+from emosafe_lib.models.batching import encode, map_batches
+from emosafe_lib.models.pooling import pool
 from emosafe_lib.models.precision import use_threads
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 
@@ -57,7 +58,6 @@ def candidate_layers(layers: int) -> list[int]:
     return sorted({max(1, round(layers * quarter / 4)) for quarter in (1, 2, 3, 4)})
 
 
-@torch.inference_mode()
 def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Features:
     """Hidden states of every row that the study trains on or scores, pooled over its tokens; no weight is changed."""
     use_threads(model)
@@ -65,23 +65,18 @@ def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Featu
     plan = make_plan(model, study, rows, "safety", 0)
     rows = pd.concat([plan.train, plan.validation, plan.test])
     encoded = encode(tokenizer, rows["text"], study.finetuning.max_length)
-    collate, layers = Collator(tokenizer), candidate_layers(network.config.num_hidden_layers)
-    shape = (len(rows), network.config.hidden_size)
-    values = {(layer, pooling): np.zeros(shape, np.float32) for layer in layers for pooling in POOLINGS}
-    for batch in budget_batches(encoded.lengths, 4 * model.training.tokens_per_batch):
-        inputs = {k: v.to(network.device) for k, v in collate([{"input_ids": encoded.ids[i]} for i in batch]).items()}
+    choices = list(product(candidate_layers(network.config.num_hidden_layers), POOLINGS))
+
+    @torch.inference_mode()
+    def features(inputs) -> np.ndarray:
+        inputs = inputs.to(network.device)
         states = network(**inputs, output_hidden_states=True).hidden_states
-        for layer, pooling in values:
-            values[layer, pooling][batch] = pool(states[layer], inputs["attention_mask"], pooling).float().cpu().numpy()
+        pooled = [pool(states[layer], inputs["attention_mask"], pooling) for layer, pooling in choices]
+        return torch.stack(pooled, dim=1).float().cpu().numpy()
+
+    found = map_batches(features, tokenizer, encoded, 4 * model.training.tokens_per_batch)
+    values = {choice: found[:, number] for number, choice in enumerate(choices)}
     return Features(rows["id"].tolist(), values, encoded.truncated)
-
-
-def pool(states, mask, pooling: str):
-    """One vector per text, from (n, tokens, hidden): the mean over its tokens, or its last token; no padding."""
-    if pooling == "mean":
-        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
-    return states[torch.arange(len(states), device=states.device), last]
 
 
 def fit(features: np.ndarray, labels: np.ndarray, known: np.ndarray, strength: float, task: str) -> list:

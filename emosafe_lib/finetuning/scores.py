@@ -5,12 +5,11 @@ import pandas as pd
 
 from emosafe_lib.evaluation import calibration, predictions
 from emosafe_lib.finetuning.kept import Finetuned
-from emosafe_lib.finetuning.network import probabilities_of
-from emosafe_lib.finetuning.objective import targets
-from emosafe_lib.finetuning.plan import make_plan
-from emosafe_lib.finetuning.trainer import logits_of
+from emosafe_lib.finetuning.objective import probabilities_of, targets
+from emosafe_lib.finetuning.plan import make_plan, weights_of
 from emosafe_lib.models import checkpoints
 from emosafe_lib.models.batching import encode
+from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
@@ -31,11 +30,12 @@ def reload_difference(model: ModelParams, study: StudyParams, rows: pd.DataFrame
         network, tokenizer = checkpoints.restore_classifier(model, result.folder / "model", labels, merge=merge)
         encoded = encode(tokenizer, plan.test["text"], plan.settings.max_length)
         logits = logits_of(network, tokenizer, encoded, 4 * model.training.tokens_per_batch)
-        found[way] = float(np.abs(probabilities_of(logits, plan) - result.test_probabilities).max())
+        probabilities = probabilities_of(logits, weights_of(plan), plan.task)
+        found[way] = float(np.abs(probabilities - result.test_probabilities).max())
     return pd.Series(found, name="largest difference")
 
 
-def calibrate(result, rows: pd.DataFrame) -> dict:
+def fit_on_validation(result, rows: pd.DataFrame) -> dict:
     """Temperature (safety) or decision thresholds (categories), fitted on validation rows only.
 
     `result` is a `Finetuned` or a `probes.Probed`.
@@ -48,9 +48,9 @@ def calibrate(result, rows: pd.DataFrame) -> dict:
     return {"temperature": calibration.fit_temperature(logs, labels.argmax(axis=1))}
 
 
-def predictions_of(result, rows: pd.DataFrame, setting: str) -> pd.DataFrame:
+def calibrated_predictions(result, rows: pd.DataFrame, setting: str) -> pd.DataFrame:
     """The test rows' predictions in the common schema, calibrated on validation; `setting` is fine-tuned or probe."""
-    fitted, probabilities = calibrate(result, rows), result.test_probabilities
+    fitted, probabilities = fit_on_validation(result, rows), result.test_probabilities
     if result.task == "safety":
         logs = np.log(np.maximum(probabilities, 1e-12))
         probabilities = calibration.apply_temperature(logs, fitted["temperature"])

@@ -1,19 +1,18 @@
-"""How a classifier is trained: targets and their weights, the masked loss, token-budget batches, Hugging Face's Trainer.
+"""How a classifier is trained: its rows as a Dataset, and Hugging Face's Trainer over token-budget batches.
 
-`finetune` decides what is trained and keeps the result; this module takes the steps. It holds what the Trainer does not
-do by itself: a loss that leaves out what a row's source never asked about, batches of equal cost, a stop at the first
-broken loss, sealed checkpoints, and patience that survives a killed run.
+It holds what the Trainer does not do by itself: batches of equal cost, a validation loss per known label, a stop at the
+first broken loss, sealed checkpoints, and patience that survives a killed run.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import PartialState
+from datasets import Dataset, DatasetDict, disable_progress_bars
 from torch.utils.data import DataLoader
 from transformers import (
+    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
@@ -23,71 +22,51 @@ from transformers import (
 )
 
 from emosafe_lib.finetuning.failures import refuse_broken
-from emosafe_lib.finetuning.identity import identity_of
-from emosafe_lib.finetuning.objective import loss_per_row, targets
+from emosafe_lib.finetuning.objective import compute_loss_func, loss_units, marked_targets, total_loss
 from emosafe_lib.finetuning.plan import Plan, weights_of
 from emosafe_lib.models import checkpoints
-from emosafe_lib.models.batching import BudgetSampler, Encoded, budget_batches
+from emosafe_lib.models.batching import BudgetSampler, Encoded, budget_batches, encode
+from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware, mixed_precision
+from emosafe_lib.study.errors import TrainingError
 from emosafe_lib.study.parameters import FinetuningParams
 from emosafe_lib.study.progress import heartbeat
 
-if TYPE_CHECKING:
-    from emosafe_lib.finetune import Plan
 MOST_EPOCHS = 10
 LOGGED = {"loss": "train_loss", "eval_loss": "validation_loss"}
 
 
-def examples(encoded: Encoded, rows: pd.DataFrame, task: str) -> list[dict]:
-    """One mapping per row: token ids, labels and mask."""
-    labels, known = targets(rows, task)
-    return [
-        {"input_ids": ids, "labels": label, "known": mask}
-        for ids, label, mask in zip(encoded.ids, labels, known, strict=True)
-    ]
+def token_columns(batch: dict, tokenizer, max_length: int) -> dict:
+    """The token ids of a batch of texts, and which of them were cut."""
+    encoded = encode(tokenizer, batch["text"], max_length)
+    return {"input_ids": encoded.ids, "truncated": encoded.truncated}
 
 
-class Collator:
-    """Pads token ids on the tokenizer's side; labels and masks become float tensors."""
+def tokenized(plan: Plan, tokenizer) -> DatasetDict:
+    """The three splits with the columns input_ids, labels (see `marked_targets`) and truncated, in memory alone.
 
-    def __init__(self, tokenizer=None, pad: int = 0):
-        self.pad = tokenizer.pad_token_id if tokenizer else pad
-        self.left = tokenizer is not None and tokenizer.padding_side == "left"
-
-    def __call__(self, batch: list[dict]) -> dict:
-        width = max(len(row["input_ids"]) for row in batch)
-        ids = torch.full((len(batch), width), self.pad)
-        mask = torch.zeros_like(ids)
-        for number, row in enumerate(batch):
-            length = len(row["input_ids"])
-            place = slice(width - length, width) if self.left else slice(length)
-            ids[number, place] = torch.tensor(row["input_ids"])
-            mask[number, place] = 1
-        found = {"input_ids": ids, "attention_mask": mask}
-        for key in ("labels", "known"):
-            if key in batch[0]:
-                found[key] = torch.tensor(np.array([row[key] for row in batch]), dtype=torch.float32)
-        return found
-
-
-@torch.inference_mode()
-def logits_of(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
-    """Logits of the rows in their own order, shape (n, labels), float64; batched by length to a token budget."""
-    network.eval()
-    device = next(network.parameters()).device
-
-    def score(inputs: dict) -> np.ndarray:
-        return network(**{key: value.to(device) for key, value in inputs.items()}).logits.double().cpu().numpy()
-
-    return score_batches(score, Collator(tokenizer), encoded, budget)
+    Raises
+    ------
+    TrainingError : truncation leaves no training row a token
+    """
+    disable_progress_bars()
+    parts = {"train": plan.train, "validation": plan.validation, "test": plan.test}
+    data = DatasetDict(
+        {
+            name: Dataset.from_dict({"text": rows["text"].tolist(), "labels": marked_targets(rows, plan.task)})
+            for name, rows in parts.items()
+        }
+    )
+    options = {"tokenizer": tokenizer, "max_length": plan.settings.max_length}
+    data = data.map(token_columns, batched=True, fn_kwargs=options, remove_columns="text", keep_in_memory=True)
+    if not (encoded_of(data["train"]).lengths > tokenizer.num_special_tokens_to_add()).any():
+        raise TrainingError(plan.where, "truncation leaves 0 % of the rows a token", "raise finetuning.max_length")
+    return data
 
 
-def score_batches(score, collate: Collator, encoded: Encoded, budget: int) -> np.ndarray:
-    """What `score` makes of padded batches, put back in the rows' own order; `score` takes what `collate` returns."""
-    found = {}
-    for batch in budget_batches(encoded.lengths, budget):
-        found.update(zip(batch, score(collate([{"input_ids": encoded.ids[row]} for row in batch])), strict=True))
-    return np.stack([found[row] for row in range(len(encoded.ids))])
+def encoded_of(part: Dataset) -> Encoded:
+    """A tokenized split as what batches are made of."""
+    return Encoded(part["input_ids"][:], np.array(part["truncated"][:], dtype=bool))
 
 
 class EpochLoader(DataLoader):
@@ -98,23 +77,27 @@ class EpochLoader(DataLoader):
 
 
 class BudgetTrainer(Trainer):
-    """Hugging Face's Trainer with token-budget batches, the masked weighted loss, and a stop at the first broken loss.
+    """Hugging Face's Trainer with token-budget batches, and a stop at the first loss that is not finite.
 
-    Every row counts the same, however many share its batch: losses are summed and divided by one constant, the average
-    number of known labels per batch. So gradients do not depend on how rows meet, nor on how many processes share them.
+    `data` has the splits train and validation of `tokenized`.
     """
 
-    def __init__(self, *, plan: Plan, encoded: dict[str, Encoded], tokenizer, budget: int, **options):
-        self.plan, self.encoded, self.budget = plan, encoded, budget
-        known = targets(plan.train, plan.task)[1]
+    loss_is_scaled_for_ga = False  # the divisor is one batch's, so that steps of several batches are averaged
+
+    def __init__(self, *, plan: Plan, data: dict[str, Dataset], tokenizer, **options):
+        self.plan, self.budget = plan, plan.model.training.tokens_per_batch
         self.weights = torch.tensor(weights_of(plan)).float()
-        units = known[:, 0].sum() if plan.task == "safety" else known.sum()
-        self.units_per_batch = float(units) / len(budget_batches(encoded["train"].lengths, budget))
-        for part, rows in (("train", plan.train), ("validation", plan.validation)):
-            options["eval_dataset" if part == "validation" else "train_dataset"] = examples(
-                encoded[part], rows, plan.task
-            )
-        super().__init__(data_collator=Collator(tokenizer), processing_class=tokenizer, **options)
+        self.encoded = {name: encoded_of(data[name]) for name in ("train", "validation")}
+        batches = len(budget_batches(self.encoded["train"].lengths, self.budget))
+        divisor = loss_units(plan.train, plan.task) / batches
+        super().__init__(
+            train_dataset=data["train"].select_columns(["input_ids", "labels"]),
+            eval_dataset=data["validation"],
+            data_collator=DataCollatorWithPadding(tokenizer),
+            processing_class=tokenizer,
+            compute_loss_func=compute_loss_func(self.weights, divisor, plan.task),
+            **options,
+        )
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self):
@@ -122,23 +105,21 @@ class BudgetTrainer(Trainer):
         sampler = BudgetSampler(self.encoded["train"].lengths, self.budget, self.plan.seed, rank, world)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels, known = inputs.pop("labels"), inputs.pop("known")
-        with mixed_precision(self.plan.model):
-            outputs = model(**inputs)
-        weights = self.weights.to(outputs.logits.device)
-        loss = loss_per_row(outputs.logits.float(), labels, known, weights, self.plan.task).sum() / self.units_per_batch
-        if not bool(torch.isfinite(loss)):
+    def autocast_smart_context_manager(self, cache_enabled=True):
+        return mixed_precision(self.plan.model)  # on a CPU; what a GPU does is accelerate's
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if not bool(torch.isfinite(loss)):  # before a step is taken
             refuse_broken(self.plan, f"the loss is not finite at step {self.state.global_step + 1}")
-        return (loss, outputs) if return_outputs else loss
+        return loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """The validation loss per known label; every process computes it on all rows, so that all stop together."""
         logits = logits_of(self.model, self.processing_class, self.encoded["validation"], 4 * self.budget)
-        labels, known = (torch.tensor(part) for part in targets(self.plan.validation, self.plan.task))
-        losses = loss_per_row(torch.from_numpy(logits), labels, known, self.weights.double(), self.plan.task)
-        units = known[:, 0].sum() if self.plan.task == "safety" else known.sum()
-        metrics = {f"{metric_key_prefix}_loss": float(losses.sum() / units)}
+        labels = torch.tensor(marked_targets(self.plan.validation, self.plan.task))
+        loss = total_loss(torch.from_numpy(logits), labels, self.weights, self.plan.task)
+        metrics = {f"{metric_key_prefix}_loss": float(loss / loss_units(self.plan.validation, self.plan.task))}
         if not np.isfinite(metrics[f"{metric_key_prefix}_loss"]):  # before a checkpoint of these weights is kept
             refuse_broken(self.plan, f"the validation loss is not finite after step {self.state.global_step}")
         self.log(metrics)
@@ -182,11 +163,11 @@ def batches_per_step(options: TrainingArguments) -> int:
     return options.world_size * options.gradient_accumulation_steps
 
 
-def sealed_identity(plan: Plan, options: TrainingArguments) -> dict:
+def sealed_identity(identity: dict, options: TrainingArguments) -> dict:
     """What a checkpoint is sealed with: a finished run is its plan's, but only as many processes may go on with one that
     is not, since its steps, schedule and random states are theirs.
     """
-    return identity_of(plan) | {"batches_per_step": batches_per_step(options)}
+    return identity | {"batches_per_step": batches_per_step(options)}
 
 
 def arguments(plan: Plan, folder: Path, batches: int) -> TrainingArguments:
@@ -215,6 +196,7 @@ def arguments(plan: Plan, folder: Path, batches: int) -> TrainingArguments:
         greater_is_better=False,
         restore_callback_states_from_checkpoint=True,  # the patience that is left
         remove_unused_columns=False,
+        average_tokens_across_devices=False,  # the divisor of the loss is a constant
         label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
@@ -223,20 +205,15 @@ def arguments(plan: Plan, folder: Path, batches: int) -> TrainingArguments:
     return options
 
 
-def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], folder: Path) -> BudgetTrainer:
-    """The Trainer of a plan, with early stopping and sealed checkpoints below `folder`."""
+def make_trainer(
+    plan: Plan, network, tokenizer, data: dict[str, Dataset], folder: Path, identity: dict
+) -> BudgetTrainer:
+    """The Trainer of a plan, with early stopping and checkpoints below `folder` that are sealed with its identity."""
     patience = EarlyStoppingCallback(early_stopping_patience=plan.settings.early_stopping_patience)
-    batches = len(budget_batches(encoded["train"].lengths, plan.model.training.tokens_per_batch))
+    batches = len(budget_batches(encoded_of(data["train"]).lengths, plan.model.training.tokens_per_batch))
     options = arguments(plan, folder, batches)
-    trainer = BudgetTrainer(
-        model=network,
-        args=options,
-        plan=plan,
-        encoded=encoded,
-        tokenizer=tokenizer,
-        budget=plan.model.training.tokens_per_batch,
-        callbacks=[patience, SealCheckpoints(plan, sealed_identity(plan, options))],
-    )
+    callbacks = [patience, SealCheckpoints(plan, sealed_identity(identity, options))]
+    trainer = BudgetTrainer(model=network, args=options, plan=plan, data=data, tokenizer=tokenizer, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
     if trainer.is_fsdp_enabled and plan.model.training.method == "lora":
         from peft.utils.other import fsdp_auto_wrap_policy
@@ -245,17 +222,23 @@ def make_trainer(plan: Plan, network, tokenizer, encoded: dict[str, Encoded], fo
     return trainer
 
 
-def train_on(trainer: Trainer, newest: Path | None) -> None:
-    """Train from a checkpoint, or from the start where there is none.
+def train_on(trainer: Trainer, identity: dict) -> list[str]:
+    """Train from the newest usable checkpoint, or from the start; returns a note for each one that was passed over.
 
     A run that was killed after its last epoch only gets its best weights back. The Trainer would forget that patience
     had run out and take further steps, so it is given no epoch to take them in.
+
+    Raises
+    ------
+    TrainingError : a checkpoint belongs to another plan or number of processes, or a loss is not finite
     """
+    newest, notes = checkpoints.newest_usable(Path(trainer.args.output_dir), sealed_identity(identity, trainer.args))
     if newest is not None:
         state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             trainer.args.num_train_epochs = int(state.epoch)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    return notes
 
 
 def history_of(trainer: Trainer) -> list[dict]:

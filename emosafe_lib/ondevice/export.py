@@ -15,11 +15,11 @@ import pandas as pd
 
 from emosafe_lib.evaluation import metrics, predictions
 from emosafe_lib.finetuning.kept import Finetuned
-from emosafe_lib.finetuning.scores import calibrate
-from emosafe_lib.finetuning.trainer import logits_of
+from emosafe_lib.finetuning.scores import fit_on_validation
 from emosafe_lib.models import checkpoints, mixed
 from emosafe_lib.models.batching import encode
 from emosafe_lib.models.checkpoints import read_seal
+from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.ondevice.onnx_graphs import add_onnx
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
@@ -44,7 +44,7 @@ def export(
             model, result.folder / "model", TASK_LABELS[task], merge=True
         )
         weights = result.facts["label_weights"] if task == "categories" else [1.0] * len(TASK_LABELS[task])
-        fitted = calibrate(result, rows) | {"log_weights": np.log(weights).tolist(), "max_length": max_length}
+        fitted = fit_on_validation(result, rows) | {"log_weights": np.log(weights).tolist(), "max_length": max_length}
         facts = {
             "labels": TASK_LABELS[task],
             "task": task,

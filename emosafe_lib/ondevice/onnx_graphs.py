@@ -142,7 +142,7 @@ def quantize(plain: Path, small: Path) -> None:
 
 
 class OnnxNetwork:
-    """An ONNX classifier on the CPU: a batch as `training.Collator` makes it in, logits (n, labels) out."""
+    """An ONNX classifier on the CPU: a padded batch in, logits (n, labels) out."""
 
     def __init__(self, path: Path):
         import onnxruntime

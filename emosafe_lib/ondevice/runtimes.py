@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import calibration
-from emosafe_lib.finetuning.trainer import Collator, logits_of, score_batches
 from emosafe_lib.models import checkpoints, mixed
-from emosafe_lib.models.batching import Encoded, encode
+from emosafe_lib.models.batching import Encoded, encode, map_batches
+from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import half_precision
 from emosafe_lib.ondevice.exported import load_exported, load_tokenizer
 from emosafe_lib.ondevice.onnx_graphs import ONNX_FILES, OnnxNetwork
@@ -101,7 +101,7 @@ class TaskClassifier:
         """Logits without the weights that training put on labels, (n, 3) or (n, 6)."""
         offset = np.array(self.fitted["log_weights"])
         if self.runtime in ONNX_FILES:
-            return score_batches(self.network, Collator(self.tokenizer), encoded, tokens_per_batch) - offset
+            return map_batches(self.network, self.tokenizer, encoded, tokens_per_batch) - offset
 
         def exact(chosen: Encoded) -> np.ndarray:
             return logits_of(self.network, self.tokenizer, chosen, tokens_per_batch) - offset

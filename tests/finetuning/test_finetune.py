@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from emosafe_lib.evaluation import predictions
-from emosafe_lib.finetuning import finetune, identity, kept, objective, probes, trainer
+from emosafe_lib.finetuning import finetune, kept, objective, probes, trainer
 from emosafe_lib.finetuning import network as finetuning_network
-from emosafe_lib.finetuning.identity import identity_of
+from emosafe_lib.finetuning import plan as finetuning_plan
 from emosafe_lib.finetuning.network import build, trainable
-from emosafe_lib.finetuning.plan import make_plan, runs_of, weights_of
-from emosafe_lib.finetuning.scores import calibrate, label_scores, predictions_of, reload_difference
-from emosafe_lib.models import backbone, batching, checkpoints, classifier, precision
+from emosafe_lib.finetuning.plan import identity_of, make_plan, runs_of, weights_of
+from emosafe_lib.finetuning.scores import calibrated_predictions, fit_on_validation, label_scores, reload_difference
+from emosafe_lib.models import backbone, batching, checkpoints, classifier, pooling, precision
 from emosafe_lib.study.errors import ModelError, TrainingError
 from emosafe_lib.study.taxonomy import SAFETY_LEVELS, TASK_LABELS
 
@@ -200,7 +200,7 @@ def test_class_weights_even_out_levels():
 def test_a_categorys_weight_is_taken_off_its_probability_again():
     plan = make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "categories", 0)
     weights = weights_of(plan)
-    found = finetuning_network.probabilities_of(np.log(weights)[None, :], plan)
+    found = objective.probabilities_of(np.log(weights)[None, :], weights, "categories")
     assert weights.max() > 1.2 and np.allclose(found, 0.5)
 
 
@@ -260,8 +260,9 @@ def test_training_stops_when_patience_is_used_up_and_keeps_the_best_epoch(tmp_pa
     plain, scored = trainer.BudgetTrainer.evaluate, []
 
     def evaluate(self, *args, **kwargs):
-        logits = trainer.logits_of(self.model, self.processing_class, self.encoded["test"], 4 * self.budget)
-        scored.append(finetuning_network.probabilities_of(logits, self.plan))
+        encoded = batching.encode(self.processing_class, self.plan.test["text"], self.plan.settings.max_length)
+        logits = classifier.logits_of(self.model, self.processing_class, encoded, 4 * self.budget)
+        scored.append(objective.probabilities_of(logits, weights_of(self.plan), self.plan.task))
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(trainer.BudgetTrainer, "evaluate", evaluate)
@@ -281,14 +282,14 @@ def test_training_stops_when_patience_is_used_up_and_keeps_the_best_epoch(tmp_pa
 def test_batch_size_padding_side_and_order_do_not_change_logits(trained, case):
     network, tokenizer = restore(trained[case].folder / "model", tiny_models.model_params(case[0]))
     encoded = batching.encode(tokenizer, ROWS["text"], 32)
-    alone = trainer.logits_of(network, tokenizer, encoded, 1)
-    together = trainer.logits_of(network, tokenizer, encoded, 10_000)
+    alone = classifier.logits_of(network, tokenizer, encoded, 1)
+    together = classifier.logits_of(network, tokenizer, encoded, 10_000)
     assert np.abs(alone - together).max() < 1e-4
     backwards = batching.Encoded(encoded.ids[::-1], encoded.truncated[::-1])
-    assert np.abs(trainer.logits_of(network, tokenizer, backwards, 64)[::-1] - alone).max() < 1e-4
+    assert np.abs(classifier.logits_of(network, tokenizer, backwards, 64)[::-1] - alone).max() < 1e-4
     if case[0] == "llama":
         tokenizer.padding_side = "left"
-        assert np.abs(trainer.logits_of(network, tokenizer, encoded, 10_000) - alone).max() < 1e-4
+        assert np.abs(classifier.logits_of(network, tokenizer, encoded, 10_000) - alone).max() < 1e-4
 
 
 # --- what is saved is what was trained (56) --------------------------------------------------------------------------
@@ -494,7 +495,7 @@ def test_48_a_checkpoint_of_something_else_is_refused(tmp_path, monkeypatch, cha
     training = {"learning_rate": 0.01} if change == "parameters" else {}
     model = tiny_models.model_params("llama", training=training, **({"path": "other"} if change == "base" else {}))
     plan = make_plan(model, tiny_models.study_params(epochs=4.0), rows, "safety", 0)
-    stranger = kept.home_of(plan, tmp_path)
+    stranger = kept.home_of(plan, tmp_path, identity_of(plan))
     assert stranger != home
     shutil.copytree(home / "checkpoints", stranger / "checkpoints")
     with pytest.raises(TrainingError, match=f"other {change}"):
@@ -521,22 +522,22 @@ def test_48_another_number_of_processes_does_not_go_on_with_a_checkpoint(tmp_pat
     [
         (objective, "return (losses * known).sum(-1)", "return losses.sum(-1)"),
         (batching, "* lengths[row] > budget", "* lengths[row] >= budget"),
-        (classifier, "clamp(min=1)", "clamp(min=2)"),
+        (pooling, "clamp(min=1)", "clamp(min=2)"),
     ],
     ids=["loss", "batches", "pooling"],
 )
 def test_76_a_run_of_other_code_has_another_home(tmp_path, monkeypatch, module, old, new):
     """A comment leaves a run where it is."""
     plan = make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
-    source, homes = Path(module.__file__).read_text(), [kept.home_of(plan, tmp_path)]
+    source, homes = Path(module.__file__).read_text(), [kept.home_of(plan, tmp_path, identity_of(plan))]
     assert source.count(old) == 1
     for number, text in enumerate((source + "\n# a remark\n", source.replace(old, new))):
         path = tmp_path / f"edited_{number}.py"
         path.write_text(text)
-        edited = tuple(path if str(file) == module.__file__ else file for file in identity.CODE)
-        monkeypatch.setattr(identity, "CODE", edited)
+        edited = tuple(path if str(file) == module.__file__ else file for file in finetuning_plan.CODE)
+        monkeypatch.setattr(finetuning_plan, "CODE", edited)
         monkeypatch.setattr(module, "__file__", str(path))
-        homes.append(kept.home_of(plan, tmp_path))
+        homes.append(kept.home_of(plan, tmp_path, identity_of(plan)))
     assert homes[0] == homes[1] != homes[2]
 
 
@@ -568,7 +569,7 @@ def test_51_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, mon
         losses = plain(logits, *args)
         return losses * value if torch.is_grad_enabled() and len(calls) > 12 else losses
 
-    monkeypatch.setattr(trainer, "loss_per_row", loss_per_row)
+    monkeypatch.setattr(objective, "loss_per_row", loss_per_row)
     with pytest.raises(TrainingError, match="not finite at step"):
         train(tmp_path, epochs=6.0)
     home = next(tmp_path.iterdir())
@@ -600,7 +601,7 @@ def test_52_exhausted_memory_names_batch_and_length(tmp_path, monkeypatch):
     def no_memory(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr(trainer, "loss_per_row", no_memory)
+    monkeypatch.setattr(objective, "loss_per_row", no_memory)
     with pytest.raises(TrainingError) as caught:
         train(tmp_path)
     assert "batches of 64 tokens" in str(caught.value) and "longest text" in str(caught.value)
@@ -719,7 +720,7 @@ def test_57_the_fallback_stands_in_the_result(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", list(TASK_LABELS))
 def test_predictions_fit_the_common_schema(trained, task, tmp_path):
-    table = predictions_of(trained["llama", task], ROWS, "fine-tuned")
+    table = calibrated_predictions(trained["llama", task], ROWS, "fine-tuned")
     predictions.write(table, tmp_path / "p.parquet", model="llama", data_sha256="0")
     assert table["id"].tolist() == trained["llama", task].test_ids and (table["outcome"] == "ok").all()
 
@@ -729,12 +730,12 @@ def test_calibration_reads_validation_labels_only(trained):
     for task in TASK_LABELS:
         result = trained["llama", task]
         assert not np.array_equal(*(objective.targets(rows, task)[0] for rows in (ROWS, changed)))
-        assert calibrate(result, ROWS) == calibrate(result, changed)
+        assert fit_on_validation(result, ROWS) == fit_on_validation(result, changed)
 
 
 def test_label_scores_leave_unknown_cells_out(trained):
     """Every second row does not know the first category and may not count for it."""
-    table = predictions_of(trained["llama", "categories"], ROWS, "fine-tuned")
+    table = calibrated_predictions(trained["llama", "categories"], ROWS, "fine-tuned")
     scores = label_scores(table, ROWS).set_index("label")
     labels, known = objective.targets(ROWS[ROWS["split"] == "test"], "categories")
     assert scores.loc["violence_hate", "support"] == (labels * known)[:, 0].sum() < labels[:, 0].sum()
@@ -747,7 +748,7 @@ def test_a_probe_reads_what_frozen_features_hold(name):
     features = probes.extract(model, study, ROWS)
     for task in TASK_LABELS:
         found = probes.probe(features, model, study, ROWS, task)
-        table = predictions_of(found, ROWS, "probe")
+        table = calibrated_predictions(found, ROWS, "probe")
         assert label_scores(table, ROWS).dropna()["f1"].mean() > 0.8
         assert set(found.choice) == {"layer", "pooling", "strength", "validation_loss"}
 
@@ -760,12 +761,12 @@ def test_a_mean_pooled_encoder_learns_ignores_padding_and_comes_back_bit_for_bit
     assert found.max() == 0.0
     network, tokenizer = restore(result.folder / "model", model)
     encoded = batching.encode(tokenizer, ROWS["text"], 32)
-    alone, together = (trainer.logits_of(network, tokenizer, encoded, budget) for budget in (1, 10_000))
+    alone, together = (classifier.logits_of(network, tokenizer, encoded, budget) for budget in (1, 10_000))
     assert np.abs(alone - together).max() < 1e-4
 
 
 def test_pooling_ignores_padding():
     states, mask = torch.arange(12.0).reshape(2, 3, 2), torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert probes.pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
-    assert probes.pool(states, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
-    assert probes.pool(states[:1], torch.tensor([[0, 1, 1]]), "last").tolist() == [[4.0, 5.0]]
+    assert pooling.pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
+    assert pooling.pool(states, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
+    assert pooling.pool(states[:1], torch.tensor([[0, 1, 1]]), "last").tolist() == [[4.0, 5.0]]

@@ -34,7 +34,7 @@ def exported(tmp_path_factory):
         model, study = tiny_models.model_params(), tiny_models.study_params(epochs=4.0)
         results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
         folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
-    return folder, {task: scores.predictions_of(result, ROWS, "fine-tuned") for task, result in results.items()}
+    return folder, {task: scores.calibrated_predictions(result, ROWS, "fine-tuned") for task, result in results.items()}
 
 
 @pytest.fixture(scope="module")
