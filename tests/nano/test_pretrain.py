@@ -123,21 +123,33 @@ def test_loss_falls(network, steps, tmp_path, monkeypatch):
     assert losses[-1] < losses[0] - 0.5
 
 
-@pytest.mark.parametrize("able", [True, False])
-def test_without_bfloat16_muon_works_in_float32_and_learns_the_same(network, monkeypatch, able):
-    """One update on the same gradients: float32 differs from torch's own by bfloat16's rounding, and only where chosen."""
-    monkeypatch.setattr(pretrain, "half_precision", lambda: able)
-    one, other, kinds = network(), network(), []
-    for trained, step in ((one, pretrain.update), (other, lambda _, optimizers, __: [o.step() for o in optimizers])):
-        optimizers = pretrain.make_optimizers(trained, 0.01)
-        torch.manual_seed(0)
-        for weight in trained.parameters():
+def step_in(network, kind: type[torch.optim.Muon]) -> list[torch.Tensor]:
+    """The matrices of a network after three steps of a kind of Muon on the same gradients."""
+    matrices = [weight for weight in network.model.layers.parameters() if weight.ndim == 2]
+    optimizer = kind(matrices, lr=0.01, weight_decay=0.1, momentum=0.95)
+    torch.manual_seed(0)
+    for _ in range(3):
+        for weight in matrices:
             weight.grad = 1e-4 * torch.randn_like(weight)
-        step(trained, optimizers, 1.0)
-        kinds.append({type(state["momentum_buffer"]) for state in optimizers[0].state.values()})
-    assert kinds == [{torch.Tensor if able else pretrain.Unrounded}, {torch.Tensor}]
-    gaps = [float((a - b).detach().abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
-    assert max(gaps) == 0 if able else 0 < max(gaps) < 1e-3
+        optimizer.step()
+    return [weight.detach() for weight in matrices]
+
+
+def test_in_float32_muons_steps_are_torchs_but_for_the_rounding_of_bfloat16(network, monkeypatch):
+    """Bit for bit, where torch's own iterations are kept from rounding; within bfloat16's rounding, where they are not."""
+    found, rounded = step_in(network(), pretrain.Float32Muon), step_in(network(), torch.optim.Muon)
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    exact = step_in(network(), torch.optim.Muon)
+    assert {tuple(weight.shape) for weight in found} >= {(16, 16), (32, 16), (16, 32)}
+    for ours, wanted, near in zip(found, exact, rounded, strict=True):
+        assert torch.equal(ours, wanted)
+        assert 0 < float((ours - near).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("able, kind", [(True, torch.optim.Muon), (False, pretrain.Float32Muon)])
+def test_muon_multiplies_in_bfloat16_where_the_processor_does(network, monkeypatch, able, kind):
+    monkeypatch.setattr(pretrain, "half_precision", lambda: able)
+    assert type(pretrain.make_optimizers(network(), 0.01)[0]) is kind
 
 
 def losses_taken(monkeypatch) -> list:
@@ -154,7 +166,7 @@ def losses_taken(monkeypatch) -> list:
 
 @pytest.mark.parametrize("able", [True, False])
 def test_interrupted_and_resumed_equals_straight(network, steps, tmp_path, monkeypatch, able):
-    """With gradients that stay in float32 and without."""
+    """With Muon in float32 and in bfloat16."""
     monkeypatch.setattr(pretrain, "half_precision", lambda: able)
     straight, halves = network(), network()
     wanted = pretrain.train(straight, steps, 0.01, tmp_path / "straight")
