@@ -96,8 +96,8 @@ def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float
 
     rows = row_table(len(ids))
     plan = Plan(model, FinetuningParams(), "safety", 0, "", rows, rows[:8], rows[:8])
-    columns = {"input_ids": ids, "labels": marked_targets(rows, "safety"), "truncated": np.zeros(len(ids), bool)}
-    data = Dataset.from_dict(columns)
+    columns = {"input_ids": ids, "length": list(map(len, ids)), "truncated": np.zeros(len(ids), bool)}
+    data = Dataset.from_dict(columns | {"labels": marked_targets(rows, "safety")})
     arguments, tokenizer = settings(folder, model.training.learning_rate), load_tokenizer(load_model(model.name))
     parts = {"train": data, "validation": data.select(range(8))}
     return seconds(BudgetTrainer(model=network, args=arguments, plan=plan, data=parts, tokenizer=tokenizer))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from datasets import DatasetDict
 from transformers import Trainer
 
 from emosafe_lib.finetuning.failures import readable_failures, readable_loading, refuse_broken
@@ -20,7 +21,7 @@ from emosafe_lib.finetuning.objective import targets
 from emosafe_lib.finetuning.plan import Plan, identity_of, make_plan, refuse_unlearnable, weights_of
 from emosafe_lib.finetuning.trainer import encoded_of, history_of, make_trainer, tokenized, train_on
 from emosafe_lib.models.backbone import quiet
-from emosafe_lib.models.batching import Encoded, budget_batches, padding_share
+from emosafe_lib.models.batching import budget_batches, padding_share
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware, mixes_precision
 from emosafe_lib.study.parameters import ModelParams, StudyParams
@@ -85,18 +86,17 @@ def finetune(
     with readable_loading(plan):
         network, tokenizer = build(plan)
     data = tokenized(plan, tokenizer)
-    encoded = {name: encoded_of(part) for name, part in data.items()}
-    with quiet(), readable_failures(plan, int(encoded["train"].lengths.max())):
+    with quiet(), readable_failures(plan, max(data["train"]["length"])):
         trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
         notes = train_on(trainer, identity)
-    facts = facts_of(plan, network, encoded["train"].lengths, notes) | {"processes": trainer.args.world_size}
+    facts = facts_of(plan, network, np.array(data["train"]["length"]), notes) | {"processes": trainer.args.world_size}
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
-    with readable_failures(plan, int(encoded["test"].lengths.max())):
+    with readable_failures(plan, max(data["test"]["length"])):
         trained, state = trained_state(trainer, network)
-        scores = scores_of(plan, trained, tokenizer, encoded)
+        scores = scores_of(plan, trained, tokenizer, data)
         if trainer.is_world_process_zero():
             save_final(plan, network, tokenizer, home, state)
-            scores["truncated"] = encoded["test"].truncated
+            scores["truncated"] = np.array(data["test"]["truncated"])
             write_finished(home, identity, scores, history_of(trainer), facts)
             shutil.rmtree(home / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -113,7 +113,7 @@ def trained_state(trainer: Trainer, network) -> tuple:
     return trainer.model_wrapped, trainer.accelerator.get_state_dict(trainer.model_wrapped)
 
 
-def scores_of(plan: Plan, network, tokenizer, encoded: dict[str, Encoded]) -> dict[str, np.ndarray]:
+def scores_of(plan: Plan, network, tokenizer, data: DatasetDict) -> dict[str, np.ndarray]:
     """Logits of validation and test rows; under FSDP every process has to take part in it.
 
     Raises
@@ -121,7 +121,7 @@ def scores_of(plan: Plan, network, tokenizer, encoded: dict[str, Encoded]) -> di
     TrainingError : a logit is not finite
     """
     budget = 4 * plan.model.training.tokens_per_batch
-    scores = {name: logits_of(network, tokenizer, encoded[name], budget) for name in ("validation", "test")}
+    scores = {name: logits_of(network, tokenizer, encoded_of(data[name]), budget) for name in ("validation", "test")}
     if not all(np.isfinite(logits).all() for logits in scores.values()):
         refuse_broken(plan, "the trained model's answers are not finite")
     return scores

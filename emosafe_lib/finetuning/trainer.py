@@ -37,13 +37,13 @@ LOGGED = {"loss": "train_loss", "eval_loss": "validation_loss"}
 
 
 def token_columns(batch: dict, tokenizer, max_length: int) -> dict:
-    """The token ids of a batch of texts, and which of them were cut."""
+    """The token ids of a batch of texts, how many each has, and whether it was cut."""
     encoded = encode(tokenizer, batch["text"], max_length)
-    return {"input_ids": encoded.ids, "truncated": encoded.truncated}
+    return {"input_ids": encoded.ids, "length": encoded.lengths, "truncated": encoded.truncated}
 
 
 def tokenized(plan: Plan, tokenizer) -> DatasetDict:
-    """The three splits with the columns input_ids, labels (see `marked_targets`) and truncated, in memory alone.
+    """The three splits with the columns input_ids, length, truncated and labels (see `marked_targets`), in memory.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def tokenized(plan: Plan, tokenizer) -> DatasetDict:
     )
     options = {"tokenizer": tokenizer, "max_length": plan.settings.max_length}
     data = data.map(token_columns, batched=True, fn_kwargs=options, remove_columns="text", keep_in_memory=True)
-    if not (encoded_of(data["train"]).lengths > tokenizer.num_special_tokens_to_add()).any():
+    if max(data["train"]["length"]) <= tokenizer.num_special_tokens_to_add():
         raise TrainingError(plan.where, "truncation leaves 0 % of the rows a token", "raise finetuning.max_length")
     return data
 
@@ -87,9 +87,8 @@ class BudgetTrainer(Trainer):
     def __init__(self, *, plan: Plan, data: dict[str, Dataset], tokenizer, **options):
         self.plan, self.budget = plan, plan.model.training.tokens_per_batch
         self.weights = torch.tensor(weights_of(plan)).float()
-        self.encoded = {name: encoded_of(data[name]) for name in ("train", "validation")}
-        batches = len(budget_batches(self.encoded["train"].lengths, self.budget))
-        divisor = loss_units(plan.train, plan.task) / batches
+        self.lengths, self.validation = data["train"]["length"][:], encoded_of(data["validation"])
+        divisor = loss_units(plan.train, plan.task) / len(budget_batches(self.lengths, self.budget))
         super().__init__(
             train_dataset=data["train"].select_columns(["input_ids", "labels"]),
             eval_dataset=data["validation"],
@@ -102,7 +101,7 @@ class BudgetTrainer(Trainer):
 
     def get_train_dataloader(self):
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        sampler = BudgetSampler(self.encoded["train"].lengths, self.budget, self.plan.seed, rank, world)
+        sampler = BudgetSampler(self.lengths, self.budget, self.plan.seed, rank, world)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
     def autocast_smart_context_manager(self, cache_enabled=True):
@@ -116,7 +115,7 @@ class BudgetTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """The validation loss per known label; every process computes it on all rows, so that all stop together."""
-        logits = logits_of(self.model, self.processing_class, self.encoded["validation"], 4 * self.budget)
+        logits = logits_of(self.model, self.processing_class, self.validation, 4 * self.budget)
         labels = torch.tensor(marked_targets(self.plan.validation, self.plan.task))
         loss = total_loss(torch.from_numpy(logits), labels, self.weights, self.plan.task)
         metrics = {f"{metric_key_prefix}_loss": float(loss / loss_units(self.plan.validation, self.plan.task))}
@@ -210,7 +209,7 @@ def make_trainer(
 ) -> BudgetTrainer:
     """The Trainer of a plan, with early stopping and checkpoints below `folder` that are sealed with its identity."""
     patience = EarlyStoppingCallback(early_stopping_patience=plan.settings.early_stopping_patience)
-    batches = len(budget_batches(encoded_of(data["train"]).lengths, plan.model.training.tokens_per_batch))
+    batches = len(budget_batches(data["train"]["length"][:], plan.model.training.tokens_per_batch))
     options = arguments(plan, folder, batches)
     callbacks = [patience, SealCheckpoints(plan, sealed_identity(identity, options))]
     trainer = BudgetTrainer(model=network, args=options, plan=plan, data=data, tokenizer=tokenizer, callbacks=callbacks)

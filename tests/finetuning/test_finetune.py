@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,6 +251,27 @@ def test_steps_are_those_of_all_processes_together(tmp_path, monkeypatch):
     assert trainer.arguments(plan, tmp_path, 40).num_train_epochs == 2
     monkeypatch.setattr(TrainingArguments, "world_size", 4)
     assert [trainer.arguments(plan, tmp_path, batches).num_train_epochs for batches in (40, 41)] == [6, 5]
+
+
+def test_a_step_of_several_batches_has_their_mean_loss(tmp_path):
+    """With next to no rate, the losses of an epoch do not depend on how many batches make a step."""
+    found = []
+    for steps in (1, 2):
+        still = {"learning_rate": 1e-12, "accumulation": steps, "lora": {"dropout": 0.0}}
+        history = train(tmp_path, model=tiny_models.model_params(training=still), epochs=1.0).history
+        found.append(history[0]["train_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_the_loss_of_rows_does_not_depend_on_their_batches():
+    labels = torch.tensor(objective.marked_targets(ROWS, "categories"))
+    logits = torch.randn(labels.shape, generator=torch.Generator().manual_seed(0))
+    loss = objective.compute_loss_func(torch.ones(6), 7.0, "categories")
+    whole, *parts = (
+        loss(SimpleNamespace(logits=logits[part]), labels[part]) for part in (ROWS.index, [0], ROWS.index[1:])
+    )
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
+    assert 7 * float(whole) == pytest.approx(float(objective.total_loss(logits, labels, torch.ones(6), "categories")))
 
 
 # --- early stopping ---------------------------------------------------------------------------------------------------
@@ -763,10 +785,3 @@ def test_a_mean_pooled_encoder_learns_ignores_padding_and_comes_back_bit_for_bit
     encoded = batching.encode(tokenizer, ROWS["text"], 32)
     alone, together = (classifier.logits_of(network, tokenizer, encoded, budget) for budget in (1, 10_000))
     assert np.abs(alone - together).max() < 1e-4
-
-
-def test_pooling_ignores_padding():
-    states, mask = torch.arange(12.0).reshape(2, 3, 2), torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert pooling.pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
-    assert pooling.pool(states, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
-    assert pooling.pool(states[:1], torch.tensor([[0, 1, 1]]), "last").tolist() == [[4.0, 5.0]]
