@@ -5,16 +5,13 @@ failure of any of them is told here, so that all of them fail in the same way; a
 here too.
 """
 
-import errno
 import importlib
 import os
 import sys
 from pathlib import Path
 
-from emosafe_lib.study.errors import EmosafeError
+from emosafe_lib.study.errors import SURROUNDINGS, EmosafeError
 
-# A full or read-only disk is nobody's bug; what else the operating system refuses may be ours, and shows where.
-SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 COMMANDS = {
     "classify": ("emosafe_lib.ondevice.classify", "classify messages with an exported model"),
     "onnx": ("emosafe_lib.ondevice.export", "add ONNX files, in fp32 and int8, to an exported model"),
@@ -41,11 +38,21 @@ def module_of(command: str):
     return importlib.import_module(module)
 
 
+def run_unoptimized(arguments: list[str]) -> None:
+    """Become the same command without PYTHONOPTIMIZE, for which nobody here asked: it takes the assertions out of a
+    notebook, and transformers cannot be imported without its docstrings.
+    """
+    os.environ.pop("PYTHONOPTIMIZE", None)
+    os.execv(sys.executable, [sys.executable, "-m", "emosafe_lib.cli", *arguments])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `emosafe COMMAND ...`; 2 and one line where the command is unknown, 1 and one line on an expected failure,
     130 after Ctrl-C.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if sys.flags.optimize:
+        run_unoptimized(given)
     if not given or given[0] in ("-h", "--help"):
         print(
             "\n".join(["usage: emosafe COMMAND ...", *(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())])
@@ -66,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in SURROUNDINGS:
+        if error.errno not in SURROUNDINGS:  # it may be ours, and shows where
             raise
         place = Path(error.filename).name if error.filename else "a file"
         print(f"error: {place}: {error.strerror}; free space, or let it be written", file=sys.stderr)

@@ -1,14 +1,18 @@
 """Whether an executed notebook really ran: no hidden failures, every cell once and in order, outputs of bearable size."""
 
+import os
 import re
+from pathlib import PurePath
 
-from emosafe_lib.study.errors import EmosafeError, StageError
+from emosafe_lib.study.errors import SURROUNDINGS, EmosafeError, StageError
 
 MAX_CELL_TEXT, MAX_CELL_CHARACTERS = 200_000, 8_000_000  # of one cell: its text, and all of it with its figures
 MARKED_UP = ("text/html", "text/markdown", "text/latex")
 TEXT_KINDS = ("text/plain", *MARKED_UP)
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
 SHELL_ESCAPE = re.compile(r"^\s*([\w, ]+=\s*)?(!|%%?(!|(bash|sh|script|system|sx|cmd)\b))", re.MULTILINE)
+
+REFUSED = re.compile(r"\[Errno (?P<number>\d+)\] [^:]*(: '(?P<file>[^']*)')?")  # how OSError shows itself
 
 
 def check_source(notebook: dict, where: object) -> None:
@@ -48,9 +52,15 @@ def check_executed(notebook: dict, where: object) -> None:
 
 
 def reason(output: dict) -> str:
-    """An error's class, with its message only where the class promises that no text of a row is in it."""
+    """An error's class, with its message only where the class promises that no text of a row is in it, or where the
+    operating system wrote it: about a full disk, a file that may not be written.
+    """
     name, message = output.get("ename", "error"), output.get("evalue", "")
     own = {cls.__name__ for cls in [EmosafeError, *EmosafeError.__subclasses__()]}
+    refused = REFUSED.match(message)
+    if refused and int(refused["number"]) in SURROUNDINGS:
+        file = f" ({PurePath(refused['file']).name})" if refused["file"] else ""
+        return f"{name}: {os.strerror(int(refused['number']))}{file}"
     return f"{name}: {message}" if name in own else name
 
 

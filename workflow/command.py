@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch; `plan` and the engine read their own arguments."""
+    os.environ.setdefault("PYTHONNOUSERSITE", "1")  # for the kernels: what make tells them too
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if arguments and arguments[0] in ("engine", "plan"):
         from workflow import engine, forecast
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from emosafe_lib.study import files, paths
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.errors import StageError
-from emosafe_lib.study.parameters import STUDY_RESOURCES, load_model, load_study
+from emosafe_lib.study.parameters import STUDY_RESOURCES
 from emosafe_lib.study.paths import project_root
 from emosafe_lib.study.progress import say
 from workflow.checks import cap_outputs, check_executed, check_source, reason
@@ -114,6 +114,9 @@ def execute_notebook(
         raise StageError(label, f"cell {error.cell_index} failed: {failure}", "see the failed notebook") from None
     except CellTimeoutError:
         raise StageError(label, f"a cell ran longer than {minutes} minutes", remedy) from None
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a full disk names no file
+        raise
     except (DeadKernelError, RuntimeError) as error:
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
@@ -149,12 +152,13 @@ def run_stage(
     Raises
     ------
     ParameterError : a parameter file breaks the schema; nothing was started
-    StageError : the stage failed; what an earlier run published is untouched, the failed notebook is kept in `logs/`
+    StageError : the stage cannot run as asked, and nothing was started; or it failed: what an earlier run published is
+        untouched, the failed notebook is kept in `logs/`
     """
     began = time.monotonic() if began is None else began
     import nbformat
 
-    study_params, model_params = load_study(study), load_model(model) if model else None
+    study_params, model_params, _ = stages.resolve(stage, study, model, models)
     source = notebook_source(stage)
     label = f"{stage} {model_params.name}" if model_params else stage
     folder = paths.stage_folder(study_params.name, stage, model_params.name if model_params else None)

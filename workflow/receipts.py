@@ -79,8 +79,8 @@ def read_or_empty(path: Path) -> dict:
 
 
 def is_current(stage: str, study: StudyParams, model: str | None, models: Sequence[str]) -> bool:
-    """Whether a stage's receipt, which must be there, was written for these parameters and this code, and no file that
-    it speaks for has been removed since.
+    """Whether a stage's receipt, which must be there, was written for these parameters, this code and the manifest on
+    disk, and no file that it speaks for has been removed since.
     """
     folder = paths.stage_folder(study.name, stage, model)
     receipt = read_or_empty(folder / RECEIPT)
@@ -89,9 +89,13 @@ def is_current(stage: str, study: StudyParams, model: str | None, models: Sequen
 
 
 def complete(folder: Path, receipt: dict) -> bool:
-    """Whether every file that a receipt and its stage's manifest name is there; what is in them is not looked at."""
+    """Whether a receipt was written for the manifest that lies there, and every file that the two name is there; what is
+    in the files is not looked at. A notebook that was run by hand leaves another manifest.
+    """
     named = [folder / name for name in (*receipt["files"], "manifest.json")]
     if not all(path.is_file() for path in named):
+        return False
+    if files.file_sha256(folder / "manifest.json") != receipt["manifest"]:
         return False
     manifest = read_or_empty(folder / "manifest.json")
     base = folder.parents[1] if manifest.get("model") else folder.parent

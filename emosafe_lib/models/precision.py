@@ -12,31 +12,44 @@ from emosafe_lib.study.parameters import ModelParams
 
 
 def pick_device(model: ModelParams):
-    """The torch device that this model's parameter file asks for; `auto` takes a GPU where there is one."""
+    """The torch device that this model's parameter file asks for, the CPU where there is none such; `auto` takes CUDA,
+    then Apple's MPS, then the CPU.
+    """
     import torch
 
-    wanted = "cuda" if model.device == "auto" else model.device
-    return torch.device(wanted if wanted == "cpu" or torch.cuda.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    wanted = list(there) if model.device == "auto" else [model.device, "cpu"]
+    return torch.device(next(name for name in wanted if there[name]))
 
 
 def pick_dtype(model: ModelParams):
     """The torch dtype to load in: float32 on a CPU, where reduced precision is far slower, else as declared."""
     import torch
 
-    if pick_device(model).type == "cpu":
+    device = pick_device(model).type
+    if device == "cpu":
         return torch.float32
-    if model.dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return getattr(torch, model.dtype)
+    return torch.float16 if model.dtype == "bfloat16" and not has_bfloat16(device) else getattr(torch, model.dtype)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether a GPU, "cuda" or "mps", multiplies bfloat16 itself; Apple's do from macOS 14 on."""
+    import torch
+
+    if device == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def trained_dtype(model: ModelParams):
     """The torch dtype of a classifier's backbone: `pick_dtype`'s where it is frozen, float32 where all of it trains, since
-    AdamW's steps are smaller than what half precision can add to a weight.
+    AdamW's steps are smaller than what half precision can add to a weight. On MPS always float32: the Trainer's mixed
+    precision is CUDA's.
     """
     import torch
 
-    return pick_dtype(model) if model.training.method == "lora" else torch.float32
+    frozen = model.training.method == "lora" and pick_device(model).type != "mps"
+    return pick_dtype(model) if frozen else torch.float32
 
 
 def half_precision() -> bool:
@@ -60,7 +73,7 @@ def mixed_precision(model: ModelParams):
 
 
 def pick_quantization(model: ModelParams) -> str:
-    """int8 or int4 where it is asked for and there is a GPU, else none.
+    """int8 or int4 where it is asked for and runs on CUDA, else none: bitsandbytes packs nothing for MPS.
 
     Raises
     ------
@@ -83,18 +96,23 @@ def hardware(model: ModelParams) -> dict:
     device, dtype = pick_device(model).type, str(pick_dtype(model)).removeprefix("torch.")
     quantization = pick_quantization(model)
     notes = []
-    if model.device == "cuda" and device == "cpu":
-        notes.append("no GPU here: runs on the CPU")
+    if model.device not in ("auto", device):
+        notes.append(f"no {'GPU' if model.device == 'cuda' else 'MPS device'} here: runs on the CPU")
     if dtype != model.dtype:
         notes.append(f"{model.dtype} is not fit for this {device}: runs in {dtype}")
     if quantization != model.quantization:
-        notes.append(f"{model.quantization} needs a GPU: runs unquantized")
+        notes.append(f"{model.quantization} needs a CUDA GPU: runs unquantized")
     return {"device": device, "dtype": dtype, "quantization": quantization, "fallbacks": notes}
 
 
 def precision(model: ModelParams) -> dict:
     """What of `hardware` decides a model's numbers: device, dtype and quantization."""
     return {name: value for name, value in hardware(model).items() if name != "fallbacks"}
+
+
+def on_counted_memory(model: ModelParams) -> ModelParams:
+    """The model on a device whose peak memory torch counts: on MPS it counts none, so the CPU is measured there."""
+    return model.model_copy(update={"device": "cpu"}) if pick_device(model).type == "mps" else model
 
 
 def use_threads(model: ModelParams) -> int:

@@ -25,7 +25,7 @@ import psutil
 
 from emosafe_lib.models.backbone import load_network, quiet
 from emosafe_lib.models.capacity import LINEAR_BITS, count_parameters, weight_bytes
-from emosafe_lib.models.precision import pick_device, use_threads
+from emosafe_lib.models.precision import on_counted_memory, pick_device, use_threads
 from emosafe_lib.models.quantization import four_bits
 from emosafe_lib.study.machine import peak_memory_mb
 from emosafe_lib.study.parameters import ModelParams, load_model
@@ -198,7 +198,7 @@ def forget_peak(gpu: bool = False) -> bool:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return True
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)  # glibc keeps freed memory, and it would be counted
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
@@ -225,6 +225,7 @@ def measure(model: ModelParams, dtype: str) -> list[dict]:
 
     `peak_mb` is of reading messages alone, or of loading too where `peak_of` says so; `loading_mb` is the peak before.
     """
+    model = on_counted_memory(model)
     with quiet():
         network = network_for(model, dtype)
     gpu, rows = on_gpu(model), []

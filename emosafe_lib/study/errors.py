@@ -5,6 +5,11 @@ what to do next. They need it in one line, and that line must never carry messag
 ends up in logs and in rendered notebooks.
 """
 
+import errno
+
+# What the operating system refuses without anybody's bug: a full or read-only disk, a file that may not be written.
+SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 class EmosafeError(Exception):
     """An expected failure: `where: what; remedy`, always one line.

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +13,17 @@ def peak_memory_mb() -> float:
     """Peak resident memory of this process so far, in MiB.
 
     Linux hands a parent's peak on to `ru_maxrss` of every process that it starts; VmHWM is the process's own. macOS
-    counts `ru_maxrss` in bytes.
+    counts `ru_maxrss` in bytes. Windows has no `resource`, and tells by its working set.
     """
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
-    own = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+    own = next((line.split()[1] for line in lines_of("/proc/self/status") if line.startswith("VmHWM")), None)
     if own is not None:
         return float(own) / 1024
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
@@ -41,7 +44,8 @@ def machine() -> dict:
 
     named = (line.split(":")[1].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name"))
     name = next(named, platform.machine())
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    gpu = "Apple MPS" if torch.backends.mps.is_available() else "none"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else gpu
     return {"cpu": name, "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 

@@ -257,7 +257,7 @@ class ModelParams(Section):
     shape: ShapeParams | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "int8", "int4"] = "none"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     backend: Literal["transformers", "openai"] = "transformers"
     base_url: str | None = Field(default=None, max_length=200)
     tokens_per_batch: Positive = Field(default=8192, description="token budget of one scoring batch")

@@ -44,9 +44,14 @@ def folder_named(variable: str, usual: str) -> Path:
 
     Raises
     ------
-    ParameterError : its path has braces
+    ParameterError : its path has braces, or it, or what it would lie in, is a file
     """
-    return without_braces((project_root() / (os.environ.get(variable) or usual)).resolve())
+    folder = without_braces((project_root() / (os.environ.get(variable) or usual)).resolve())
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    if not there.is_dir():
+        named = f"{variable}={folder}" if os.environ.get(variable) else folder
+        raise ParameterError(named, f"{there.name} is a file", "name a folder")
+    return folder
 
 
 def settled(name: str) -> str:

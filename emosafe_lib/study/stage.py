@@ -121,25 +121,24 @@ class Run:
         return path
 
     def finish(self, **numbers) -> dict:
-        """Move staged files into place, write the manifest last, and return it.
+        """Publish the staged files with a manifest that names them, and return it.
 
         `numbers` are JSON values worth keeping, such as row counts or scores.
+
+        Raises
+        ------
+        StageError : this run has been finished before
         """
-        outputs = {}
-        for staged in sorted(path for path in self.staging.rglob("*") if path.is_file()):
-            name = staged.relative_to(self.staging)
-            target = self.base / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            outputs[str(name)] = file_sha256(staged)
-            os.replace(staged, target)
-        shutil.rmtree(self.staging)
+        if not self.lock.is_locked:
+            raise StageError(self.stage, "has been finished already", "run its notebook again from the first cell")
+        staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
         manifest = {
             "stage": self.stage,
             "study": self.study.name,
             "model": self.model.name if self.model else None,
             "parameters": parameters_of(self.stage, self.study, self.model, self.named),
             "inputs": self.inputs,
-            "outputs": outputs,
+            "outputs": {str(path.relative_to(self.staging)): file_sha256(path) for path in staged},
             "numbers": numbers,
             "versions": versions(),
             "seconds": round(time.monotonic() - self.started, 2),
@@ -148,9 +147,24 @@ class Run:
             "resumed": any(self.found.values()),
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        write_json(self.folder / "manifest.json", manifest)
-        self.lock.release()
+        write_json(self.out("manifest.json"), manifest)
+        self.publish([*staged, self.out("manifest.json")])
+        self.lock.release(force=True)  # whoever ran the opening cell twice holds it twice
         return manifest
+
+    def publish(self, staged: Sequence[Path]) -> None:
+        """Move staged files into place, the manifest last.
+
+        Several files cannot change at once, so the old manifest goes first: while there is none, neither a reader nor
+        whoever comes after a killed process takes the mixture for a result. All is written by then, so a full disk
+        cannot strike in between.
+        """
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        for path in staged:
+            target = self.base / path.relative_to(self.staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        shutil.rmtree(self.staging)
 
 
 def begin(stage: str, study: str, model: str | None = None, models: Sequence[str] = ()) -> Run:
@@ -168,20 +182,34 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
     StageError : the stage is unknown, needs a model or has none, needs weights that a server keeps, or the library
         belongs to another checkout
     """
+    refuse_other_checkout()
+    loaded, params, named = resolve(stage, study, model, models)
+    return Run(stage, loaded, params, named)
+
+
+def resolve(
+    stage: str, study: str, model: str | None = None, models: Sequence[str] = ()
+) -> tuple[StudyParams, ModelParams | None, dict[str, ModelParams]]:
+    """The parameters of a run of a stage: of its study, its model, and all its models by name where it reads them all.
+
+    Raises
+    ------
+    ParameterError, StageError : as in `begin`, but for the checkout; a runner asks before it starts anything
+    """
     if stage not in STAGES:
         raise StageError(stage, "is not a stage", f"use one of {', '.join(STAGES)}")
-    if STAGES[stage]["model"] != (model is not None):
-        needs = "needs a model" if STAGES[stage]["model"] else "belongs to the whole study"
-        raise StageError(stage, needs, "see the notebook's parameters cell")
+    if STAGES[stage]["model"] and model is None:
+        raise StageError(stage, "needs a model", "name one: --model at the runner, `model` in the parameters cell")
+    if not STAGES[stage]["model"] and model is not None:
+        raise StageError(stage, "belongs to the whole study", "leave the model out")
     if models and not reads_all_models(stage):
-        raise StageError(stage, "reads no list of models", "see the notebook's parameters cell")
-    refuse_other_checkout()
+        raise StageError(stage, "reads no list of models", "leave the models out")
     loaded = load_study(study)
     named = {name: load_model(name) for name in models or loaded.models} if reads_all_models(stage) else {}
     params = load_model(model) if model else None
     if params and not concerns(stage, params):
         raise StageError(stage, f"needs weights, and {params.name} is answered by a server", "run notebooks 03 and 05")
-    return Run(stage, loaded, params, named)
+    return loaded, params, named
 
 
 def concerns(stage: str, model: ModelParams) -> bool:
