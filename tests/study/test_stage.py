@@ -1,6 +1,7 @@
 """Begin and finish of a stage, and what its digest depends on."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.stage import STAGES, begin
 from workflow import digests as workflow_digests
 from workflow.digests import SHIPPED_SOURCES, code_modules, imported_names, stage_digest
+
+STAGE = "01_data_merge"
 
 
 @pytest.fixture
@@ -40,6 +43,48 @@ def test_74_a_run_that_dies_leaves_the_last_good_output(checkout, outputs):
     first.finish()
     begin("01_data_merge", "toy").out("rows.txt").write_text("half")
     assert (outputs / "toy/01_data_merge/rows.txt").read_text() == "good"
+
+
+def test_74_a_run_that_dies_among_its_files_leaves_no_manifest(checkout, outputs, monkeypatch):
+    first = begin(STAGE, "toy")
+    first.out("a.txt").write_text("good")
+    first.finish()
+    second = begin(STAGE, "toy")
+    second.out("a.txt").write_text("new")
+    second.out("b.txt").write_text("new")
+    replace = os.replace
+
+    def die(source, target):
+        if Path(target).name == "b.txt":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        second.finish()
+    assert sorted(path.name for path in (outputs / "toy" / STAGE).iterdir()) == ["a.txt"]
+
+
+def test_74_a_manifest_that_cannot_be_written_leaves_the_last_good_output(checkout, outputs):
+    first = begin(STAGE, "toy")
+    first.out("a.txt").write_text("good")
+    manifest = first.finish()
+    second = begin(STAGE, "toy")
+    second.out("a.txt").write_text("new")
+    with pytest.raises(TypeError):
+        second.finish(rows=object())
+    assert (outputs / "toy" / STAGE / "a.txt").read_text() == "good"
+    assert json.loads((outputs / "toy" / STAGE / "manifest.json").read_text()) == manifest
+
+
+def test_an_opening_cell_that_ran_twice_leaves_no_lock_and_a_last_cell_publishes_once(checkout):
+    begin(STAGE, "toy")
+    run = begin(STAGE, "toy")
+    run.finish()
+    other = f"from emosafe_lib.study.stage import begin; begin({STAGE!r}, 'toy')"
+    assert subprocess.run([sys.executable, "-c", other], timeout=60, cwd=toy.ROOT).returncode == 0
+    with pytest.raises(StageError, match="has been finished already"):
+        run.finish()
 
 
 def test_an_input_that_is_not_there_names_itself(checkout):

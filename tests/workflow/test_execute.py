@@ -19,6 +19,7 @@ from emosafe_lib import cli
 from emosafe_lib.study import files, paths, progress
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_model, load_study
+from emosafe_lib.study.stage import begin
 from workflow import checks, digests, execute, receipts
 from workflow import command as workflow_command
 from workflow import runner as workflow_runner
@@ -228,9 +229,11 @@ def test_a_receipt_of_other_code_is_old_even_where_the_engine_has_lost_its_notes
     def receipt(stage, model=None, digest=""):
         params = load_model(model) if model else None
         digest = digest or digests.stage_digest(stage, load_study("toy"), params, ["nano-1"])
-        files.write_json(paths.stage_folder("toy", stage, model) / "receipt.json", {"digest": digest, "files": {}})
-        files.write_json(paths.stage_folder("toy", stage, model) / "manifest.json", {"outputs": {}})
-        return str(paths.stage_folder("toy", stage, model) / "receipt.json")
+        folder = paths.stage_folder("toy", stage, model)
+        files.write_json(folder / "manifest.json", {"outputs": {}})
+        fits = files.file_sha256(folder / "manifest.json")
+        files.write_json(folder / "receipt.json", {"digest": digest, "files": {}, "manifest": fits})
+        return str(folder / "receipt.json")
 
     asked = []
     monkeypatch.setattr(workflow_runner, "run_engine", lambda command: asked.append(command) or 0)
@@ -255,6 +258,14 @@ def test_a_stage_whose_files_were_deleted_is_old(checkout, outputs, lost):
     assert receipts.outdated(load_study("toy"), ["nano-1"]) == []
     (outputs / "toy" / STAGE / lost).unlink()
     assert receipts.outdated(load_study("toy"), ["nano-1"]) == [str(outputs / "toy" / STAGE / "receipt.json")]
+
+
+def test_a_stage_that_was_run_again_by_hand_is_old(checkout, outputs):
+    receipt = run_stage(STAGE, "toy")
+    begun = begin(STAGE, "toy")
+    assert receipts.outdated(load_study("toy"), ["nano-1"]) == []
+    begun.finish()
+    assert receipts.outdated(load_study("toy"), ["nano-1"]) == [str(receipt)]
 
 
 def test_a_notebook_that_is_no_python_fails_by_its_cell_and_does_not_stop_the_plan(checkout, outputs, capsys):
