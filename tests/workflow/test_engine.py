@@ -258,7 +258,7 @@ def test_a_stage_is_run_again_when_something_changed_or_a_person_asks(checkout, 
     receipt = run_stage("01_data_merge", "toy")
     newer = outputs / "newer"
     newer.write_text("x")
-    os.utime(newer, (time.time() + 5, time.time() + 5))
+    os.utime(newer, (time.time() + 3600, time.time() + 3600))
     rows = outputs / "toy" / "01_data_merge" / "rows.txt"
     for change in ("by hand", "earlier stage is newer", "output touched", "notebook changed"):
         if change == "output touched":
