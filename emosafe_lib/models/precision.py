@@ -5,10 +5,21 @@ result can say what it really ran on.
 """
 
 import importlib.util
+import io
+import math
 import os
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
+
+# Seconds of a bfloat16 product of this width, by those of a float32 one, as measured on one processor that oneDNN was told
+# to see less and less of: 0.2 with matrix units (amx_bf16), 1.8 with vector instructions alone (avx512_bf16), 5 with
+# avx512 without them, 45 to 60 with avx2. The bound lies amid the gap.
+TRIED_WIDTH, TRIED_SECONDS, MOST_SLOWNESS = 384, 0.2, 3.0
 
 
 def pick_device(model: ModelParams):
@@ -52,12 +63,51 @@ def trained_dtype(model: ModelParams):
     return pick_dtype(model) if frozen else torch.float32
 
 
+@cache
 def half_precision() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself; one that does not is many times slower at them."""
+    """Whether bfloat16 products are fit for use on this processor, tried once a process."""
+    return bf16_slowness() < MOST_SLOWNESS
+
+
+def bf16_slowness() -> float:
+    """How many times the seconds of a float32 product the same one takes in bfloat16, on one thread.
+
+    The two take turns for a while and the fastest of each counts, so that whatever else runs here falls on neither.
+    """
     import torch
 
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    threads, seconds = torch.get_num_threads(), {torch.float32: [], torch.bfloat16: []}
+    squares = {dtype: torch.ones(TRIED_WIDTH, TRIED_WIDTH, dtype=dtype) for dtype in seconds}
+    torch.set_num_threads(1)
+    try:
+        while len(seconds[torch.bfloat16]) < 3 or sum(map(sum, seconds.values())) < TRIED_SECONDS:
+            for dtype, square in squares.items():
+                started = time.perf_counter()
+                square @ square
+                seconds[dtype].append(time.perf_counter() - started)
+    except RuntimeError:  # this build of PyTorch has no such product
+        return math.inf
+    finally:
+        torch.set_num_threads(threads)
+    return min(seconds[torch.bfloat16][1:]) / min(seconds[torch.float32][1:])
+
+
+@cache
+def no_bitsandbytes() -> str:
+    """Why bitsandbytes cannot be imported here, tried once a process; an empty text where it can.
+
+    The import stays silent, and what fails is hidden from then on: peft imports every bitsandbytes that is installed, and
+    stands only one that is absent.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed"
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            importlib.import_module("bitsandbytes")
+        except Exception as error:  # whatever a native library may raise on a machine that it was not built for
+            sys.modules["bitsandbytes"] = None
+            return f"bitsandbytes cannot be imported ({type(error).__name__})"
+    return ""
 
 
 def mixes_precision(model: ModelParams) -> bool:
@@ -81,8 +131,8 @@ def pick_quantization(model: ModelParams) -> str:
     """
     if model.quantization == "none" or pick_device(model).type != "cuda":
         return "none"
-    if importlib.util.find_spec("bitsandbytes") is None:
-        what = f"asks for {model.quantization}, and bitsandbytes is not installed"
+    if why := no_bitsandbytes():
+        what = f"asks for {model.quantization}, and {why}"
         raise ModelError(model.name, what, "run `.venv/bin/pip install bitsandbytes`, or set quantization: none")
     return model.quantization
 

@@ -22,6 +22,7 @@ from emosafe_lib.models.checkpoints import read_seal
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.ondevice.onnx_graphs import add_onnx
 from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.optional import optional
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
 
@@ -54,7 +55,8 @@ def export(
             "validation_macro_f1": validation_score(result, rows, fitted.get("thresholds")),
         }
         if model.dtype == "float32":  # others are large and in half precision anyway
-            facts["bf16"] = measure_bf16(network, tokenizer, result, rows, max_length)
+            with optional("runtime", f"bf16+fp32, {task}"):
+                facts["bf16"] = measure_bf16(network, tokenizer, result, rows, max_length)
         checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)
     return Path(folder)
 

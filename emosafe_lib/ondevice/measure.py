@@ -8,7 +8,6 @@ reason a LLaMA's true shape needs no checkpoint: on a GPU it is measured with ra
 
 import ctypes
 import gc
-import importlib.util
 import json
 import os
 import shutil
@@ -27,14 +26,15 @@ from emosafe_lib.models.backbone import load_network, quiet
 from emosafe_lib.models.capacity import LINEAR_BITS, count_parameters, weight_bytes
 from emosafe_lib.models.precision import on_counted_memory, pick_device, use_threads
 from emosafe_lib.models.quantization import four_bits
+from emosafe_lib.ondevice import trials
 from emosafe_lib.study.machine import peak_memory_mb
+from emosafe_lib.study.optional import ends_a_stage, note, reason
 from emosafe_lib.study.parameters import ModelParams, load_model
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
 COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis reason".split()
 MEASURED, NOT_MEASURED = "measured", "not measured"
 SHARE_OF_MEMORY = 0.7
-BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 1.0, 3, 40
 
 
@@ -53,15 +53,9 @@ def hindrances(model: ModelParams) -> dict[str, str]:
 
 def unable(model: ModelParams) -> dict[str, str]:
     """Why the device cannot run a dtype at a sensible speed, whatever the model's size; an empty text where it can."""
-    import torch
-
-    packed = "" if importlib.util.find_spec("bitsandbytes") else "bitsandbytes is not installed"
-    if not on_gpu(model):
-        able = {name for name, found in torch.cpu.get_capabilities().items() if found is True}
-        slow = "" if able & BF16_INSTRUCTIONS else "this CPU has no bf16 instructions: it would be far slower than fp32"
-        return {"float32": "", "bfloat16": slow, "int8": "", "int4": packed}
-    old = "" if torch.cuda.is_bf16_supported(including_emulation=False) else "this GPU has no bf16 instructions"
-    return {"float32": "", "bfloat16": old, "int8": packed, "int4": packed}
+    device = pick_device(model).type
+    trial = {"bfloat16": trials.bfloat16, "int8": trials.int8, "int4": trials.int4}
+    return {dtype: trial[dtype](device) if dtype in trial else "" for dtype in LINEAR_BITS}
 
 
 def no_room(model: ModelParams, counts: dict[str, int], dtype: str) -> str:
@@ -244,9 +238,9 @@ def measure(model: ModelParams, dtype: str) -> list[dict]:
     return rows
 
 
-def not_measured(name: str, dtype: str, reason: str) -> dict:
-    """The row of a precision that this machine turned out not to run: no numbers, but why there are none."""
-    return {"model": name, "dtype": dtype, "basis": NOT_MEASURED, "reason": reason}
+def not_measured(name: str, dtype: str, why: str) -> dict:
+    """The row of a precision that this machine does not run: no numbers, but why there are none."""
+    return {"model": name, "dtype": dtype, "basis": NOT_MEASURED, "reason": why}
 
 
 def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> Iterator[list[dict]]:
@@ -260,16 +254,12 @@ def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> Iterator[list[
         try:
             rows = measure(model, dtype)
         except Exception as error:  # whatever a library may raise on this machine, and nobody can list that
-            rows = [not_measured(model.name, dtype, in_one_line(error))]
+            if ends_a_stage(error):
+                raise
+            rows = [not_measured(model.name, dtype, reason(error))]
         yield rows
         if not forget_peak(on_gpu(model)):
             break
-
-
-def in_one_line(error: Exception) -> str:
-    """An error of a library, its kind and the first line of what it says; in measurements it has seen no message."""
-    said = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"{type(error).__name__}: {said}"[:200]
 
 
 def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.DataFrame:
@@ -299,11 +289,16 @@ def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def measure_all(chosen: Iterable[tuple[str, Sequence[str]]], random: Collection[str] = ()) -> pd.DataFrame:
+def measure_all(
+    chosen: Iterable[tuple[str, Sequence[str]]],
+    random: Collection[str] = (),
+    kept_from: dict[str, dict[str, str]] | None = None,
+) -> pd.DataFrame:
     """`measure_apart` for models and their dtypes until none is left, one below the other; no rows, but the columns,
     where there is no model.
 
-    `random` names the models whose shape alone is measured.
+    `random` names the models whose shape alone is measured. What is not measured has a row and is noted for the stage's
+    manifest, that which `hindrances` kept from being tried as well.
     """
     parts = []
     for name, left in chosen:
@@ -311,7 +306,12 @@ def measure_all(chosen: Iterable[tuple[str, Sequence[str]]], random: Collection[
             part = measure_apart(name, left, name in random)
             left = [dtype for dtype in left if dtype not in set(part["dtype"])]
             parts.append(part)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    hindered = [(name, *pair) for name, reasons in (kept_from or {}).items() for pair in reasons.items() if pair[1]]
+    parts += [pd.DataFrame([not_measured(*each) for each in hindered], columns=COLUMNS)] if hindered else []
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    for row in found[found["basis"] == NOT_MEASURED].itertuples():
+        note("precision", f"{row.model} {row.dtype}", row.reason)
+    return found
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import attending, quiet
 from emosafe_lib.models.capacity import count_parameters, weight_bytes
+from emosafe_lib.ondevice import trials
 from emosafe_lib.ondevice.exported import load_exported
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
@@ -36,12 +37,15 @@ def add_onnx(folder: Path) -> dict[str, float]:
 
     Raises
     ------
-    ModelError : no export, weights too large for one ONNX file, or a graph that answers otherwise than PyTorch
+    ModelError : no export, weights too large for one ONNX file, no onnxruntime that works, or a graph that answers
+        otherwise than PyTorch
     """
     names, sizes = ("model.safetensors", *ONNX_FILES.values()), {}
     parts = [task for task in TASK_LABELS if (Path(folder) / task / checkpoints.SEAL).is_file()]
     if not parts:
         raise ModelError(folder, "holds no exported classifier", "make one with export.export")
+    if why := trials.onnx():
+        raise ModelError(folder, f"gets no ONNX files: {why}", "use the safetensors instead")
     for task in parts:
         write_onnx(Path(folder) / task)
         for name in names:

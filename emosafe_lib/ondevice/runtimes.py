@@ -1,19 +1,22 @@
 """The ways to run one exported classifier here: PyTorch in fp32 or bf16, ONNX in fp32 or int8, and how they compare."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import calibration
+from emosafe_lib.evaluation import calibration, metrics, predictions
 from emosafe_lib.models import checkpoints, mixed
 from emosafe_lib.models.batching import Encoded, encode, map_batches
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import half_precision
+from emosafe_lib.ondevice import trials
 from emosafe_lib.ondevice.exported import load_exported, load_tokenizer
 from emosafe_lib.ondevice.onnx_graphs import ONNX_FILES, OnnxNetwork
 from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.optional import missing, optional
 from emosafe_lib.study.taxonomy import TASKS
 
 TIMED_ROWS, TIMED_PASSES = 128, 5
@@ -37,38 +40,75 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
 
     Parameters
     ----------
-    folder : an export with its ONNX files; bf16 is left out where the processor would be slow at it
+    folder : an export, which may lack its ONNX files
     rows : labelled rows, such as the test split
 
     Returns
     -------
     one row a task and runtime: task, runtime, file_mb, rows_per_second (see `rates`), agreement (share of rows with the
-    label, or the whole set of labels, that PyTorch gives), largest_difference (between probabilities), macro_f1, rows
-    """
-    from emosafe_lib.evaluation import metrics, predictions
-    from emosafe_lib.ondevice import runtimes
+    label, or the whole set of labels, that PyTorch gives), largest_difference (between probabilities), macro_f1, rows,
+    basis ("measured" or "not measured"), reason (why not); a runtime that fails here has nothing but these last two
 
+    Raises
+    ------
+    ModelError : PyTorch, with which the others are compared, cannot read the export
+    """
     truth, found, texts = metrics.truth_of(rows), [], rows["text"].tolist()
     for task in (task for task in TASKS if (Path(folder) / task).is_dir()):
-        plain, home = None, Path(folder) / task
-        parts = {runtime: runtimes.TaskClassifier(home, runtime) for runtime in runtimes.runtimes_here(home)}
-        speeds = rates(parts, texts, tokens_per_batch)
-        for runtime, part in parts.items():
-            chances, _ = part.probabilities(texts, tokens_per_batch)
-            table = predictions.make(rows["id"], task, "fine-tuned", chances, thresholds=part.fitted.get("thresholds"))
-            plain = (chances, table["label"]) if plain is None else plain
-            same = [set(a) == set(b) for a, b in zip(plain[1], table["label"], strict=True)]
-            found.append(
-                {"task": task, "runtime": runtime, "file_mb": round(part.path.stat().st_size / 2**20, 2)}
-                | {"rows_per_second": round(speeds[runtime], 1), "agreement": round(float(np.mean(same)), 4)}
-                | {"largest_difference": round(float(np.abs(chances - plain[0]).max()), 6)}
-                | {"macro_f1": metrics.scores(truth, metrics.align(table, truth))["macro_f1", ""], "rows": len(rows)}
-            )
-    return pd.DataFrame(found)
+        parts, answers = {}, {}
+        for runtime in RUNTIMES:
+            with required(runtime, task):
+                refuse_unable(runtime)
+                parts[runtime] = TaskClassifier(Path(folder) / task, runtime)
+                answers[runtime], _ = parts[runtime].probabilities(texts, tokens_per_batch)
+        speeds = rates({runtime: parts[runtime] for runtime in answers}, texts, tokens_per_batch)
+        for runtime, chances in answers.items():
+            facts = compared(task, parts[runtime], (chances, answers["torch"]), rows, truth)
+            found.append(facts | {"rows_per_second": round(speeds[runtime], 1), "basis": "measured", "reason": ""})
+        left = [runtime for runtime in RUNTIMES if runtime not in answers]
+        found += [{"task": task, "runtime": each} | {"basis": "not measured", "reason": told(each, task)} for each in left]
+    return pd.DataFrame(found, columns=COMPARED)
+
+
+def compared(task: str, part: "TaskClassifier", chances: tuple, rows: pd.DataFrame, truth) -> dict:
+    """How one runtime's probabilities, the first of `chances`, compare with PyTorch's, the second; see
+    `compare_runtimes`.
+    """
+    fitted = part.fitted.get("thresholds")
+    own, plain = (predictions.make(rows["id"], task, "fine-tuned", each, thresholds=fitted) for each in chances)
+    same = [set(a) == set(b) for a, b in zip(plain["label"], own["label"], strict=True)]
+    return {
+        "task": task,
+        "runtime": part.runtime,
+        "file_mb": round(part.path.stat().st_size / 2**20, 2),
+        "agreement": round(float(np.mean(same)), 4),
+        "largest_difference": round(float(np.abs(chances[0] - chances[1]).max()), 6),
+        "macro_f1": metrics.scores(truth, metrics.align(own, truth))["macro_f1", ""],
+        "rows": len(rows),
+    }
+
+
+def required(runtime: str, task: str):
+    """The context of what one runtime does: each is optional but PyTorch's own in fp32."""
+    return nullcontext() if runtime == "torch" else optional("runtime", f"{runtime}, {task}")
+
+
+def told(runtime: str, task: str) -> str:
+    """Why a runtime is missing from this stage."""
+    return missing["runtime", f"{runtime}, {task}"]
+
+
+def refuse_unable(runtime: str) -> None:
+    """Raise ModelError where a trial has shown that a runtime is no good on this machine."""
+    if runtime == MIXED and not half_precision():
+        raise ModelError(runtime, trials.SLOW_BF16, "use the torch runtime")
+    if runtime in ONNX_FILES and (why := trials.onnx()):
+        raise ModelError(runtime, why, "use the torch runtime")
 
 
 MIXED = "bf16+fp32"
 RUNTIMES = ("torch", MIXED, *ONNX_FILES)
+COMPARED = "task runtime file_mb rows_per_second agreement largest_difference macro_f1 rows basis reason".split()
 
 
 class TaskClassifier:

@@ -16,6 +16,7 @@ from pathlib import Path
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.files import file_sha256, write_json
 from emosafe_lib.study.machine import peak_memory_mb, versions
+from emosafe_lib.study.optional import missing, not_measured, optional
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import outputs_root, stage_folder
 
@@ -29,7 +30,7 @@ STAGES = {
 }
 # What every manifest holds.
 MANIFEST = {"stage", "study", "model", "parameters", "inputs", "outputs", "numbers", "versions", "seconds", "finished"}
-MANIFEST |= {"peak_memory_mb"}
+MANIFEST |= {"peak_memory_mb", "not_measured"}
 # Stages that open a model's weights themselves, which a server that answers for a model keeps to itself.
 NEED_WEIGHTS = {"04_lora_finetuning", "06_on_device"}
 LOCK_SECONDS = 20
@@ -56,6 +57,7 @@ class Run:
         self.staging = self.base / ".partial" / f"{stage}-{model.name if model else 'study'}"
         self.inputs: dict[str, str] = {}
         self.found: dict[str, bool] = {}
+        missing.clear()
         self.lock = self.hold()
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
@@ -120,6 +122,10 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def optional(self, kind: str, name: str):
+        """The context of what the stage can do without: see `emosafe_lib.study.optional`."""
+        return optional(kind, name)
+
     def finish(self, **numbers) -> dict:
         """Publish the staged files with a manifest that names them, and return it.
 
@@ -140,6 +146,7 @@ class Run:
             "inputs": self.inputs,
             "outputs": {str(path.relative_to(self.staging)): file_sha256(path) for path in staged},
             "numbers": numbers,
+            "not_measured": not_measured(),
             "versions": versions(),
             "seconds": round(time.monotonic() - self.started, 2),
             "peak_memory_mb": int(peak_memory_mb()),

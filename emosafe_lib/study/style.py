@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.study.optional import optional
 from emosafe_lib.study.pictures import shrink_png
 from emosafe_lib.study.tables import write_csv
 
@@ -23,33 +24,33 @@ WIDTH = 7.0
 LABEL_COLUMNS = 3
 METRIC_TITLES = {"macro_f1": "pooled", "within_source_macro_f1": "within sources"}
 DPI = 120
+RC = {
+    "figure.figsize": (WIDTH, 4.0),
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "grid.color": "#DDDDDD",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "font.size": 10,
+}
 
 
 def apply() -> None:
-    """Set the package's one style for matplotlib and seaborn; call it once at the top of a notebook."""
-    import seaborn as sns
+    """Set the package's one style for matplotlib and seaborn; call it once at the top of a notebook.
 
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        palette=PALETTE,
-        rc={
-            "figure.figsize": (WIDTH, 4.0),
-            "figure.dpi": DPI,
-            "savefig.dpi": DPI,
-            "savefig.bbox": "tight",
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": 11,
-            "axes.titlelocation": "left",
-            "axes.labelsize": 10,
-            "grid.color": "#DDDDDD",
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-            "font.size": 10,
-        },
-    )
+    Figures are optional to a stage, and their style too: where there is no matplotlib that works, it says so and ends.
+    """
+    with optional("figure", "style of all figures"):
+        import seaborn as sns
+
+        sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=RC)
 
 
 def look(names) -> dict[str, tuple[str, str, str]]:
@@ -65,16 +66,17 @@ def look(names) -> dict[str, tuple[str, str, str]]:
 def save(figure, table: pd.DataFrame, path, reading: str = "") -> None:
     """Write a figure as PNG, the numbers behind it as CSV and, if given, its reading as text, side by side.
 
-    None of the files holds a time stamp, so that equal runs give equal files.
+    None of the files holds a time stamp, so that equal runs give equal files. The picture comes last: a font or a
+    backend that fails must not cost the numbers.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    path.with_suffix(".png").write_bytes(shrink_png(drawn.getvalue()))
     write_csv(table, path.with_suffix(".csv"))
     if reading:
         path.with_suffix(".txt").write_text(reading + "\n", encoding="utf-8")
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    path.with_suffix(".png").write_bytes(shrink_png(drawn.getvalue()))
 
 
 def show(figure, table: pd.DataFrame, path, reading: str) -> None:

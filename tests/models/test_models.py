@@ -161,7 +161,7 @@ def test_quantized_weights_lie_where_the_launcher_wants_them(monkeypatch, enviro
 
 def test_four_bits_on_a_gpu_need_bitsandbytes_and_several_gpus_share_whatever_is_loaded(monkeypatch):
     monkeypatch.setattr(precision, "pick_device", lambda model: torch.device("cuda"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(precision, "no_bitsandbytes", lambda: "bitsandbytes is not installed")
     model = load_model("llama-70b")
     with pytest.raises(ModelError, match="bitsandbytes is not installed; run"):
         quantization.quantization_options(model)

@@ -17,7 +17,7 @@ import tiny_models
 import torch
 
 from emosafe_lib.models import backbone, capacity
-from emosafe_lib.ondevice import measure, runtimes
+from emosafe_lib.ondevice import measure, runtimes, trials
 from emosafe_lib.study import machine
 
 
@@ -205,9 +205,17 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(measure, "pick_device", lambda model: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    monkeypatch.setattr(measure, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: True)))
+    monkeypatch.setattr(trials, "tried_apart", lambda name, device: "")
+    forget_trials()
     free()
-    return free
+    yield free
+    forget_trials()
+
+
+def forget_trials():
+    """What was tried on a machine that was put on for a test says nothing about any other."""
+    for trial in (trials.bfloat16, trials.int8, trials.int4):
+        trial.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -260,7 +268,7 @@ def asked(monkeypatch):
 
     def measure_apart(name, dtypes, random):
         told.append((name, list(dtypes), random))
-        return pd.DataFrame([{"model": name, "dtype": dtypes[0]}])
+        return pd.DataFrame([{"model": name, "dtype": dtypes[0], "basis": "measured"}])
 
     monkeypatch.setattr(measure, "measure_apart", measure_apart)
     return told
