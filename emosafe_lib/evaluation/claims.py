@@ -6,16 +6,16 @@ interval that holds zero lead to it. A verdict speaks of the ladder it was compu
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.paired_tests import Difference
-from emosafe_lib.evaluation.results import Cell, Evidence
+from emosafe_lib.evaluation.results import Cell, Evidence, variants_asked
 from emosafe_lib.evaluation.scaling import MIN_SIZES, SCALED_SETTINGS, kendall, with_runs
-from emosafe_lib.study.errors import EmosafeError
+from emosafe_lib.study.optional import ends_a_stage
 from emosafe_lib.study.parameters import ModelParams, load_model
 from emosafe_lib.study.taxonomy import CATEGORIES, TASKS
 
@@ -34,6 +34,14 @@ STATEMENTS = {
     "fits_two_gigabytes": "The 1B model needs less than 2 GB of memory at inference.",
     "small_is_viable": "A small on-device model is a viable, privacy-preserving choice.",
 }
+# The settings whose runs a claim looks at; the memory claim looks at none.
+RESTS_ON = {
+    "larger_is_stronger": SCALED_SETTINGS,
+    "most_in_categories_and_zero_shot": SCALED_SETTINGS,
+    "tuned_small_is_level": ("fine-tuned",),
+    "fits_two_gigabytes": (),
+    "small_is_viable": ("fine-tuned",),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Claim:
     numbers : what the verdict rests on; None where undefined
     test : how it was decided, in words
     because : one sentence with the numbers
+    missing : runs of the ladder that it had to do without, "model: task, setting"
     """
 
     claim: str
@@ -56,17 +65,37 @@ class Claim:
     numbers: dict = field(default_factory=dict)
     test: str = ""
     because: str = ""
+    missing: list[str] = field(default_factory=list)
 
 
 def check_all(evidence: Evidence, ladder: str) -> dict[str, Claim]:
     """The five claims for one ladder, by name."""
-    return {
+    claims = {
         "larger_is_stronger": larger_is_stronger(evidence, ladder),
         "most_in_categories_and_zero_shot": most_in_categories_and_zero_shot(evidence, ladder),
         "tuned_small_is_level": tuned_small_is_level(evidence, ladder),
         "fits_two_gigabytes": fits_two_gigabytes(),
         "small_is_viable": small_is_viable(evidence, ladder),
     }
+    return {name: with_gaps(claim, gaps_of_claim(evidence, ladder, name)) for name, claim in claims.items()}
+
+
+def gaps_of_claim(evidence: Evidence, ladder: str, name: str) -> list[str]:
+    """The runs that a claim would rest on, were they not missing: "model: task, setting", in the order of the gaps."""
+    gaps = evidence.gaps
+    if gaps.empty or not RESTS_ON[name]:
+        return []
+    asked_beside = {variant for _, variant in variants_asked(evidence.study)}
+    concerned = gaps["model"].isin(evidence.ladder(ladder)) & gaps["setting"].isin(RESTS_ON[name])
+    own = gaps[concerned & ~gaps["missing"].isin(asked_beside)]
+    return [f"{row.model}: {row.task}, {row.setting}" for row in own.itertuples()]
+
+
+def with_gaps(claim: Claim, missing: list[str]) -> Claim:
+    """A claim that says which runs it had to do without, and which models of them in its sentence."""
+    models = list(dict.fromkeys(gap.partition(":")[0] for gap in missing))
+    because = claim.because + (f"; runs are missing of {', '.join(models)}" if models else "")
+    return replace(claim, missing=missing, because=because)
 
 
 def as_json(checks: dict[str, dict[str, Claim]]) -> dict[str, dict]:
@@ -239,7 +268,9 @@ def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
         from emosafe_lib.models.capacity import memory_plan
 
         plan = memory_plan(model)
-    except (ImportError, EmosafeError) as error:
+    except Exception as error:  # a claim that cannot be worked out here is no reason to lose the others
+        if ends_a_stage(error):
+            raise
         return unable(name, ladder, f"no memory plan: {type(error).__name__}", test)
     gigabytes = {row["dtype"]: row["total"] / 1e9 for _, row in plan.iterrows()}
     below = [dtype for dtype, size in gigabytes.items() if size < MEMORY_LIMIT_GB]

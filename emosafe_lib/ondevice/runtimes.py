@@ -66,7 +66,9 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
             facts = compared(task, parts[runtime], (chances, answers["torch"]), rows, truth)
             found.append(facts | {"rows_per_second": round(speeds[runtime], 1), "basis": "measured", "reason": ""})
         left = [runtime for runtime in RUNTIMES if runtime not in answers]
-        found += [{"task": task, "runtime": each} | {"basis": "not measured", "reason": told(each, task)} for each in left]
+        found += [
+            {"task": task, "runtime": each} | {"basis": "not measured", "reason": told(each, task)} for each in left
+        ]
     return pd.DataFrame(found, columns=COMPARED)
 
 
