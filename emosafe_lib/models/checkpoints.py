@@ -15,7 +15,8 @@ from pathlib import Path
 
 from emosafe_lib.models.backbone import quiet, weights_location
 from emosafe_lib.models.classifier import classifier_class, load_classifier
-from emosafe_lib.models.precision import no_bitsandbytes, pick_device, trained_dtype
+from emosafe_lib.models.precision import pick_device, trained_dtype
+from emosafe_lib.models.quantization import spare_bitsandbytes
 from emosafe_lib.study.errors import ModelError, TrainingError
 from emosafe_lib.study.files import file_sha256, write_json
 from emosafe_lib.study.parameters import ModelParams
@@ -234,7 +235,7 @@ def restore_whole(model: ModelParams, folder: Path, facts: dict):
 
 def restore_adapter(model: ModelParams, folder: Path, facts: dict, labels: tuple[str, ...], merge: bool):
     """An adapter on the base that it was trained on; it is merged into unquantized weights, since packed ones round it."""
-    no_bitsandbytes()  # before peft, which imports it
+    spare_bitsandbytes()
     from peft import PeftModel
 
     model = model.model_copy(update={"quantization": "none"}) if merge else model

@@ -1,6 +1,7 @@
 """Weights in 8 and 4 bits (NF4, arXiv 2305.14314), and where weights lie when one device is not enough."""
 
 import os
+import sys
 
 from emosafe_lib.models import precision
 from emosafe_lib.study.parameters import ModelParams
@@ -25,6 +26,30 @@ def placement() -> dict:
     return {"device_map": "auto" if alone else {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
+def spare_bitsandbytes() -> None:
+    """Import peft without bitsandbytes, which peft takes with it wherever it is installed: a second or more, lines on
+    stderr, and the end of the process on a machine that it was not built for. `quantization_options` undoes it.
+    """
+    if {"peft", "bitsandbytes"} & sys.modules.keys():
+        return
+    sys.modules["bitsandbytes"] = None
+    try:
+        from peft import import_utils
+
+        import_utils.is_bnb_4bit_available()  # asks `is_bnb_available`; peft remembers both answers
+    finally:
+        del sys.modules["bitsandbytes"]
+
+
+def show_peft_bitsandbytes() -> None:
+    """Import bitsandbytes silently, and let peft ask again whether it is there."""
+    from peft import import_utils
+
+    precision.no_bitsandbytes()
+    import_utils.is_bnb_available.cache_clear()
+    import_utils.is_bnb_4bit_available.cache_clear()
+
+
 def quantization_options(model: ModelParams) -> dict:
     """The `from_pretrained` arguments of 8- and 4-bit loading (NF4, arXiv 2305.14314); for full precision none, unless
     the model's file asks for several GPUs.
@@ -34,6 +59,7 @@ def quantization_options(model: ModelParams) -> dict:
         return placement() if model.resources.gpus > 1 and precision.pick_device(model).type == "cuda" else {}
     from transformers import BitsAndBytesConfig
 
+    show_peft_bitsandbytes()
     eight = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=HEADS)
     return {"quantization_config": eight if kind == "int8" else four_bits(precision.pick_dtype(model))} | placement()
 

@@ -9,6 +9,7 @@ IMPORTS = {
     "ImportError": "raise ImportError('built for another Python')",
     "OSError": "raise OSError('libcudart.so.99: cannot open shared object file')",
     "RuntimeError": "raise RuntimeError('no CUDA here')",
+    "prints": "import sys; print('loading'); print('a warning', file=sys.stderr); raise ImportError('no libcudart')",
     "dies": "import os; os.abort()",
 }
 
