@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from emosafe_lib.study import errors
 
 # By kind, what of a failure is told. Code that sees no message may be quoted; of other code's errors only the class is.
-KINDS = {"precision": "quoted", "peer": "quoted", "figure": "class", "runtime": "class", "check": "class"}
+KINDS = {"precision": "quoted", "peer": "class", "figure": "class", "runtime": "class", "check": "class"}
 
 # Errors that end a stage even in what is optional, each with the reason.
 ENDS_A_STAGE: dict[type[BaseException], str] = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from analysis_world import evidence, made_up_rows, model_table
 
-from emosafe_lib.evaluation import baselines, claims, metrics
+from emosafe_lib.evaluation import baselines, claims, metrics, results
 from emosafe_lib.models import capacity
 from emosafe_lib.study.parameters import load_model
 
@@ -207,3 +207,19 @@ def test_claims_are_json_with_verdict_numbers_and_test(rising):
 
 def test_anchors_say_whose_numbers_they_are():
     assert (claims.anchors()["whose"] == "published by others, on other data").all()
+
+
+def test_a_claim_names_the_runs_that_it_had_to_do_without(rising):
+    whole = claims.check_all(rising, "nano")
+    assert not any(claim.missing or "runs are missing" in claim.because for claim in whole.values())
+    lost = dataclasses.replace(
+        rising,
+        answers={key: each for key, each in rising.answers.items() if key[:3] != ("nano-2", "safety", "fine-tuned")},
+        cache={},
+    )
+    lost.gaps = results.gaps_of(lost)
+    found = claims.check_all(lost, "nano")
+    assert {name for name, claim in found.items() if claim.missing} == set(claims.STATEMENTS) - {"fits_two_gigabytes"}
+    for claim in (claim for claim in found.values() if claim.missing):
+        assert claim.missing == ["nano-2: safety, fine-tuned"] and claim.because.endswith("runs are missing of nano-2")
+    assert claims.as_json({"nano": found})["small_is_viable"]["missing"] == ["nano-2: safety, fine-tuned"]

@@ -16,7 +16,7 @@ import tiny_models
 from emosafe_lib import cli
 from emosafe_lib.finetuning import finetune, scores
 from emosafe_lib.models import backbone, batching, checkpoints, mixed
-from emosafe_lib.ondevice import classify, export, onnx_graphs, runtimes
+from emosafe_lib.ondevice import classify, export, onnx_graphs, runtimes, trials
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -114,6 +114,25 @@ def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx, monkeypa
     assert (plain["agreement"] == 1).all() and (plain["largest_difference"] < 0.02).all()
     assert (plain.loc[plain["runtime"] == "onnx", "largest_difference"] < 2e-4).all()
     assert plain.groupby("task")["macro_f1"].nunique().eq(1).all() and (found["rows_per_second"] > 0).all()
+
+
+def test_a_runtime_that_fails_is_a_row_with_its_reason_and_pytorchs_own_is_not_optional(exported, monkeypatch):
+    monkeypatch.setattr(runtimes, "half_precision", lambda: False)
+    test = ROWS[ROWS["split"] == "test"].reset_index(drop=True)
+    found = runtimes.compare_runtimes(exported[0], test, 128)
+    basis = found.groupby("runtime")["basis"].unique().map(list).to_dict()
+    assert basis == {"torch": ["measured"]} | {name: ["not measured"] for name in runtimes.RUNTIMES[1:]}
+    reasons = found.drop_duplicates("runtime").set_index("runtime")["reason"]
+    assert trials.SLOW_BF16 in reasons[runtimes.MIXED] and "is not exported" in reasons["onnx"] and not reasons["torch"]
+    monkeypatch.setattr(runtimes.TaskClassifier, "probabilities", lambda self, *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runtimes.compare_runtimes(exported[0], test, 128)
+
+
+def test_where_onnxruntime_does_not_work_no_graph_is_tried(exported, monkeypatch):
+    monkeypatch.setattr(trials, "onnx", lambda: "onnx does not run here (ImportError)")
+    with pytest.raises(ModelError, match="gets no ONNX files: onnx does not run here"):
+        onnx_graphs.add_onnx(exported[0])
 
 
 def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported, tmp_path, monkeypatch):

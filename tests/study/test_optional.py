@@ -56,7 +56,9 @@ def test_every_error_of_the_package_but_a_models_ends_a_stage():
     assert own - set(optional.ENDS_A_STAGE) == {errors.ModelError}
 
 
-@pytest.mark.parametrize(("kind", "told"), [("figure", False), ("runtime", False), ("precision", True), ("peer", True)])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("figure", False), ("runtime", False), ("precision", True), ("peer", False)]
+)
 def test_an_error_of_code_that_sees_messages_is_not_quoted(kind, told):
     with optional.optional(kind, "it"):
         raise ValueError("could not convert string to float: 'a message'")

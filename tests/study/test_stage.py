@@ -37,6 +37,15 @@ def test_files_appear_only_at_finish_and_the_manifest_holds_their_hashes(checkou
     assert json.loads((outputs / "toy/01_data_merge/manifest.json").read_text())["numbers"] == {"rows": 1}
 
 
+def test_what_a_stage_could_do_without_is_named_in_its_manifest(checkout):
+    run = begin("01_data_merge", "toy")
+    with run.optional("figure", "lengths"):
+        raise RuntimeError("no font")
+    gap = {"kind": "figure", "name": "lengths", "reason": "RuntimeError"}
+    assert run.finish()["not_measured"] == [gap]
+    assert begin("01_data_merge", "toy").finish()["not_measured"] == []
+
+
 def test_74_a_run_that_dies_leaves_the_last_good_output(checkout, outputs):
     first = begin("01_data_merge", "toy")
     first.out("rows.txt").write_text("good")
