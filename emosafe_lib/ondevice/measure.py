@@ -33,7 +33,7 @@ from emosafe_lib.study.parameters import ModelParams, load_model
 
 BATCHES, LENGTHS = (1, 32), (64, 256)
 COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis reason".split()
-KINDS = dict.fromkeys(["batch", "length", "runs"], "Int64") | dict.fromkeys(
+COLUMN_TYPES = dict.fromkeys(["batch", "length", "runs"], "Int64") | dict.fromkeys(
     ["p50_ms", "p95_ms", "weights_mb", "loading_mb", "peak_mb"], "float64"
 )
 MEASURED, NOT_MEASURED = "measured", "not measured"
@@ -311,7 +311,8 @@ def measure_all(
             parts.append(part)
     hindered = [(name, *pair) for name, reasons in (kept_from or {}).items() for pair in reasons.items() if pair[1]]
     parts += [pd.DataFrame([not_measured(*each) for each in hindered], columns=COLUMNS)] if hindered else []
-    found = (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()).reindex(columns=COLUMNS).astype(KINDS)
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    found = table.reindex(columns=COLUMNS).astype(COLUMN_TYPES)
     for row in found[found["basis"] == NOT_MEASURED].itertuples():
         note("precision", f"{row.model} {row.dtype}", row.reason)
     return found
