@@ -202,9 +202,8 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began
     page = rendering.page(notebook, manifest)
     name = manifest["stage"]
     for suffix, content in ((".ipynb", nbformat.writes(notebook)), (".html", page)):
-        partial = folder / f".{name}{suffix}.partial"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, folder / f"{name}{suffix}")
+        with files.replacing(folder / f"{name}{suffix}") as partial:
+            partial.write_text(content, encoding="utf-8")
     temporary.unlink()
     receipt = {
         "stage": name,

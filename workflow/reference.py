@@ -8,7 +8,6 @@ link that leads nowhere, and few enough bytes for a repository. README's table i
 
 import html
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import pandas as pd
 
 from emosafe_lib.data import merge
 from emosafe_lib.data.sources import registry
-from emosafe_lib.study import paths, rows, tables
+from emosafe_lib.study import files, paths, rows, tables
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import StudyParams, load_study
 from emosafe_lib.study.paths import ASSETS, project_root
@@ -80,17 +79,14 @@ def copy(study: StudyParams) -> Path:
     """
     base, target = paths.outputs_root() / study.name, folder() / study.name
     front_page.write_index(study)
-    partial = target.with_name(f".{study.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name in readable(study):
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base / name, partial / name)
-    refuse_private(partial)
-    refuse_texts(partial, real_texts(base))
-    refuse_dead_links(partial)
-    refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    with files.replacing(target) as partial:
+        for name in readable(study):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / name, partial / name)
+        refuse_private(partial)
+        refuse_texts(partial, real_texts(base))
+        refuse_dead_links(partial)
+        refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
     return target
 
 
@@ -260,6 +256,5 @@ def write_readme(path: Path | None = None) -> None:
     if BEGIN not in text or END not in text.split(BEGIN)[1]:
         raise StageError(path.name, "lacks the reference's markers", f"put {BEGIN} and {END} on lines of their own")
     before, rest = text.split(BEGIN, 1)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(f"{before}{BEGIN}\n{readme_block()}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
-    os.replace(partial, path)
+    with files.replacing(path) as partial:
+        partial.write_text(f"{before}{BEGIN}\n{readme_block()}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")

@@ -194,7 +194,7 @@ def accept(
 
     Returns
     -------
-    The accepted rows (columns of `taxonomy.row_schema`), and how many were rejected for each of `REASONS`
+    The accepted rows (columns of `rows.row_features`), and how many were rejected for each of `REASONS`
     """
     rejected: Counter = Counter()
     asked = tactics.settings(params)["model"] if params.strict_model else ""

@@ -29,7 +29,7 @@ NOTHING_ACCEPTED = "No re-interpretation was accepted, so there is nothing to sh
 
 @dataclass
 class Augmented:
-    """Accepted rows (columns of `taxonomy.row_schema`, sorted by id) and the card that tells how they came about."""
+    """Accepted rows (columns of `rows.row_features`, sorted by id) and the card that tells how they came about."""
 
     rows: pd.DataFrame
     card: dict

@@ -26,7 +26,7 @@ from emosafe_lib.study.taxonomy import ROW_COLUMNS
 
 @dataclass
 class Merged:
-    """The merged rows (columns of `taxonomy.row_schema`, sorted by id) and their data card."""
+    """The merged rows (columns of `rows.row_features`, sorted by id) and their data card."""
 
     rows: pd.DataFrame = field(repr=False)  # texts must not reach a log through a message
     card: dict
@@ -80,7 +80,7 @@ def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame,
 
     Returns
     -------
-    rows (columns of `taxonomy.row_schema`), and by source how many were `read`, how many of them are
+    rows (columns of `rows.row_features`), and by source how many were `read`, how many of them are
     `distinct`, how many of those were `seen` before, and how many were `kept`
     """
     known = registry.known_sources(data)

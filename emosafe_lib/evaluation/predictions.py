@@ -4,7 +4,6 @@ Every number in every table and figure is computed from these files, so they are
 complete (a failed row is a row with an outcome, never a missing one) and free of message text.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emosafe_lib.study.errors import PredictionError
+from emosafe_lib.study.files import replacing
 from emosafe_lib.study.taxonomy import OUTCOMES, SETTINGS, TASK_LABELS, TASKS, USABLE_OUTCOMES
 
 COLUMNS = ("id", "task", "setting", "variant", "seed", "label", "probabilities", "outcome")
@@ -100,14 +100,11 @@ def check(table: pd.DataFrame, where: object = "predictions") -> None:
 def write(table: pd.DataFrame, path: Path, *, model: str, data_sha256: str) -> Path:
     """Check a prediction table and write it as Parquet, by rename, with model and data hash in its metadata."""
     check(table, path)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrow = pa.Table.from_pandas(table[list(COLUMNS)], schema=SCHEMA, preserve_index=False)
     metadata = {"emosafe_model": model, "emosafe_data_sha256": data_sha256}
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(arrow.replace_schema_metadata(metadata), partial)
-    os.replace(partial, path)
-    return path
+    with replacing(path) as partial:
+        pq.write_table(arrow.replace_schema_metadata(metadata), partial)
+    return Path(path)
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Finished training runs on disk: where they lie, what is kept of them, and how they are read again."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,9 +60,8 @@ def save_final(plan: Plan, network, tokenizer, home: Path, state: dict | None = 
 
 def write_finished(home: Path, identity: dict, scores: dict[str, np.ndarray], history: list[dict], facts: dict) -> None:
     """Write the result; `done.json` comes last."""
-    partial = home / ".scores.partial.npz"
-    np.savez(partial, **scores)
-    os.replace(partial, home / "scores.npz")
+    with files.replacing(home / "scores.npz", TrainingError) as partial, open(partial, "wb") as stream:
+        np.savez(stream, **scores)
     digest = files.file_sha256(home / "scores.npz")
     done = {"identity": identity, "history": history, "facts": facts, "scores": digest}
     files.write_json(home / "done.json", done)

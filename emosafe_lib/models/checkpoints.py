@@ -6,10 +6,9 @@ over for an older one, weights are read from safetensors only, and an adapter on
 """
 
 import ast
+import errno
 import hashlib
 import json
-import os
-import shutil
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from emosafe_lib.models.classifier import classifier_class, load_classifier
 from emosafe_lib.models.precision import pick_device, trained_dtype
 from emosafe_lib.models.quantization import spare_bitsandbytes
 from emosafe_lib.study.errors import ModelError, TrainingError
-from emosafe_lib.study.files import file_sha256, write_json
+from emosafe_lib.study.files import file_sha256, replacing, write_json
 from emosafe_lib.study.parameters import ModelParams
 
 SEAL = "sealed.json"
@@ -169,20 +168,14 @@ def save_classifier(network, tokenizer, folder: Path, state: dict | None = None,
     """
     from safetensors import SafetensorError
 
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write_weights(network, partial, state)
+    with replacing(folder, TrainingError) as partial:
+        try:
+            write_weights(network, partial, state)
+        except SafetensorError:
+            raise OSError(errno.EIO, "its weights were not written") from None
         tokenizer.save_pretrained(partial)
         seal(partial, tokenizer=tokenizer_digest(tokenizer), **facts)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        why = getattr(error, "strerror", None) or "its weights were not written"
-        raise TrainingError(folder, f"could not be saved ({why})", "make room on the disk; rerun") from None
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return folder
+    return Path(folder)
 
 
 def write_weights(network, folder: Path, state: dict | None = None) -> None:

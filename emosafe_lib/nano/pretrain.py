@@ -22,6 +22,7 @@ from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import shape_config
 from emosafe_lib.models.precision import half_precision
 from emosafe_lib.study.errors import SourceError, TrainingError
+from emosafe_lib.study.files import replacing
 from emosafe_lib.study.parameters import ModelParams, load_model
 from emosafe_lib.study.progress import bar
 
@@ -411,17 +412,14 @@ def save(network, optimizers: list, folder: Path, identity: dict, losses: list[f
     """Write a sealed checkpoint beside the older ones, then drop all but two."""
     from safetensors.torch import save_file
 
-    partial, target = folder / ".partial", folder / f"checkpoint-{len(losses)}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     tensors = {f"network.{name}": value for name, value in dict(network.named_parameters()).items()}
     for which, optimizer in enumerate(optimizers):
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{which}.{number}.{name}": value for name, value in state.items()}
-    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
-    checkpoints.seal(partial, identity=identity, losses=losses)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with replacing(folder / f"checkpoint-{len(losses)}") as partial:
+        partial.mkdir()
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
+        checkpoints.seal(partial, identity=identity, losses=losses)
     for old in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[:-2]:
         shutil.rmtree(old)
 

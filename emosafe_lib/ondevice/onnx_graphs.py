@@ -1,6 +1,5 @@
 """A classifier as an ONNX graph, in fp32 and in int8, written only if it answers as PyTorch does."""
 
-import os
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from emosafe_lib.models.capacity import count_parameters, weight_bytes
 from emosafe_lib.ondevice import trials
 from emosafe_lib.ondevice.exported import load_exported
 from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.files import replacing
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
 
@@ -58,16 +58,11 @@ def write_onnx(folder: Path) -> None:
     network, _, facts = load_exported(folder)
     if (folder / "model.safetensors").stat().st_size > MOST_ONNX_BYTES:
         raise ModelError(folder, "is too large for one ONNX file", "use the safetensors on a server")
-    plain, small = (folder / f".{name}.partial" for name in ONNX_FILES.values())
-    try:
+    targets = (folder / name for name in ONNX_FILES.values())
+    with replacing(next(targets), ModelError) as plain, replacing(next(targets), ModelError) as small:
         write_graph(network, plain)
         refuse_other_answers(network, plain, folder)
         quantize(plain, small)
-        for partial, name in zip((plain, small), ONNX_FILES.values(), strict=True):
-            os.replace(partial, folder / name)
-    finally:
-        for partial in (plain, small):
-            partial.unlink(missing_ok=True)
     checkpoints.seal(folder, **{name: value for name, value in facts.items() if name != "files"})
 
 

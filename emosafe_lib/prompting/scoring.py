@@ -8,7 +8,6 @@ is common: shards that survive a killed run, calibration on validation rows, pre
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from emosafe_lib.data import outgoing
 from emosafe_lib.models import backbone, checkpoints, precision
 from emosafe_lib.prompting import wordings
 from emosafe_lib.study.errors import PromptError
-from emosafe_lib.study.files import file_sha256
+from emosafe_lib.study.files import file_sha256, replacing
 from emosafe_lib.study.parameters import ModelParams, PromptingParams
 from emosafe_lib.study.progress import bar
 from emosafe_lib.study.taxonomy import TASKS
@@ -128,10 +127,8 @@ def one_shard(backend, asked: Asked, rows: pd.DataFrame, home: Path | None, numb
     scores, outcomes = backend.score(asked.question, rows["text"].to_list())
     shard = {"scores": scores, "outcomes": np.array(outcomes), "seconds": time.perf_counter() - start}
     if path and "api_error" not in outcomes:
-        home.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **shard)
-        os.replace(partial, path)
+        with replacing(path) as partial, open(partial, "wb") as stream:
+            np.savez(stream, **shard)
     return shard
 
 

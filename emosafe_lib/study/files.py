@@ -1,9 +1,18 @@
-"""Files written whole or not at all, and the hashes that prove it."""
+"""Files written whole or not at all, and the hashes that prove it.
 
+Whatever ends a run (a kill, a full disk, a power failure), a reader finds the old file or the new one, never half of one.
+"""
+
+import glob
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from emosafe_lib.study.errors import EmosafeError, StageError
 
 
 def file_sha256(path: Path) -> str:
@@ -12,12 +21,60 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@contextmanager
+def replacing(target: Path, error: type[EmosafeError] = StageError) -> Iterator[Path]:
+    """A path beside `target` for the block to write, a file or a folder, which then takes the place of `target`.
+
+    If the block raises, what it wrote is removed and `target` stays as it was; what a killed process left is removed by
+    the next one. Only one process may write a target at a time.
+
+    Raises
+    ------
+    StageError, or `error` : the operating system refuses to write, because the disk is full for instance
+    """
+    target = Path(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+            remove(leftover)
+        yield partial
+        put_in_place(partial, target)
+    except OSError as refusal:
+        why = refusal.strerror or type(refusal).__name__
+        remedy = "make room on the disk, or see who may write there; then run again"
+        raise error(f"{target.parent.name}/{target.name}", f"could not be saved ({why})", remedy) from None
+    finally:
+        remove(partial)
+
+
+def put_in_place(written: Path, target: Path) -> None:
+    """Rename a finished file or folder to `target`, with its content on the disk and readable as any new file is."""
+    for path in [written] if written.is_file() else [path for path in written.rglob("*") if path.is_file()]:
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())  # or a power failure could leave the new name with nothing in it
+        path.chmod(0o666 & ~umask())  # safetensors makes files that only their owner may read
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(written, target)
+
+
+def umask() -> int:
+    """The permissions that this process takes from new files; they can only be read by setting them."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, data: object) -> None:
-    """Write JSON by rename, so that a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())  # or a power failure could leave the new name with nothing in it
-    os.replace(partial, path)
+    """Write JSON, which holds no NaN; see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")

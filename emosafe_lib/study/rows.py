@@ -1,48 +1,124 @@
-"""Reading, writing and picking merged rows, the table that every stage after the merge starts from.
+"""Merged rows: what a row is, how rows travel, and how they are picked; the table that every later stage starts from.
 
+Rows travel as a `datasets.Dataset`, on disk as Parquet, and are analysed as a pandas table in which a label is a word.
 Two choices are made here once so that all models face the same question: which rows are scored when a study caps them
 (the same ones for every model and setting, or paired tests would be void), and what a reader of a rendered notebook may
 see of a text (nothing, unless it was written for this package).
 """
 
 import hashlib
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from emosafe_lib.study.errors import MergeError
-from emosafe_lib.study.taxonomy import CATEGORIES, SPLITS, row_schema
+from emosafe_lib.study.files import replacing
+from emosafe_lib.study.taxonomy import CATEGORIES, ORIGINS, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+CLASSES = {"safety": SAFETY_LEVELS, "split": SPLITS, "origin": ORIGINS}
+MAY_BE_EMPTY = ("emotion", "parent_id")
+
+
+def row_features() -> "Features":
+    """What a row is: `ROW_COLUMNS` with their types.
+
+    `categories` and `category_known` hold six booleans in the order of `CATEGORIES`; a category whose `category_known`
+    is false was never asked of that source, and is not evidence of absence.
+    """
+    from datasets import ClassLabel, Features, Sequence, Value
+
+    types = dict.fromkeys(ROW_COLUMNS, Value("string"))
+    types |= {name: ClassLabel(names=list(words)) for name, words in CLASSES.items()}
+    types |= dict.fromkeys(("categories", "category_known"), Sequence(Value("bool"), length=len(CATEGORIES)))
+    return Features(types)
+
+
+def as_dataset(rows: pd.DataFrame) -> "Dataset":
+    """A table of rows, labels as words, as a `datasets.Dataset` with `row_features`.
+
+    Raises
+    ------
+    MergeError : a cell is empty that must not be, or a label is none of its class
+    """
+    from datasets import Dataset
+
+    for name in sorted(set(ROW_COLUMNS) - set(MAY_BE_EMPTY)):
+        bad = rows[name].isna() if name not in CLASSES else ~rows[name].isin(CLASSES[name])
+        if bad.any():
+            where = f"id {rows['id'][bad].iloc[0]}, column {name}"
+            raise MergeError(where, "is empty or no value of its class", "correct the row")
+    return Dataset.from_pandas(rows[list(ROW_COLUMNS)], features=row_features(), preserve_index=False)
+
+
+def as_table(dataset: "Dataset") -> pd.DataFrame:
+    """A dataset of rows as a pandas table, labels as words."""
+    table = dataset.to_pandas()
+    return table.assign(**{name: np.array(words, dtype=object)[table[name]] for name, words in CLASSES.items()}).astype(
+        dict.fromkeys(CLASSES, "str")
+    )
 
 
 def write_rows(rows: pd.DataFrame, path: Path) -> Path:
-    """Write rows as Parquet with the package's schema, by rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = row_schema()
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False), partial)
-    os.replace(partial, path)
-    return path
+    """Write a table of rows as Parquet; MergeError where `as_dataset` refuses it."""
+    dataset = as_dataset(rows)
+    with replacing(path) as partial, without_bars():
+        dataset.to_parquet(partial)
+    return Path(path)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the bars of `datasets`: writing takes a fraction of a second, and a bar would stay in the notebook."""
+    from datasets import utils
+
+    hidden = utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            utils.enable_progress_bars()
 
 
 def read_rows(*paths: Path) -> pd.DataFrame:
     """Read and join row files; MergeError if a column or an id's uniqueness is broken."""
-    tables = []
-    for path in paths:
-        table = pq.read_table(path)
-        missing = set(row_schema().names) - set(table.column_names)
-        if missing:
-            raise MergeError(path, f"columns missing: {', '.join(sorted(missing))}", "rerun notebook 01")
-        tables.append(table.select(row_schema().names).to_pandas())
-    rows = pd.concat(tables, ignore_index=True)
+    from datasets import concatenate_datasets
+
+    rows = as_table(concatenate_datasets([read_dataset(path) for path in paths]))
     twice = rows["id"][rows["id"].duplicated()]
     if len(twice):
         raise MergeError(paths[-1], f"id {twice.iloc[0]} appears twice", "rerun notebooks 01 and 02")
     return rows
+
+
+def read_dataset(path: Path) -> "Dataset":
+    """The rows of one file.
+
+    `Dataset.from_parquet` would write a second copy of the rows to a cache folder and read that, so Arrow reads the file.
+
+    Raises
+    ------
+    MergeError : the file's columns are not those of a row
+    """
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    dataset = Dataset(pq.read_table(path))
+    missing = set(ROW_COLUMNS) - set(dataset.column_names)
+    if missing:
+        raise MergeError(path, f"columns missing: {', '.join(sorted(missing))}", "rerun notebook 01")
+    dataset = dataset.select_columns(list(ROW_COLUMNS))
+    other = [name for name, kind in row_features().items() if dataset.features[name] != kind]
+    if other:
+        raise MergeError(path, f"columns of another type: {', '.join(other)}", "rerun notebook 01")
+    return dataset
 
 
 def category_matrix(rows: pd.DataFrame) -> np.ndarray:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emosafe_lib.study.errors import StageError
-from emosafe_lib.study.files import file_sha256, write_json
+from emosafe_lib.study.files import file_sha256, put_in_place, write_json
 from emosafe_lib.study.machine import peak_memory_mb, versions
 from emosafe_lib.study.optional import missing, not_measured, optional
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
@@ -170,7 +170,7 @@ class Run:
         for path in staged:
             target = self.base / path.relative_to(self.staging)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+            put_in_place(path, target)
         shutil.rmtree(self.staging)
 
 

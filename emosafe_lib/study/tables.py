@@ -4,10 +4,11 @@ Two dangers live there. A cell that starts with `=` or `@` runs as a formula, so
 cell is read as zero by many a formula, so a number that is undefined is written as the word `undefined`.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
+
+from emosafe_lib.study.files import replacing
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 NUMBER_COLUMNS = ("value", "low", "high", "p", "p_holm")
@@ -21,16 +22,13 @@ def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(table: pd.DataFrame, path: Path) -> Path:
     """Write a table as spreadsheet-safe CSV, by rename; NaN in a column of `NUMBER_COLUMNS` becomes `undefined`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     safe = spreadsheet_safe(table)
     for column in [name for name in NUMBER_COLUMNS if name in safe]:
         numbers = safe[column]
         safe[column] = numbers.map(lambda value: UNDEFINED_WORD if pd.isna(value) else f"{value:.6g}").astype(object)
-    partial = path.with_name(f".{path.name}.partial")
-    safe.to_csv(partial, index=False, lineterminator="\n", float_format="%.6g")
-    os.replace(partial, path)
-    return path
+    with replacing(path) as partial:
+        safe.to_csv(partial, index=False, lineterminator="\n", float_format="%.6g")
+    return Path(path)
 
 
 def read_csv(path: Path) -> pd.DataFrame:

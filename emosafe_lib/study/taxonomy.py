@@ -90,18 +90,3 @@ ROW_COLUMNS = (
     "origin",
     "parent_id",
 )
-
-
-def row_schema():
-    """The Arrow schema of a merged row.
-
-    `categories` and `category_known` are lists of six booleans in the order of `CATEGORIES`; a category whose
-    `category_known` is false was never asked of that source, and is not evidence of absence. `emotion` and
-    `parent_id` may be null, everything else may not.
-    """
-    import pyarrow as pa
-
-    flags = pa.list_(pa.bool_(), len(CATEGORIES))
-    types = {name: pa.string() for name in ROW_COLUMNS} | {"categories": flags, "category_known": flags}
-    nullable = {"emotion", "parent_id"}
-    return pa.schema([pa.field(name, types[name], nullable=name in nullable) for name in ROW_COLUMNS])

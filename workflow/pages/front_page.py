@@ -6,7 +6,6 @@ that the notebooks wrote; and it ends with what identifies the run: data, parame
 """
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from emosafe_lib.evaluation.claims import STATEMENTS
-from emosafe_lib.study import paths, pictures, stage, tables
+from emosafe_lib.study import files, paths, pictures, stage, tables
 from emosafe_lib.study.errors import EmosafeError, StageError
 from emosafe_lib.study.parameters import StudyParams, load_model
 from emosafe_lib.study.taxonomy import TASKS
@@ -220,8 +219,6 @@ def write_index(study: StudyParams, models: Sequence[str] = ()) -> Path:
     stages = [(*pair, *state(study, *pair, run)) for pair in expected_stages(study, models_of(study, base, run))]
     sections = (opening(study, base, stages), results_section(base), claims_section(base))
     content = "".join((*sections, stages_section(base, stages), identity_section(base, stages)))
-    target = base / "index.html"
-    partial = base / ".index.html.partial"
-    partial.write_text(rendering.shell(f"{study.name} study", content), encoding="utf-8")
-    os.replace(partial, target)
-    return target
+    with files.replacing(base / "index.html") as partial:
+        partial.write_text(rendering.shell(f"{study.name} study", content), encoding="utf-8")
+    return base / "index.html"

@@ -5,12 +5,12 @@ accepted SHA-256 values, and only then renamed into place: a final file is alway
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from emosafe_lib.data.sources.base import File, Source, check_file
 from emosafe_lib.data.sources.registry import data_folder, known_sources
 from emosafe_lib.study.errors import SourceError
+from emosafe_lib.study.files import put_in_place
 from emosafe_lib.study.parameters import load_study
 
 TIMEOUT = 60  # seconds without a byte
@@ -74,7 +74,7 @@ def fetch_file(source: Source, file: File, folder: Path, progress: bool = True) 
         if not resumed:
             raise
         return fetch_file(source, file, folder, progress)
-    os.replace(part, path)
+    put_in_place(part, path)
     return True
 
 
