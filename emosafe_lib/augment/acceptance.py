@@ -19,6 +19,7 @@ from emosafe_lib.augment.reply import Reply, parse
 from emosafe_lib.augment.requests import Request, Shares, positive_categories
 from emosafe_lib.data import cleaning, outgoing
 from emosafe_lib.data.near_duplicates import near_duplicate_pairs
+from emosafe_lib.evaluation.baselines import words_pipeline
 from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
 
@@ -51,6 +52,7 @@ LENGTH_RATIO = (0.3, 4.0)
 LENGTH_FLOOR, LENGTH_CEILING = 12, 80  # words; a shorter or longer parent is treated as of this length
 ECHO_SHARE = 0.4  # of the reply's word triples that stand in the parent
 NEAR_JACCARD = 0.7
+MOST_CHARACTERS = 5_000
 
 
 @cache
@@ -107,14 +109,15 @@ def check(request: Request, answer: Answer, parent, model: str = "") -> tuple[st
     reply = parse(answer.content or "")
     if reply is None:
         return "schema", None
+    text = cleaning.display_text(reply.text)
     checks = {
         "wrong_id": lambda: reply.id == request.short_id,
         "wrong_tactic": lambda: reply.tactic == request.tactic,
-        "language": lambda: is_english(reply.text),
-        "length_ratio": lambda: fits_length(reply.text, parent.text),
-        "unfit": lambda: not cleaning.quarantine_reason(reply.text, 5_000),
-        "identifier": lambda: not outgoing.has_identifier(reply.text),
-        "echo": lambda: not is_echo(reply.text, parent.text),
+        "language": lambda: is_english(text),
+        "length_ratio": lambda: fits_length(text, parent.text),
+        "unfit": lambda: isinstance(cleaning.admitted(reply.text, MOST_CHARACTERS), str),
+        "identifier": lambda: not outgoing.has_identifier(text),
+        "echo": lambda: not is_echo(text, parent.text),
         "level": lambda: reply.level == request.level,
         "category": lambda: fits_categories(reply, parent),
     }
@@ -136,7 +139,7 @@ def as_row(request: Request, reply: Reply, parent) -> dict:
     known = [bool(flag) for flag in parent.category_known]
     return {
         "id": f"{request.parent_id}~{request.tactic}-{request.ending}",
-        "text": cleaning.display_text(reply.text),
+        "text": cleaning.prepared(reply.text, MOST_CHARACTERS),
         "source": parent.source,
         "source_label": f"reinterpretation: {request.tactic}, {request.ending}",
         "emotion": reply.emotion_after.lower(),
@@ -213,14 +216,11 @@ def accept(
 
 def local_judge(rows: pd.DataFrame) -> Judge:
     """A second judge that needs no network: TF-IDF and logistic regression, fitted on the training rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
     train = rows[(rows["split"] == "train") & (rows["origin"] != "reinterpretation")]
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     classifier = LogisticRegression(C=4, max_iter=1000, class_weight="balanced")
-    model = make_pipeline(features, classifier).fit(train["text"], train["safety"])
+    model = words_pipeline(classifier).fit(train["text"], train["safety"])
     return lambda texts: model.predict(texts).tolist()
 
 

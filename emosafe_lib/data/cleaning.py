@@ -1,18 +1,93 @@
-"""What a text has to be before it may enter the dataset, and the form in which every model reads it."""
+"""What a text has to be before anything reads it, and the form in which every model reads it.
+
+There is one way in, `prepared`: the merge, the replies of an augmentation and the messages that somebody classifies all
+take it, so that a model meets no text that differs from those it was trained on by a line break or an invisible
+character alone.
+"""
 
 import re
 import sys
 import unicodedata
+from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 
 import pandas as pd
 
 from emosafe_lib.data.privacy import scrub
 
-# --- quarantine -------------------------------------------------------------------------------------------------------
+# --- one text ---------------------------------------------------------------------------------------------------------
 
 BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 SURROGATE = re.compile("[\ud800-\udfff]")
+BLANKS = "\u2800" + "".join(map(chr, (*range(32), *range(127, 160))))
+INVISIBLE = "\xad\u034f\u115f\u1160\u17b4\u17b5\u200b\u3164\ufeff\uffa0" + "".join(
+    map(chr, (*range(0x180B, 0x1810), *range(0x2060, 0x2070), *range(0xFFF0, 0xFFFC)))
+)
+TIDY = str.maketrans(dict.fromkeys(BLANKS, " ") | dict.fromkeys(INVISIBLE))
+# Joiners, variation selectors and tags are part of an emoji or of another script; beside a Latin letter they hide.
+# Joiners behind a closing bracket stay: some faces typed in brackets end so, and are rows of the real study.
+STRAY = re.compile(
+    "(?<=[A-Za-z\u00c0-\u024f])[\u200c\u200d\ufe00-\ufe0f]+|[\u200c\u200d]+(?=[0-9A-Za-z\u00c0-\u024f])"
+    "|(?<![^\\x00-\\x28\\x2a-\\x5c\\x5e-|~-\u024f])[\u200c\u200d]+|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e0fff]+"
+)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands in the place of a text that cannot be read; `reason` says why, without its content."""
+
+    reason: str
+
+
+def prepared(text: str, max_characters: int) -> str | Unreadable:
+    """The text as every model reads it, tidy and without identifiers, or why nothing may read it."""
+    if len(text) > max_characters:
+        return Unreadable("run together (too long)")
+    tidy = display_text(text)  # first, since an invisible character can hide an address
+    if is_empty(tidy):
+        return Unreadable("empty")
+    if "\x00" in text:
+        return Unreadable("NUL character")
+    if SURROGATE.search(text):
+        return Unreadable("lone surrogate")
+    return Unreadable("bidirectional control") if BIDI.search(text) else scrub(tidy)
+
+
+def display_text(text: str) -> str:
+    """What models read: Unicode NFC, one space between words, nothing invisible; emoji and case kept."""
+    plain = text.translate(TIDY)
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFC", STRAY.sub("", plain))
+    return " ".join(plain.split())
+
+
+def is_empty(text: str) -> bool:
+    """Whether nothing is left of a text without spaces, punctuation and invisible characters."""
+    return not any(map(str.isalnum, text)) and not comparison_key(text)
+
+
+@cache
+def key_table() -> dict[int, str | None]:
+    """What the comparison key does to single characters: punctuation to a space, apostrophes and invisible ones gone."""
+    table: dict[int, str | None] = {}
+    for code in range(sys.maxunicode + 1):
+        kind = unicodedata.category(chr(code))
+        if kind[0] == "P" or kind == "Cc":
+            table[code] = " "
+        elif kind == "Cf" or 0xFE00 <= code <= 0xFE0F:
+            table[code] = None
+    return table | dict.fromkeys(map(ord, "'’‘`´"), None)
+
+
+def comparison_key(text: str) -> str:
+    """What decides whether two texts are the same: case, Unicode form, punctuation and invisible characters do not."""
+    folded = unicodedata.normalize("NFKC", text.casefold()) if not text.isascii() else text.lower()
+    return " ".join(folded.translate(key_table()).split())
+
+
+# --- what may be trained on -------------------------------------------------------------------------------------------
+
 MINORS = re.compile(
     r"\b(child(ren)?|kids?|minors?|under-?age[d]?|pre-?teens?|teen(s|ager|agers|aged?)?|toddlers?|infants?"
     r"|school-?(girl|boy)s?|(little|young) (girl|boy)s?|(girl|boy) ?scouts?|high ?school(ers?)?|middle ?school(ers?)?"
@@ -39,58 +114,25 @@ def minors_in_sexual_context(text: str) -> bool:
     return bool(young) and any(abs(match.start() - at) <= NEARBY for match in SEXUAL.finditer(text) for at in young)
 
 
-def quarantine_reason(text: str, max_characters: int) -> str:
-    """Why a text must not enter the dataset; "" where it may."""
-    if "\x00" in text:
-        return "NUL character"
-    if SURROGATE.search(text):
-        return "lone surrogate"
-    if BIDI.search(text):
-        return "bidirectional control"
-    if len(text) > max_characters:
-        return "run together (too long)"
-    if not comparison_key(text):
-        return "empty"
-    return "minors in a sexual context" if minors_in_sexual_context(text) else ""
+def admitted(text: str, max_characters: int) -> str | Unreadable:
+    """The prepared text, or why it must not enter the dataset."""
+    made = prepared(text, max_characters)
+    if isinstance(made, str) and minors_in_sexual_context(text):
+        return Unreadable("minors in a sexual context")
+    return made
 
 
-def quarantine(rows: pd.DataFrame, max_characters: int = 10_000) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The rows that may stay, and how many were set aside for which reason."""
-    reasons = rows["text"].map(lambda text: quarantine_reason(text, max_characters))
-    counts = reasons[reasons != ""].value_counts()
-    return rows[reasons == ""].reset_index(drop=True), {str(k): int(v) for k, v in sorted(counts.items())}
+def prepare_rows(rows: pd.DataFrame, max_characters: int = 10_000) -> tuple[pd.DataFrame, dict]:
+    """The rows that may enter the dataset, their texts prepared, with the column `key`.
 
-
-def display_text(text: str) -> str:
-    """What models read: Unicode NFC, one space between words, no control characters; emoji and case kept."""
-    plain = unicodedata.normalize("NFC", text).translate(CONTROLS)
-    return " ".join(plain.split())
-
-
-CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ") | {0xFEFF: None, 0x200B: None, 0xAD: None}
-
-
-@cache
-def key_table() -> dict[int, str | None]:
-    """What the comparison key does to single characters: punctuation to a space, apostrophes and invisible ones gone."""
-    table: dict[int, str | None] = {}
-    for code in range(sys.maxunicode + 1):
-        kind = unicodedata.category(chr(code))
-        if kind[0] == "P" or kind == "Cc":
-            table[code] = " "
-        elif kind == "Cf" or 0xFE00 <= code <= 0xFE0F:
-            table[code] = None
-    return table | dict.fromkeys(map(ord, "'’‘`´"), None)
-
-
-def comparison_key(text: str) -> str:
-    """What decides whether two texts are the same: case, Unicode form, punctuation and invisible characters do not."""
-    folded = unicodedata.normalize("NFKC", text.casefold()) if not text.isascii() else text.lower()
-    return " ".join(folded.translate(key_table()).split())
-
-
-def normalise(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Scrub and tidy the text, add the column `key`; also how many texts held an identifier."""
-    tidy = rows["text"].map(display_text)  # first, since an invisible character can hide an address
-    scrubbed = tidy.map(scrub)
-    return rows.assign(text=scrubbed, key=scrubbed.map(comparison_key)), int((scrubbed != tidy).sum())
+    Returns
+    -------
+    the rows, and two counts: `quarantined`, rows set aside by reason, and `scrubbed`, texts that held an identifier
+    """
+    made = [admitted(text, max_characters) for text in rows["text"]]
+    reasons = Counter(text.reason for text in made if isinstance(text, Unreadable))
+    good = [isinstance(text, str) for text in made]
+    kept, texts = rows[good].reset_index(drop=True), [text for text in made if isinstance(text, str)]
+    scrubbed = sum(text != display_text(raw) for text, raw in zip(texts, kept["text"], strict=True))
+    kept = kept.assign(text=texts, key=list(map(comparison_key, texts)))
+    return kept, {"quarantined": dict(sorted(reasons.items())), "scrubbed": scrubbed}

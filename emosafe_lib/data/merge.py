@@ -7,6 +7,7 @@ depends on the order of the input rows, on the folder or on the locale.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,18 @@ import pandas as pd
 from emosafe_lib.data import near_duplicates
 from emosafe_lib.data.balance import choose_rows
 from emosafe_lib.data.card import data_card
-from emosafe_lib.data.cleaning import normalise, quarantine
+from emosafe_lib.data.cleaning import prepare_rows
 from emosafe_lib.data.duplicates import join_duplicates
 from emosafe_lib.data.groups import assign_groups
 from emosafe_lib.data.sources import base, registry
 from emosafe_lib.data.splits import assign_splits, refuse_empty_splits
 from emosafe_lib.study.errors import MergeError, SourceError
 from emosafe_lib.study.parameters import DataParams
-from emosafe_lib.study.taxonomy import ROW_COLUMNS
+from emosafe_lib.study.rows import as_dataset
+from emosafe_lib.study.taxonomy import ROW_COLUMNS, SPLITS
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @dataclass
@@ -30,6 +35,13 @@ class Merged:
 
     rows: pd.DataFrame = field(repr=False)  # texts must not reach a log through a message
     card: dict
+
+    @property
+    def splits(self) -> "DatasetDict":
+        """The rows as a `datasets.DatasetDict`: train, validation, test."""
+        from datasets import DatasetDict
+
+        return DatasetDict({split: as_dataset(self.rows[self.rows["split"] == split]) for split in SPLITS})
 
 
 # --- read -------------------------------------------------------------------------------------------------------------
@@ -88,7 +100,7 @@ def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame,
     tables, facts = [], {}
     for source in sorted(chosen, key=lambda source: source.name):
         raw = registry.read(source)
-        unique = join_duplicates(normalise(quarantine(raw, data.max_characters)[0])[0])[0]
+        unique = join_duplicates(prepare_rows(raw, data.max_characters)[0])[0]
         seen = already_read(unique["key"], prepared.rows["key"], data.near_duplicate_jaccard)
         kept = unique[~seen]
         tables.append(kept.assign(group=kept["id"], split="test", parent_id=None)[list(ROW_COLUMNS)])
@@ -137,16 +149,15 @@ def merge_rows(raw: pd.DataFrame, data: DataParams) -> Merged:
 
 
 def prepare(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -> Prepared:
-    """Quarantine, scrub, normalise, join duplicates and group."""
+    """Set aside what may not enter, tidy and scrub the rest, join duplicates and group."""
     twice = raw["id"][raw["id"].duplicated()]
     if len(twice):
         raise MergeError(f"id {twice.iloc[0]}", "appears twice", "ids must be unique; check the source's reader")
-    rows, quarantined = quarantine(raw, data.max_characters)
-    rows, scrubbed = normalise(rows)
+    rows, cleaned = prepare_rows(raw, data.max_characters)
     rows, duplicates = join_duplicates(rows)
     rows, grouping = assign_groups(rows, data.near_duplicate_jaccard)
-    steps = {"rows_in": len(raw), "left_out": left_out or {}, "quarantined": quarantined, "scrubbed": scrubbed}
-    return Prepared(rows, steps | duplicates | grouping)
+    steps = {"rows_in": len(raw), "left_out": left_out or {}}
+    return Prepared(rows, steps | cleaned | duplicates | grouping)
 
 
 def complete(prepared: Prepared, data: DataParams) -> Merged:

@@ -39,6 +39,7 @@ DISTRESS = (
     "hopeless helpless overwhelmed exhausted ashamed guilty guilt grief hurt broken empty numb tired struggling worried"
 )
 HITS_FOR_EVEN_ODDS = 1.0
+MOST_WORDS = 20_000
 FEW_TEXTS = 20  # fewer may share no word at all, as where all but one small source is left out
 
 
@@ -109,18 +110,21 @@ def keyword_hits(texts: pd.Series, words: str) -> np.ndarray:
 
 def fit_tfidf(train: pd.DataFrame, task: str) -> Predictor:
     """TF-IDF of words and word pairs with logistic regression, classes weighted evenly."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    rare = 2 if len(train) >= FEW_TEXTS else 1
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=rare,
-        max_features=20_000,
-        sublinear_tf=True,
-        strip_accents="unicode",
-        dtype=np.float32,
-    )
+    options = {"min_df": 2 if len(train) >= FEW_TEXTS else 1, "strip_accents": "unicode", "dtype": np.float32}
+    vectorizer = words_pipeline(max_features=MOST_WORDS, **options)
     return fit_linear(train, task, vectorizer, lambda texts: texts, strength=4.0)
+
+
+def words_pipeline(*classifier, **options):
+    """TF-IDF of words and word pairs that at least two texts share, with a classifier behind it or none.
+
+    `options` are those of scikit-learn's `TfidfVectorizer`.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(**{"ngram_range": (1, 2), "min_df": 2, "sublinear_tf": True} | options)
+    return make_pipeline(words, *classifier)
 
 
 def fit_linear(train: pd.DataFrame, task: str, transformer, prepare: Callable, strength: float) -> Predictor:

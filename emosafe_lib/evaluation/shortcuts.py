@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import metrics, predictions
-from emosafe_lib.evaluation.baselines import BASELINES, fit_tfidf, tuned
+from emosafe_lib.evaluation.baselines import BASELINES, MOST_WORDS, fit_tfidf, tuned, words_pipeline
 from emosafe_lib.study.rows import category_matrix, known_matrix, take
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
@@ -53,13 +53,11 @@ def baseline_report(name: str, rows: pd.DataFrame) -> dict:
 
 def source_from_text(rows: pd.DataFrame) -> dict:
     """How often the words name the source, beside always guessing the largest one."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import SGDClassifier
-    from sklearn.pipeline import make_pipeline
 
     train, test = take(rows, "train", TRAIN_ROWS), take(rows, "test")
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=20_000, sublinear_tf=True, dtype=np.float32)
-    model = make_pipeline(words, SGDClassifier(random_state=0, max_iter=30, tol=1e-3))
+    classifier = SGDClassifier(random_state=0, max_iter=30, tol=1e-3)
+    model = words_pipeline(classifier, max_features=MOST_WORDS, dtype=np.float32)
     found = model.fit(train["text"], train["source"]).predict(test["text"])
     largest = train["source"].mode().min()
     return {

@@ -59,9 +59,7 @@ def annotated_rows(data: DataParams, folder: Path | None = None) -> tuple[pd.Dat
     unseen : id, text, key, group of validation and test
     """
     raw, _ = merge.read_sources(data, folder)
-    kept, _ = cleaning.quarantine(raw)
-    tidy, _ = cleaning.normalise(kept)
-    joined, _ = duplicates.join_duplicates(tidy)
+    joined, _ = duplicates.join_duplicates(cleaning.prepare_rows(raw)[0])
     grouped, _ = assign_groups(joined, data.near_duplicate_jaccard)
     split = splits.assign_splits(grouped, data)
     unseen = split[split["split"] != "train"]
@@ -81,7 +79,7 @@ def emotion_rows(folder: Path | None = None) -> pd.DataFrame:
     table = tables.read_table(files["train.tsv"], delimiter="\t", header=["text", "codes", "id"])
     label = table["codes"].map(lambda codes: ",".join(names[int(code)] for code in codes.split(",")))
     rows = pd.DataFrame({"id": "goemotions:" + table["id"], "text": table["text"], "label": label})
-    rows, _ = cleaning.normalise(cleaning.quarantine(rows)[0])
+    rows, _ = cleaning.prepare_rows(rows)
     return rows.assign(source="goemotions", group=rows["id"], split="train")
 
 

@@ -4,7 +4,8 @@ A user sees what the study evaluated, with its temperature and thresholds. Where
 most rows are read in bf16: probabilities differ by some thousandths, and labels are those of fp32 unless a row moves
 twice as far as any validation row did (`mixed`). Elsewhere the
 fp32 ONNX graph reads them where it was exported: it is faster than PyTorch, and differs by rounding alone. A row that
-cannot be read gets an outcome that says why, and the rest goes on. Texts are read and forgotten: no output, log or
+cannot be read gets an outcome that says why, and the rest goes on. A message is tidied and its identifiers are masked
+just as those of the training rows were. Texts are read and forgotten: no output, log or
 error holds one.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emosafe_lib.data.cleaning import Unreadable, prepared
 from emosafe_lib.models import checkpoints
 from emosafe_lib.ondevice.runtimes import RUNTIMES, TaskClassifier
 from emosafe_lib.study.errors import ModelError
@@ -63,12 +65,12 @@ class Classifier:
 
     def classify_chunk(self, chunk: list[tuple[int, object]]) -> Iterator[dict]:
         """Results of some numbered texts, refused ones among them in their place."""
-        refused = {row: reason for row, text in chunk if (reason := unusable(text))}
-        good = [(row, text) for row, text in chunk if row not in refused]
-        scores = self.score([text for _, text in good]) if good else []
-        found = dict(zip((row for row, _ in good), scores, strict=True))
-        for row, _ in chunk:
-            yield {"row": row} | found.get(row, {"outcome": refused.get(row)})
+        made = {row: readable(text) for row, text in chunk}
+        good = {row: text for row, text in made.items() if isinstance(text, str)}
+        found = dict(zip(good, self.score(list(good.values())) if good else [], strict=True))
+        refused = {row: {"outcome": f"refused: {text.reason}"} for row, text in made.items() if row not in good}
+        results = found | refused
+        yield from ({"row": row} | results[row] for row in made)
 
     def score(self, texts: list[str]) -> list[dict]:
         """Levels, categories and probabilities of readable texts."""
@@ -87,30 +89,21 @@ class Classifier:
         ]
 
 
-def unusable(text: object) -> str:
-    """Why a text cannot be classified, or an empty string."""
+def readable(text: object) -> str | Unreadable:
+    """A message in the form in which the training rows were read, or why it cannot be classified."""
     if isinstance(text, Unreadable):
-        return f"refused: {text.reason}"
+        return text
     if not isinstance(text, str):
-        return f"refused: not a text but {type(text).__name__}"
-    if not text.strip():
-        return "refused: empty"
+        return Unreadable(f"not a text but {type(text).__name__}")
     if len(text) > MOST_CHARACTERS:
-        return f"refused: more than {MOST_CHARACTERS} characters"
-    return "refused: holds lone surrogates" if any("\ud800" <= letter <= "\udfff" for letter in text) else ""
-
-
-class Unreadable:
-    """A row of a file that held no text; `reason` says why, without its content."""
-
-    def __init__(self, reason: str):
-        self.reason = reason
+        return Unreadable(f"more than {MOST_CHARACTERS} characters")
+    return prepared(text, MOST_CHARACTERS)
 
 
 def texts_of(path: str, column: str) -> Iterator:
     """The texts of a JSONL or CSV file, or of standard input (`-`, one a line), read as they are needed.
 
-    Bytes that are not UTF-8 become lone surrogates, for which `unusable` refuses their row alone.
+    Bytes that are not UTF-8 become lone surrogates, for which `readable` refuses their row alone.
 
     Raises
     ------

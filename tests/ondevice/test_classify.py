@@ -266,7 +266,7 @@ def test_a_csv_is_read_to_its_first_broken_row_and_a_huge_cell_is_only_refused(t
     path = tmp_path / "in.CSV"
     path.write_text(f'text\ncalm\n{"x" * 200_000}\n"{CANARY}\ncalm\n')
     found = classify.texts_of(str(path), "text")
-    assert next(found) == "calm" and "characters" in classify.unusable(next(found))
+    assert next(found) == "calm" and "characters" in classify.readable(next(found)).reason
     with pytest.raises(ModelError, match="row 3: ") as refusal:
         next(found)
     assert "424242" not in str(refusal.value)
@@ -281,7 +281,7 @@ def test_one_bad_csv_row_neither_stops_the_rest_nor_is_read_by_half(tmp_path):
     path.write_text('id,text\n1,calm, and more\n2,"calm "quoted" word"\n3,calm\n4\n5,"so, calm"\n')
     found = list(classify.texts_of(str(path), "text"))
     assert [text if isinstance(text, str) else None for text in found] == [None, None, "calm", None, "so, calm"]
-    reasons = [classify.unusable(text) for text in found if not isinstance(text, str)]
+    reasons = [classify.readable(text).reason for text in found if not isinstance(text, str)]
     assert "too many cells" in reasons[0] and "inside a cell" in reasons[1] and "too short" in reasons[2]
 
 
@@ -289,7 +289,7 @@ def test_a_stray_quote_in_the_first_csv_row_does_not_stop_the_rest_either(tmp_pa
     path = tmp_path / "in.csv"
     path.write_text('text,id\n"calm "quoted" word",1\ncalm,2\n')
     bad, good = classify.texts_of(str(path), "text")
-    assert "inside a cell" in classify.unusable(bad) and good == "calm"
+    assert "inside a cell" in classify.readable(bad).reason and good == "calm"
 
 
 @pytest.mark.parametrize(
