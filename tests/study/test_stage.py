@@ -87,8 +87,8 @@ def test_74_a_manifest_that_cannot_be_written_leaves_the_last_good_output(checko
 
 
 def test_an_opening_cell_that_ran_twice_leaves_no_lock_and_a_last_cell_publishes_once(checkout):
-    begin(STAGE, "toy")
     run = begin(STAGE, "toy")
+    run = begin(STAGE, "toy")  # while the name still holds the first
     run.finish()
     other = f"from emosafe_lib.study.stage import begin; begin({STAGE!r}, 'toy')"
     assert subprocess.run([sys.executable, "-c", other], timeout=60, cwd=toy.ROOT).returncode == 0
