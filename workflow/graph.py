@@ -12,6 +12,7 @@ from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.paths import project_root
 from workflow.engine import snakemake_arguments
+from workflow.runner import what_to_run
 
 RULES = {name.partition("_")[2]: name for name in stages.STAGES}
 MOMENT = 1e-9  # hours: of two ways that take equally long the one with more jobs is shown, measured or not
@@ -41,8 +42,6 @@ def graph_of(study: str, models: list[str], cores: int) -> DiGraph:
     ------
     StageError : Snakemake refuses the study
     """
-    from workflow.runner import what_to_run
-
     told = snakemake_arguments(project_root(), cores, study=study, models=",".join(models))
     command = [sys.executable, "-m", "snakemake", *told, *what_to_run(load_study(study), models), "--dag"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -24,6 +24,7 @@ from emosafe_lib.study.parameters import StudyParams, load_study
 from emosafe_lib.study.paths import ASSETS, project_root
 from emosafe_lib.study.taxonomy import TASKS
 from workflow.pages import front_page, rendering
+from workflow.runner import run_study
 
 MAX_BYTES = 15_000_000
 MAX_PAGE_BYTES = 3_000_000
@@ -54,8 +55,6 @@ def make(studies: Sequence[str], cores: int) -> list[Path]:
     ------
     StageError : a study failed, or its copy may not be published; the reference stays as it was
     """
-    from workflow.runner import run_study
-
     made = []
     for name in studies or filter(has_data, ("sample", "real")):
         if run_study(name, [], cores) != 0:

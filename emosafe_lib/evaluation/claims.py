@@ -15,6 +15,7 @@ from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.paired_tests import Difference
 from emosafe_lib.evaluation.results import Cell, Evidence, variants_asked
 from emosafe_lib.evaluation.scaling import MIN_SIZES, SCALED_SETTINGS, kendall, with_runs
+from emosafe_lib.models.capacity import memory_plan
 from emosafe_lib.study.optional import ends_a_stage
 from emosafe_lib.study.parameters import ModelParams, load_model
 from emosafe_lib.study.taxonomy import CATEGORIES, TASKS
@@ -265,8 +266,6 @@ def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
     name, ladder = "fits_two_gigabytes", f"shape of {model.name}"
     test = f"computed memory of {model.name} at its true shape, by precision: one of them under {MEMORY_LIMIT_GB:g} GB"
     try:
-        from emosafe_lib.models.capacity import memory_plan
-
         plan = memory_plan(model)
     except Exception as error:  # a claim that cannot be worked out here is no reason to lose the others
         if ends_a_stage(error):

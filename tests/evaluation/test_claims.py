@@ -8,7 +8,6 @@ import pytest
 from analysis_world import evidence, made_up_rows, model_table
 
 from emosafe_lib.evaluation import baselines, claims, metrics, results
-from emosafe_lib.models import capacity
 from emosafe_lib.study.parameters import load_model
 
 ROWS = made_up_rows(900, sources=2)
@@ -131,7 +130,7 @@ def test_without_a_memory_plan_nothing_is_said_about_memory(monkeypatch):
     def fails(*_):
         raise ModelError("x", "y", "z")
 
-    monkeypatch.setattr(capacity, "memory_plan", fails)
+    monkeypatch.setattr(claims, "memory_plan", fails)
     assert claims.fits_two_gigabytes().verdict == "cannot tell"
 
 

@@ -67,16 +67,10 @@ BELOW["workflow"] = {*BELOW}
 # Imported inside a function, so that who asks for something small does not wait for something large.
 LATE = {
     "emosafe_lib.cli": "one command alone is imported",
+    "emosafe_lib.augment.reinterpretation": "openai takes a second, and templates need no server",
+    "emosafe_lib.prompting.backends": "openai takes a second, and local models need no server",
     "workflow.command": "a stage needs no engine, a page no stage",
-    "emosafe_lib.evaluation.claims": "",
-    "emosafe_lib.prompting.backends": "",
-    "emosafe_lib.augment.diversity": "",
-    "emosafe_lib.augment.reinterpretation": "",
-    "emosafe_lib.ondevice.runtimes": "",
-    "workflow.reference": "",
-    "workflow.execute": "",
-    "workflow.graph": "",
-    "workflow.pages.front_page": "",
+    "workflow.execute": "nbconvert takes a second, which the notebook need not wait for",
 }
 
 
