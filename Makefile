@@ -1,6 +1,6 @@
 # Two commands do everything: `make study` and `make test`. Both create the environment themselves, once.
 
-PYTHON ?= python3.11
+PYTHON ?= python3.13 python3.12 python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STUDY  ?= sample
@@ -27,9 +27,10 @@ help: ## list the targets
 
 setup: ## create .venv from requirements.lock; does nothing while the lock is unchanged
 	@cmp -s requirements.lock $(VENV)/installed.lock || { \
-	  command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): not found; install Python 3.11 or set PYTHON=..." >&2; exit 1; }; \
+	  for python in $(PYTHON); do $$python -c "" 2>/dev/null && break; python=; done; \
+	  [ "$$python" ] || { echo "Python: none of $(PYTHON) runs here; install one or set PYTHON=..." >&2; exit 1; }; \
 	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
-	  $(PYTHON) -m venv $(VENV) && \
+	  $$python -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
 	  cp requirements.lock $(VENV)/installed.lock; }
 	@cmp -s pyproject.toml $(VENV)/installed.toml || { \

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 from emosafe_lib.study.errors import StageError
 from workflow.slurm import cancel_leftovers, mend_slurm
@@ -24,10 +25,13 @@ INTERRUPT_SECONDS = 10
 
 
 def snakemake_arguments(root: Path, cores: int, **config: str) -> list[str]:
-    """What every call of Snakemake is told: the project's folder, what makes a result old, and the Snakefile's config."""
+    """What every call of Snakemake is told: the project's folder, what makes a result old, and the Snakefile's config.
+
+    The config is one text, as in an address: by itself a study called `007` would arrive as a number, quoted or not.
+    """
     place = ["--snakefile", str(Path(__file__).with_name("Snakefile")), "--directory", str(root)]
     rules = ["--cores", str(cores), "--nolock", "--rerun-triggers", "mtime", "input", "params"]
-    return [*place, *rules, "--config", *(f"{name}={value}" for name, value in config.items())]
+    return [*place, *rules, "--config", f"asked={urlencode(config)}"]
 
 
 def watch_parent(stop: Callable[[], None], parent: int | None = None) -> None:

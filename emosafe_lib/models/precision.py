@@ -133,7 +133,7 @@ def pick_quantization(model: ModelParams) -> str:
         return "none"
     if why := no_bitsandbytes():
         what = f"asks for {model.quantization}, and {why}"
-        raise ModelError(model.name, what, "run `.venv/bin/pip install bitsandbytes`, or set quantization: none")
+        raise ModelError(model.name, what, "run `.venv/bin/pip install -e '.[quantized]'`, or set quantization: none")
     return model.quantization
 
 

@@ -1,17 +1,30 @@
 """Typed parameters: every YAML file passes through here before anything runs.
 
-Defaults live in these classes and nowhere else; a parameter file holds only what differs. YAML 1.1 has traps (`1e-4` is
-a string, `no` is False, a duplicate key wins silently), and papermill pastes parameter names into code, so files are
-read by a strict loader and checked by strict types, and whatever is refused is named with its file, key and rule.
+Defaults live in these classes and nowhere else; a parameter file holds only what differs. YAML has traps (a study called
+`1e3` is a number, a second key of the same name may win), and papermill pastes parameter names into code, so files are
+read strictly and checked by strict types, and whatever is refused is named with its file, key and rule.
 """
 
 import difflib
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from emosafe_lib.study.errors import ParameterError
 from emosafe_lib.study.paths import project_root, without_braces
@@ -43,6 +56,8 @@ def named_once(values: list) -> list:
 
 
 Once = AfterValidator(named_once)
+SWITCH_WORDS = {"yes": True, "no": False, "on": True, "off": False, "True": True, "False": False}
+Switch = Annotated[bool, BeforeValidator(lambda value: SWITCH_WORDS.get(str(value), value))]
 
 
 class Section(BaseModel):
@@ -60,7 +75,7 @@ class OwnSourceParams(Section):
     licence: str = Field(default="own", max_length=100)
     quality: Literal["direct", "weak"] = "direct"
     kind: Literal["first-person", "reply", "comment", "prompt", "template", "advice"] = "comment"
-    mental_health: bool = False
+    mental_health: Switch = False
 
 
 class DataParams(Section):
@@ -69,7 +84,7 @@ class DataParams(Section):
     sources: list[Name] = Field(min_length=1, description="registered sources, in any order")
     caps: dict[Name, Positive] = Field(default={}, description="most rows to keep of a source")
     max_class_share: Fraction = Field(default=0.25, description="largest share of a safety level from one source")
-    balance_sources: bool = Field(default=True, description="even out safety levels so that sources predict less")
+    balance_sources: Switch = Field(default=True, description="even out safety levels so that sources predict less")
     max_source_accuracy: Fraction = Field(default=0.42, description="best accuracy that a source's name may reach")
     min_class_share: Fraction = Field(default=0.3, description="smallest share of a safety level after balancing")
     min_mental_health_share: Fraction = Field(default=0.4, description="smallest share of first-person disclosures")
@@ -124,7 +139,7 @@ class AugmentationParams(Section):
     )
     batch_poll_seconds: Annotated[float, Field(gt=0)] = 30.0
     second_judge: Literal["none", "local"] = Field(default="none", description="local: TF-IDF on the training rows")
-    strict_model: bool = Field(default=False, description="stop when another model answers than was asked")
+    strict_model: Switch = Field(default=False, description="stop when another model answers than was asked")
     seed: int = 0
 
 
@@ -151,11 +166,11 @@ class FinetuningParams(Section):
     validation_rows: Positive | None = 400
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     early_stopping_patience: Positive = 2
-    class_weights: bool = True
+    class_weights: Switch = True
     budgets: Annotated[list[Positive], Once] = Field(
         default=[], description="training-row budgets of the learning curve"
     )
-    ablation: bool = Field(default=True, description="also train without re-interpretations, first seed")
+    ablation: Switch = Field(default=True, description="also train without re-interpretations, first seed")
     ablation_tasks: Annotated[list[Literal["safety", "categories"]], Once] = ["safety"]
 
 
@@ -206,7 +221,7 @@ class ShapeParams(Section):
     kv_heads: Positive
     intermediate: Positive
     vocabulary: Positive
-    tied_embeddings: bool = True
+    tied_embeddings: Switch = True
 
 
 class LoraParams(Section):
@@ -228,7 +243,7 @@ class TrainingParams(Section):
     accumulation: Positive = Field(default=1, description="batches per optimizer step")
     warmup_share: Fraction = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    mixed_precision: bool = Field(
+    mixed_precision: Switch = Field(
         default=False, description="bfloat16 products on CPUs that have them; for wide models"
     )
     lora: LoraParams = LoraParams()
@@ -306,13 +321,28 @@ def known_keys(schema: type[Section], location: tuple) -> list[str]:
     return list(schema.model_fields)
 
 
-def validate(data: dict, schema: type[Section], where: object):
-    """Check a mapping against a schema; ParameterError in one line otherwise."""
+def validate(data: dict, schema: type[Section], where: object, words: Callable[[], dict] | None = None):
+    """Check a mapping against a schema; ParameterError in one line otherwise.
+
+    `words` gives the same mapping with every value as it stands in the file: a name such as `007`, `1e3` or `null`, in
+    which `data` may hold a number or nothing, is text if the schema wants text.
+    """
     refuse_secrets(data, where)
     try:
         return schema.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        raise explain(error, schema, where) from None
+        texts = [each["loc"] for each in error.errors() if each["type"] == "string_type"]
+        if words is None or not texts:
+            raise explain(error, schema, where) from None
+    return validate(with_words(data, words(), texts), schema, where)
+
+
+def with_words(data: dict, words: dict, places: list[tuple]) -> dict:
+    """`data` with what `words` holds at some places, each a path of keys and positions; others stay as they are."""
+    for *path, last in places:
+        with suppress(KeyError, IndexError, TypeError):  # a place inside a union is no path
+            reduce(getitem, path, data)[last] = reduce(getitem, path, words)[last]
+    return data
 
 
 def load(kind: Literal["study", "models"], name: str | Path):
@@ -323,7 +353,7 @@ def load(kind: Literal["study", "models"], name: str | Path):
         raise ParameterError(f"params/{kind}", f"{str(name)[:60]!r} is not a name", "use letters, digits, - and _")
     path = without_braces(Path(name)) if by_path else project_root() / "params" / kind / f"{name}.yaml"
     where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
-    loaded = validate(read_yaml(path), schema, where)
+    loaded = validate(read_yaml(path), schema, where, partial(read_yaml, path, bare=str))
     if loaded.name != path.stem:
         raise ParameterError(where, f"name={loaded.name!r}", f"must equal the file's name, {path.stem!r}")
     return loaded

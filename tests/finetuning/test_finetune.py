@@ -138,6 +138,7 @@ def test_over_a_half_precision_backbone_it_learns_and_comes_back_bit_for_bit(hal
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_qlora_learns_comes_back_bit_for_bit_and_is_merged_into_full_weights(half, tmp_path, monkeypatch, kind):
     """bitsandbytes packs weights on a CPU as on a GPU, only slower; `pick_quantization` keeps that from users."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is an extra: emosafe[quantized]")
     monkeypatch.setattr(precision, "pick_quantization", lambda model: model.quantization)
     model, study = tiny_models.model_params(quantization=kind), tiny_models.study_params(epochs=6.0)
     result = train(tmp_path, model=model, epochs=6.0)

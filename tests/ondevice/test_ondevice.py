@@ -1,5 +1,6 @@
 """Measurements that add up: bytes as loaded, as many rows as cases, a peak of its own, a dead process named."""
 
+import importlib.util
 import json
 import os
 import resource
@@ -20,6 +21,10 @@ from emosafe_lib.models import backbone, capacity
 from emosafe_lib.ondevice import measure, runtimes, trials
 from emosafe_lib.study import machine
 
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is an extra: emosafe[quantized]"
+)
+
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
@@ -39,12 +44,14 @@ def test_every_case_is_measured_and_weights_agree_with_the_plan():
     assert rows[0]["weights_mb"] == pytest.approx(plan, rel=0.2, abs=0.02)
 
 
+@needs_bitsandbytes
 def test_packed_weights_are_smaller():
     model = tiny_models.model_params("encoder", device="cpu")
     sizes = [measure.stored_mb(measure.network_for(model, dtype)) for dtype in ("float32", "int8", "int4")]
     assert max(sizes[1:]) < sizes[0]
 
 
+@needs_bitsandbytes
 def test_four_bits_are_measured_on_a_cpu_and_their_scales_count():
     network = measure.network_for(tiny_models.model_params("encoder", device="cpu"), "int4")
     assert "Linear4bit" in {type(layer).__name__ for layer in network.modules()}
@@ -59,6 +66,7 @@ def in_turn(model, dtypes):
     return [row for rows in measure.measure_in_turn(model, dtypes) for row in rows]
 
 
+@needs_bitsandbytes
 @pytest.mark.parametrize("regroups", [True, False])
 @pytest.mark.parametrize("width", [176, 192])
 def test_four_bits_are_read_whatever_the_width_and_whichever_way_bitsandbytes_takes(monkeypatch, regroups, width):
@@ -138,7 +146,7 @@ def test_the_peak_is_of_reading_and_not_of_what_loading_held(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="reads Linux's own account of a process")
-@pytest.mark.parametrize("dtype", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "int8", pytest.param("int4", marks=needs_bitsandbytes)])
 def test_a_measured_network_keeps_no_file_of_weights_in_memory(tmp_path, dtype):
     """Packed layers keep their biases, and one tensor mapped from a file keeps the whole of it."""
     network = measure.network_for(tiny_models.model_params("encoder", device="cpu"), dtype)

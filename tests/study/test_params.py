@@ -115,6 +115,28 @@ def test_69_deep_nesting_and_large_files_are_refused(tmp_path):
             parsed(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 60_000,
+        "a: &x 1",
+        "a: ! 1",
+        "a: 1\n---\nb: 2",
+        "a: 1\n...\n%",
+        '"\\UFFFFFFFF": 1',
+        "a: {b: 1, b: 2}",
+    ],
+    ids=["flow", "anchor", "tag", "documents", "directive", "escape", "twice"],
+)
+def test_69_what_is_refused_is_refused_at_its_line_before_the_rest_is_read(tmp_path, text):
+    started = time.monotonic()
+    with pytest.raises(ParameterError, match=r"x\.yaml: .*; write plain YAML"):
+        parsed(tmp_path, text)
+    assert time.monotonic() - started < 2
+    with pytest.raises(ParameterError, match=r"x\.yaml: line 3: tags are not allowed"):
+        parsed(tmp_path, "a: 1\nb:\n  c: !!str 8")
+
+
 @pytest.mark.parametrize("key", ["api_key", "token", "hub_token", "secret", "password"])
 def test_70_key_like_parameters_are_refused_without_their_value(key):
     with pytest.raises(ParameterError) as refusal:
@@ -133,6 +155,27 @@ def test_70_a_value_that_looks_like_a_key_is_refused_without_showing_it():
 def test_71_paths_that_leave_or_surprise_are_refused(path):
     with pytest.raises(ParameterError, match="path"):
         validate(MODEL | {"path": path}, ModelParams, "m.yaml")
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "8", "no", "null", "true", "010", "0"])
+def test_a_name_that_yaml_takes_for_something_else_stays_text(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    own = f"own_sources: [{{name: {name}, file: {name}}}], caps: {{{name}: 8}}, salt: {name}"
+    path.write_text(f"name: {name}\ndata: {{sources: [{name}], {own}}}\nmodels: [{name}, nano-1]\ntitle: 1e3")
+    study = load_study(path)
+    assert (study.name, study.title, study.models) == (name, "1e3", [name, "nano-1"])
+    assert (study.data.own_sources[0].file, study.data.caps, study.data.salt) == (name, {name: 8}, name)
+    path.write_text(path.read_text() + "\nfinetuning: {epochs: true}")
+    with pytest.raises(ParameterError, match="finetuning.epochs=true; .*valid number"):
+        load_study(path)
+
+
+def test_a_switch_is_read_as_a_person_means_it_and_a_number_is_none():
+    for word, meant in {"yes": True, "no": False, "on": True, "off": False, "True": True}.items():
+        assert validate(STUDY | {"finetuning": {"ablation": word}}, StudyParams, "s").finetuning.ablation is meant
+    for word in (1, 0, "nein", "", None, [], {}):
+        with pytest.raises(ParameterError, match="ablation=.*valid boolean"):
+            validate(STUDY | {"finetuning": {"ablation": word}}, StudyParams, "s")
 
 
 @pytest.mark.parametrize("load", [load_study, load_model])

@@ -56,6 +56,17 @@ def test_a_study_runs_in_order_and_76_reruns_only_what_depends_on_a_change(check
     assert len(started(upstream)) == 4 and "01_data_merge" not in started(upstream)
 
 
+def test_a_study_and_a_model_whose_names_yaml_takes_for_numbers_run_under_them(checkout, outputs):
+    params = checkout / "params"
+    (params / "study" / "007.yaml").write_text(toy.STUDY.replace("name: toy", "name: 007"))
+    model = (params / "models" / "nano-1.yaml").read_text().replace("name: nano-1", "name: 1e3")
+    (params / "models" / "1e3.yaml").write_text(model)
+    run = study("--models", "1e3", name="007", until="03_prompting_baselines")
+    assert run.returncode == 0, run.stdout
+    manifest = json.loads((outputs / "007" / "1e3" / "03_prompting_baselines" / "manifest.json").read_text())
+    assert (manifest["study"], manifest["model"], manifest["parameters"]["model"]["name"]) == ("007", "1e3", "1e3")
+
+
 def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goes_on(checkout, outputs):
     toy.write(checkout, "04_lora_finetuning", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     failed = study("--models", "nano-1")
