@@ -58,7 +58,8 @@ def display_text(text: str) -> str:
     """What models read: Unicode NFC, one space between words, nothing invisible; emoji and case kept."""
     plain = text.translate(TIDY)
     if not plain.isascii():
-        plain = unicodedata.normalize("NFC", STRAY.sub("", plain))
+        while (bare := unicodedata.normalize("NFC", STRAY.sub("", plain))) != plain:  # one may hide behind another
+            plain = bare
     return " ".join(plain.split())
 
 
