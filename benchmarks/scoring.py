@@ -121,12 +121,12 @@ def messages_of(tokenizer, count: int) -> list[list[int]]:
 def prompt_of(tokenizer, task: str, prefix_tokens: int, variant: str = "guard") -> wordings.Prompt:
     """The study's prompt with as many made-up exemplars as bring its prefix nearest to so many tokens."""
     random, turns = np.random.default_rng(2), []
-    found = [wordings.build(tokenizer, task, variant)]
+    found = [wordings.build_prompt(tokenizer, task, variant)]
     while len(found[-1].prefix) < prefix_tokens:
         number, words = len(turns), wordings.VERBALIZERS[task]
         question, answer = number % len(wordings.QUESTIONS[task]), words[number % len(words)]
         turns.append(wordings.Turn(f"r{number}", f"g{number}", text_of(random, tokenizer, 48), question, answer))
-        found.append(wordings.build(tokenizer, task, variant, turns))
+        found.append(wordings.build_prompt(tokenizer, task, variant, turns))
     return min(found, key=lambda prompt: abs(len(prompt.prefix) - prefix_tokens)) if prefix_tokens else found[0]
 
 

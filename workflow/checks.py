@@ -43,7 +43,9 @@ def check_executed(notebook: dict, where: object) -> None:
             continue
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                raise StageError(where, f"cell {number} failed: {reason(output)}", "fix the cause and run again")
+                raise StageError(
+                    where, f"cell {number} failed: {failure_in_words(output)}", "fix the cause and run again"
+                )
         if cell.get("execution_count") is None:
             raise StageError(where, f"cell {number} never ran", "the kernel died or was stopped: run again")
         counts.append(cell["execution_count"])
@@ -51,7 +53,7 @@ def check_executed(notebook: dict, where: object) -> None:
         raise StageError(where, "its cells did not run once each, in order", "run again from a fresh kernel")
 
 
-def reason(output: dict) -> str:
+def failure_in_words(output: dict) -> str:
     """An error's class, with its message only where the class promises that no text of a row is in it, or where the
     operating system wrote it: about a full disk, a file that may not be written.
     """

@@ -64,7 +64,7 @@ def module_files(package: Path, dotted: str) -> set[Path]:
     return {path.with_suffix(".py")} if path.with_suffix(".py").is_file() else set()
 
 
-def code_digest(stage: str) -> str:
+def reached_code_digest(stage: str) -> str:
     """One hash over the stage's notebook and every library module that it reaches."""
     notebook = project_root() / "notebooks" / f"{stage}.ipynb"
     digest = hashlib.sha256()
@@ -124,6 +124,6 @@ def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = Non
     import hashlib
 
     chosen = stages.parameters_of(stage, study, model, models)
-    content = json.dumps(chosen, sort_keys=True) + code_digest(stage)
+    content = json.dumps(chosen, sort_keys=True) + reached_code_digest(stage)
     content += data_digests(stage, study, model, models)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -23,7 +23,7 @@ from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import STUDY_RESOURCES
 from emosafe_lib.study.paths import project_root
 from emosafe_lib.study.progress import say
-from workflow.checks import cap_outputs, check_executed, check_source, reason
+from workflow.checks import cap_outputs, check_executed, check_source, failure_in_words
 from workflow.digests import stage_digest
 from workflow.receipts import PROOF, RECEIPT, check_manifest, finished_before, manifest_text
 
@@ -110,7 +110,7 @@ def execute_notebook(
                 kernel_manager_class="workflow.kernels.PrivateKernelManager",
             )
     except papermill.PapermillExecutionError as error:
-        failure = reason({"ename": error.ename, "evalue": error.evalue})
+        failure = failure_in_words({"ename": error.ename, "evalue": error.evalue})
         raise StageError(label, f"cell {error.cell_index} failed: {failure}", "see the failed notebook") from None
     except CellTimeoutError:
         raise StageError(label, f"a cell ran longer than {minutes} minutes", remedy) from None

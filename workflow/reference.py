@@ -113,7 +113,7 @@ def is_readable(file: str) -> bool:
     return (path.suffix in KEPT and "classifier" not in path.parts) or file.startswith(FIGURES)
 
 
-def texts_of(place: Path) -> Iterable[tuple[Path, str]]:
+def texts_of_page(place: Path) -> Iterable[tuple[Path, str]]:
     """Every text file of a folder with its content, pictures taken out."""
     for path in sorted(path for path in place.rglob("*") if path.is_file() and path.suffix != ".png"):
         yield path.relative_to(place), PICTURE.sub("", path.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def texts_of(place: Path) -> Iterable[tuple[Path, str]]:
 def refuse_private(place: Path) -> None:
     """StageError if a file holds a key, an address or a folder of this machine; it names the file and the kind."""
     own = {str(project_root()), str(paths.outputs_root()), str(Path.home())} - {"/"}  # a container's home may be /
-    for name, text in texts_of(place):
+    for name, text in texts_of_page(place):
         found = [kind for kind, pattern in rendering.PRIVATE if pattern.search(text)]
         found += ["a folder of this machine"] if FOLDER.search(text) or any(path in text for path in own) else []
         if found:
@@ -152,7 +152,7 @@ TAG_OR_ESCAPE = re.compile(r"<[^>]*>|\\+[nrt\"]|\\+u[0-9a-f]{4}")
 def refuse_texts(place: Path, texts: Iterable[str]) -> None:
     """StageError if eight words in a row of a real message stand in a file and not in this package's own sources."""
     private = set().union(*(shingles(text) for text in texts)) - own_words()
-    for name, text in texts_of(place):
+    for name, text in texts_of_page(place):
         if private & shingles(text):
             raise StageError(name, "holds words of a real message, so it is not published", "mask them with rows.shown")
 
@@ -168,7 +168,7 @@ def own_words() -> set[str]:
 
 def refuse_dead_links(place: Path) -> None:
     """StageError if a page links to a file that is not in the folder."""
-    for name, text in texts_of(place):
+    for name, text in texts_of_page(place):
         if name.suffix != ".html":
             continue
         for link in LINK.findall(text):

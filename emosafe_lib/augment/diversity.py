@@ -37,7 +37,7 @@ def even_sample(rows: pd.DataFrame, size: int) -> list[str]:
     return rows["text"].iloc[order[:size]].tolist()
 
 
-def compare(tables: dict[str, pd.DataFrame], cap: int = 500) -> pd.DataFrame:
+def diversity_by_table(tables: dict[str, pd.DataFrame], cap: int = 500) -> pd.DataFrame:
     """distinct-1, -2, -3 and words per text of each table of rows, over as many texts each as the smallest one has."""
     size = min([cap, *(len(table) for table in tables.values())])
     lines = []
@@ -55,10 +55,10 @@ def for_card(value: float) -> float | None:
 
 
 def summary(rows: pd.DataFrame) -> dict:
-    """The line of `compare` for one table, as plain numbers; empty for an empty table."""
+    """The line of `diversity_by_table` for one table, as plain numbers; empty for an empty table."""
     if not len(rows):
         return {}
-    line = compare({"rows": rows}).iloc[0]
+    line = diversity_by_table({"rows": rows}).iloc[0]
     return {name: for_card(line[name]) for name in ("texts", "words", "distinct_1", "distinct_2", "distinct_3")}
 
 

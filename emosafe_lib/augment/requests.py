@@ -100,7 +100,7 @@ class Shares:
         return fits
 
 
-def quotas(rows: pd.DataFrame, params: AugmentationParams) -> dict[str, int]:
+def shares_by_level(rows: pd.DataFrame, params: AugmentationParams) -> dict[str, int]:
     """How many re-interpretations of each level may be asked for: together at most `max_rows`."""
     counts = parents_of(rows)["safety"].value_counts()
     ratio = params.max_share / (1 - params.max_share) if params.max_share < 1 else float("inf")
@@ -145,7 +145,7 @@ def requests_for(rows: pd.DataFrame, params: AugmentationParams) -> list[Request
     AugmentationError : see `parents_of`
     """
     base, shares = tactics.digest(tactics.settings(params)), Shares(rows, params.max_share)
-    picked = chosen(parents_of(rows), quotas(rows, params), shares, params.seed)
+    picked = chosen(parents_of(rows), shares_by_level(rows, params), shares, params.seed)
     return [request_of(base, row, tactic, ending, level) for row, tactic, ending, level in picked]
 
 

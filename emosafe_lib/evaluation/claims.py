@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation.bootstrap import interval
+from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.paired_tests import Difference
 from emosafe_lib.evaluation.results import Cell, Evidence, variants_asked
 from emosafe_lib.evaluation.scaling import MIN_SIZES, SCALED_SETTINGS, kendall, with_runs
@@ -26,7 +27,6 @@ METRIC = "within_source_macro_f1"
 MEMORY_LIMIT_GB = 2.0
 MEMORY_MODEL = "llama-1b"
 SEVERAL = 2
-METRIC_NAMES = {METRIC: "macro-F1 within sources", "unsafe_recall": "unsafe recall"}
 STATEMENTS = {
     "larger_is_stronger": "Larger models are stronger on average.",
     "most_in_categories_and_zero_shot": "Size helps most in the multi-label task and in zero-shot.",
@@ -148,7 +148,7 @@ def present(evidence: Evidence, ladder: str) -> list[str]:
     return [name for name in models if name in found]
 
 
-def unable(name: str, ladder: str, why: str, test: str) -> Claim:
+def cannot_tell(name: str, ladder: str, why: str, test: str) -> Claim:
     """A claim about which the evidence allows no statement."""
     return Claim(STATEMENTS[name], ladder, CANNOT_TELL, {}, test, why)
 
@@ -159,7 +159,7 @@ def larger_is_stronger(evidence: Evidence, ladder: str) -> Claim:
     test = "Kendall's tau of size and mean score, and largest minus smallest, both by paired bootstrap over groups"
     shared = complete_settings(evidence, models) if models else []
     if len(models) < MIN_SIZES or not shared:
-        return unable(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
+        return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
     share = 1 / len(shared)
     means = [evidence_mean(evidence, model, shared) for model in models]
     gain = evidence.contrast(
@@ -189,14 +189,14 @@ def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str) -> Claim:
     name, models = "most_in_categories_and_zero_shot", present(evidence, ladder)
     test = "gain from size (largest minus smallest) in one task or setting minus the others, paired bootstrap"
     if len(models) < MIN_SIZES:
-        return unable(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
+        return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
     small, large = models[0], models[-1]
     shared = complete_settings(evidence, [small, large])
     by_task = {task: [s for t, s in shared if t == task] for task in TASKS}
     both = [s for s in SCALED_SETTINGS if all(s in by_task[task] for task in TASKS)]
     others = [s for s in both if s != "zero-shot"]
     if "zero-shot" not in both or not others:
-        return unable(name, ladder, "zero-shot and another setting are needed in both tasks", test)
+        return cannot_tell(name, ladder, "zero-shot and another setting are needed in both tasks", test)
     across_tasks = gain_terms(small, large, {("categories", s): 1 / len(both) for s in both}) + gain_terms(
         small, large, {("safety", s): -1 / len(both) for s in both}
     )
@@ -235,11 +235,13 @@ def tuned_small_is_level(evidence: Evidence, ladder: str) -> Claim:
     own = Cell(models[0], "categories", "fine-tuned") if models else None
     have_larger, have_encoder = any(m in models for m in rivals), any(m in encoders for m in rivals)
     if own is None or not evidence.keys(own) or not have_larger or not have_encoder:
-        return unable(name, ladder, "fine-tuned runs of the smallest, a larger and an encoder model are needed", test)
+        return cannot_tell(
+            name, ladder, "fine-tuned runs of the smallest, a larger and an encoder model are needed", test
+        )
     categories = high_data_categories(evidence)
     if len(categories) < SEVERAL:
         why = f"{len(categories)} high-data categories have positive training rows, {SEVERAL} are needed"
-        return unable(name, ladder, why, test)
+        return cannot_tell(name, ladder, why, test)
     numbers, level, behind = {"margin": margin, "smallest": models[0], "categories": {}}, [], []
     for category in categories:
         found = {m: evidence.contrast([(1, own), (-1, own._replace(model=m))], "f1", category) for m in rivals}
@@ -270,7 +272,7 @@ def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
     except Exception as error:  # a claim that cannot be worked out here is no reason to lose the others
         if ends_a_stage(error):
             raise
-        return unable(name, ladder, f"no memory plan: {type(error).__name__}", test)
+        return cannot_tell(name, ladder, f"no memory plan: {type(error).__name__}", test)
     gigabytes = {row["dtype"]: row["total"] / 1e9 for _, row in plan.iterrows()}
     below = [dtype for dtype, size in gigabytes.items() if size < MEMORY_LIMIT_GB]
     first = plan.iloc[0]
@@ -294,12 +296,12 @@ def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
     encoders = [m for m in evidence.models if evidence.family(m) == "encoder"]
     own = Cell(models[0], "safety", "fine-tuned") if models else None
     if own is None or len(models) < 2 or not evidence.keys(own):
-        return unable(name, ladder, "a fine-tuned run of the smallest and of a larger model is needed", test)
+        return cannot_tell(name, ladder, "a fine-tuned run of the smallest and of a larger model is needed", test)
     over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], METRIC)
     rivals = [m for m in [models[-1], *encoders] if evidence.keys(own._replace(model=m))]
     untrained = [m for m in [models[-1], *(encoders or ["an encoder"])] if m not in rivals]
     if over is None or not rivals:
-        return unable(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
+        return cannot_tell(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
     gaps = {
         f"{METRIC_NAMES[metric]} against {m}": evidence.contrast([(1, own), (-1, own._replace(model=m))], metric)
         for m in rivals

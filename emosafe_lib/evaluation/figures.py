@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.evaluation.metrics import METRIC_TITLES
 from emosafe_lib.study.style import (
     LABEL_COLUMNS,
     LINES,
-    METRIC_TITLES,
     PALETTE,
     WIDTH,
     beside,

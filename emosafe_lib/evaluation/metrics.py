@@ -25,6 +25,17 @@ COSTS = ((0.0, 1.0, 2.0), (2.0, 0.0, 1.0), (8.0, 4.0, 0.0))
 # No answer to a message is taken as the answer that lies farthest from the truth; for borderline, as "safe".
 WORST_ANSWER = np.array([2, 0, 0])
 
+# A metric in words: alone in a sentence, and as the head of a panel or column that says macro-F1 already.
+METRIC_NAMES = {
+    "macro_f1": "pooled macro-F1",
+    "within_source_macro_f1": "macro-F1 within sources",
+    "unsafe_recall": "unsafe recall",
+}
+METRIC_TITLES = {
+    "macro_f1": "pooled",
+    "within_source_macro_f1": "within sources",
+    "over_source_name": "above the source's name",
+}
 # A source needs this many rows to be judged on its own, and a category as many positives and negatives in it.
 MIN_SOURCE_ROWS = 20
 MIN_SOURCE_CELLS = 5

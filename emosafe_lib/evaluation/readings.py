@@ -7,16 +7,16 @@ in the table: the nano ladder's numbers are the nano ladder's.
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.results import FIRST_SEED
 from emosafe_lib.evaluation.scaling import INSUFFICIENT, METRICS
 from emosafe_lib.study.taxonomy import TASKS
 
 OVER_SOURCE = "over_source_name"
-METRIC_NAMES = {"macro_f1": "pooled macro-F1", "within_source_macro_f1": "macro-F1 within sources"}
 LADDER_NAMES = {"nano": "the nano ladder (teaching models of a few million parameters)", "llama": "the LLaMA ladder"}
 
 
-def headline(table: pd.DataFrame, metrics=METRICS) -> pd.DataFrame:
+def headline_rows(table: pd.DataFrame, metrics=METRICS) -> pd.DataFrame:
     """The headline rows of `results.csv` for some metrics: one wording-and-seed average a model, task and setting."""
     return table[(table["variant"] == "") & (table["category"] == "") & table["metric"].isin(metrics)]
 
@@ -33,7 +33,7 @@ def headline_table(table: pd.DataFrame, compared: pd.DataFrame, confidence: floa
     The last column of a task is the paired difference to the baseline that knows only the source's name, pooled, from
     `scaling.comparisons`; a star marks one that is clear after Holm's correction.
     """
-    chosen = headline(table).assign(text=lambda t: spoken(t, "{:.3f}"), column=lambda t: t["metric"])
+    chosen = headline_rows(table).assign(text=lambda t: spoken(t, "{:.3f}"), column=lambda t: t["metric"])
     family = compared[(compared["family"] == "source name") & (compared["metric"] == METRICS[0])]
     stars = np.where(family["p_holm"] < 1 - confidence, " *", "")
     over = family.assign(model=family["first"], setting=family["first_setting"], column=OVER_SOURCE)
@@ -57,7 +57,7 @@ def spoken(table: pd.DataFrame, form: str) -> pd.Series:
 
 def reference_lines(table: pd.DataFrame) -> pd.DataFrame:
     """Rivals drawn as lines beside a ladder: TF-IDF, the source's name, and each fine-tuned encoder."""
-    rows = headline(table)
+    rows = headline_rows(table)
     baseline = rows[(rows["setting"] == "baseline") & rows["model"].isin(["source", "tfidf"])]
     encoder = rows[(rows["family"] == "encoder") & (rows["setting"] == "fine-tuned")]
     return pd.concat([baseline, encoder])[["task", "metric", "model", "setting", "value", "low", "high"]]
@@ -84,7 +84,7 @@ def budget_table(table: pd.DataFrame, train_rows: int) -> pd.DataFrame:
 
 def runs_labelled(table: pd.DataFrame) -> pd.DataFrame:
     """Headline rows with a column `run`, the model and its setting in words."""
-    return headline(table).assign(run=lambda t: t["model"] + ", " + t["setting"])
+    return headline_rows(table).assign(run=lambda t: t["model"] + ", " + t["setting"])
 
 
 def family_of_tests(comparisons: pd.DataFrame, family: str, confidence: float, metric="macro_f1") -> pd.DataFrame:

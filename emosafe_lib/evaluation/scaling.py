@@ -279,7 +279,7 @@ def comparisons(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for family, first, second in planned(evidence):
         if evidence.keys(first) and evidence.keys(second):
-            rows += [compare(evidence, family, first, second, metric) for metric in METRICS]
+            rows += [paired_comparison(evidence, family, first, second, metric) for metric in METRICS]
     table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
     for name in ("p", "mcnemar_p"):
         corrected = table.groupby(["family", "metric"])[name].transform(holm)
@@ -294,7 +294,7 @@ COMPARISON_COLUMNS = (
 )
 
 
-def compare(evidence: Evidence, family: str, first: Cell, second: Cell, metric: str) -> dict:
+def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell, metric: str) -> dict:
     """One paired comparison: first minus second on the rows that both answered.
 
     What is held against the source's name stands beside the headline scores, and so rests on their rows.

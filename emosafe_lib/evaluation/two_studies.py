@@ -103,7 +103,7 @@ def same_draws(first: Evidence, second: Evidence) -> Evidence:
     return second
 
 
-def compare(first: str, second: str) -> pd.DataFrame:
+def compare_studies(first: str, second: str) -> pd.DataFrame:
     """The paired table of two finished studies, by name; EmosafeError where they cannot be compared."""
     (a, hash_a), (b, hash_b) = load_evidence(first), load_evidence(second)
     refuse_unequal(a, b, (hash_a, hash_b))
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("first", help="name of a finished study")
     parser.add_argument("second", help="name of another, with the same data")
     names = parser.parse_args(arguments)
-    table = compare(names.first, names.second)
+    table = compare_studies(names.first, names.second)
     first, second = (load_study(name).name for name in (names.first, names.second))
     path = outputs_root() / "compare" / f"{first}-{second}.csv"
     tables.write_csv(table, path)

@@ -37,7 +37,7 @@ def add_lora(network, model: ModelParams):
 
 
 @quiet()
-def build(plan: Plan):
+def build_network(plan: Plan):
     """The network to train and its tokenizer; head and adapters are drawn from the plan's seed, what trains is float32."""
     set_seed(plan.seed)
     use_threads(plan.model)

@@ -81,7 +81,7 @@ def padding_share(lengths, batches) -> float:
     return 1 - float(sum(int(lengths[batch].sum()) for batch in batches)) / padded if padded else 0.0
 
 
-def compare(lengths, budget: int, seed: int = 0) -> pd.DataFrame:
+def padding_by_order(lengths, budget: int, seed: int = 0) -> pd.DataFrame:
     """Tokens of text and of padding in every batch, by length to a budget and in random order with as many batches.
 
     Returns

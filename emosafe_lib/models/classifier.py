@@ -84,6 +84,6 @@ def logits_of(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
 
     @torch.inference_mode()
     def logits(inputs) -> np.ndarray:
-        return network(**inputs.to(device)).logits.double().cpu().numpy()
+        return network(**inputs.to(device)).logits.cpu().double().numpy()
 
     return map_batches(logits, tokenizer, encoded, budget)

@@ -48,7 +48,7 @@ def margins(logits: np.ndarray, thresholds: list[float] | None) -> np.ndarray:
     return np.abs(logits - limits).min(axis=1)
 
 
-def measure(exact: np.ndarray, rough: np.ndarray, task: str) -> dict:
+def measure_shift(exact: np.ndarray, rough: np.ndarray, task: str) -> dict:
     """What an export records: the rows compared, the largest shift among them, and the margin below which to rescore."""
     largest = float(shifts(exact, rough, task).max())
     bound = SAFETY_FACTOR * largest

@@ -42,7 +42,7 @@ def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tupl
     def vectors(inputs) -> np.ndarray:
         inputs = inputs.to(network.device)
         pooled = pool(network(**inputs).last_hidden_state.float(), inputs["attention_mask"])
-        return torch.nn.functional.normalize(pooled, dim=-1).double().cpu().numpy()
+        return torch.nn.functional.normalize(pooled, dim=-1).cpu().double().numpy()
 
     encoded = encode(tokenizer, texts, limit)
     return map_batches(vectors, tokenizer, encoded, budget), encoded.truncated

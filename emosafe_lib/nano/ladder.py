@@ -110,7 +110,7 @@ def train_rung(recipe: Recipe, rung: str, folder: Path, seed: int = 0, **options
 
     `options` go to `pretrain.train`.
     """
-    network, steps = pretrain.build(rung, seed), recipe.steps()
+    network, steps = pretrain.build_rung(rung, seed), recipe.steps()
     peak = pretrain.peak_rate(load_model(rung))
     started, worked = time.perf_counter(), time.process_time()
     losses = pretrain.train(network, steps, peak, folder / f"{rung}-s{seed}", **options)
@@ -198,7 +198,7 @@ def zero_shot_answers(model: ModelParams, rows: pd.DataFrame, task: str, setting
 
 def size_of(model: ModelParams) -> int:
     """Parameters outside the embedding."""
-    return pretrain.non_embedding_parameters(pretrain.build(model.name))
+    return pretrain.non_embedding_parameters(pretrain.build_rung(model.name))
 
 
 def chance(rows: pd.DataFrame, task: str) -> float:
@@ -211,7 +211,7 @@ def chance(rows: pd.DataFrame, task: str) -> float:
     return float((2 * shares / (len(SAFETY_LEVELS) * shares + 1)).mean())
 
 
-def curve_table(entries: list[dict]) -> pd.DataFrame:
+def loss_curves(entries: list[dict]) -> pd.DataFrame:
     """Columns rung, seed, tokens and loss: one row for every ten steps."""
     rows = [
         (entry["rung"], entry["seed"], sum(entry["tokens"].values()) * (n + 1) / len(entry["losses"]), loss)
@@ -299,7 +299,7 @@ def ship(network, tokenizer, facts: dict) -> None:
     """Put a trained rung into `assets/nano`: its curve, and with seed 0 its weights and model card."""
     rung, seed = facts["rung"], facts["seed"]
     if seed == 0:
-        pretrain.publish(network, tokenizer, NANO / rung)
+        pretrain.ship_rung(network, tokenizer, NANO / rung)
         (NANO / rung / "README.md").write_text(card(facts, licences()), encoding="utf-8")
     others = [entry for entry in curves() if (entry["rung"], entry["seed"]) != (rung, seed)]
     write_json(NANO / "curves.json", sorted([*others, facts], key=lambda e: (e["rung"], e["seed"])))

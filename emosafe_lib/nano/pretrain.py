@@ -235,7 +235,7 @@ def joined(*parts: Steps) -> Steps:
 # --- network ----------------------------------------------------------------------------------------------------------
 
 
-def build(rung: str, seed: int = 0):
+def build_rung(rung: str, seed: int = 0):
     """A freshly initialised `LlamaForCausalLM` in the shape of a rung's parameter file."""
     from transformers import LlamaForCausalLM
 
@@ -397,7 +397,7 @@ def train(network, steps: Steps, peak: float, folder: Path, *, save_every: int =
         if last or (step + 1) % UPDATE_STEPS == 0:
             update(network, optimizers, rate_share(step, total))
         if last or (step + 1) % save_every == 0:
-            save(network, optimizers, folder, identity, losses)
+            save_state(network, optimizers, folder, identity, losses)
     return losses
 
 
@@ -408,7 +408,7 @@ def shape_digest(network) -> str:
     return checkpoints.text_digest(*map(str, shape))
 
 
-def save(network, optimizers: list, folder: Path, identity: dict, losses: list[float]) -> None:
+def save_state(network, optimizers: list, folder: Path, identity: dict, losses: list[float]) -> None:
     """Write a sealed checkpoint beside the older ones, then drop all but two."""
     from safetensors.torch import save_file
 
@@ -464,7 +464,7 @@ def held_out_losses(network, steps: Steps) -> dict[str, float]:
     return {name: round(value, 4) for name, value in (everything | bands).items()}
 
 
-def publish(network, tokenizer, folder: Path) -> None:
+def ship_rung(network, tokenizer, folder: Path) -> None:
     """Save a rung for `from_pretrained`: fp16 safetensors, configuration and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     network.half().save_pretrained(folder)

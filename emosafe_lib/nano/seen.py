@@ -28,7 +28,7 @@ def write_seen(rows: pd.DataFrame, folder: Path = NANO) -> None:
     (folder / "seen.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def already_read(model: ModelParams, rows: pd.DataFrame) -> int:
+def read_in_pretraining(model: ModelParams, rows: pd.DataFrame) -> int:
     """How many of these rows a model of the shipped ladder may have read in pre-training; 0 for any other model.
 
     Those on record, and all of GoEmotions, of which no record is kept. The record holds no row that `real.yaml` puts into

@@ -66,7 +66,7 @@ def measure_bf16(network, tokenizer, result: Finetuned, rows: pd.DataFrame, max_
     texts = rows.set_index("id").loc[result.validation_ids[: mixed.MEASURED_ROWS], "text"].tolist()
     encoded, network = encode(tokenizer, texts, max_length), network.cpu()
     exact, rough = (logits_of(part, tokenizer, encoded, 2048) for part in (network, mixed.in_bf16(network)))
-    return mixed.measure(exact, rough, result.task)
+    return mixed.measure_shift(exact, rough, result.task)
 
 
 def validation_score(result: Finetuned, rows: pd.DataFrame, thresholds) -> float:

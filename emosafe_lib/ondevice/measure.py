@@ -51,10 +51,10 @@ def hindrances(model: ModelParams) -> dict[str, str]:
     if model.backend != "transformers":
         return dict.fromkeys(LINEAR_BITS, "a server answers for it")
     counts = count_parameters(model)
-    return {dtype: reason or no_room(model, counts, dtype) for dtype, reason in unable(model).items()}
+    return {dtype: reason or no_room(model, counts, dtype) for dtype, reason in refused_dtypes(model).items()}
 
 
-def unable(model: ModelParams) -> dict[str, str]:
+def refused_dtypes(model: ModelParams) -> dict[str, str]:
     """Why the device cannot run a dtype at a sensible speed, whatever the model's size; an empty text where it can."""
     device = pick_device(model).type
     trial = {"bfloat16": trials.bfloat16, "int8": trials.int8, "int4": trials.int4}
@@ -217,7 +217,7 @@ def stored_mb(network) -> float:
     return total / 2**20
 
 
-def measure(model: ModelParams, dtype: str) -> list[dict]:
+def measure_dtype(model: ModelParams, dtype: str) -> list[dict]:
     """One row per batch and length, measured in this process.
 
     `peak_mb` is of reading messages alone, or of loading too where `peak_of` says so; `loading_mb` is the peak before.
@@ -241,7 +241,7 @@ def measure(model: ModelParams, dtype: str) -> list[dict]:
     return rows
 
 
-def not_measured(name: str, dtype: str, why: str) -> dict:
+def unmeasured_row(name: str, dtype: str, why: str) -> dict:
     """The row of a precision that this machine does not run: no numbers, but why there are none."""
     return {"model": name, "dtype": dtype, "basis": NOT_MEASURED, "reason": why}
 
@@ -255,11 +255,11 @@ def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> Iterator[list[
     """
     for dtype in dtypes:
         try:
-            rows = measure(model, dtype)
+            rows = measure_dtype(model, dtype)
         except Exception as error:  # whatever a library may raise on this machine, and nobody can list that
             if ends_a_stage(error):
                 raise
-            rows = [not_measured(model.name, dtype, reason(error))]
+            rows = [unmeasured_row(model.name, dtype, reason(error))]
         yield rows
         if not forget_peak(on_gpu(model)):
             break
@@ -288,7 +288,7 @@ def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.
     left = [dtype for dtype in dtypes if dtype not in told]
     if done.returncode and left:
         last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
-        rows.append(not_measured(name, left[0], f"its process ended with status {done.returncode}: {last}"))
+        rows.append(unmeasured_row(name, left[0], f"its process ended with status {done.returncode}: {last}"))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -310,7 +310,7 @@ def measure_all(
             left = [dtype for dtype in left if dtype not in set(part["dtype"])]
             parts.append(part)
     hindered = [(name, *pair) for name, reasons in (kept_from or {}).items() for pair in reasons.items() if pair[1]]
-    parts += [pd.DataFrame([not_measured(*each) for each in hindered], columns=COLUMNS)] if hindered else []
+    parts += [pd.DataFrame([unmeasured_row(*each) for each in hindered], columns=COLUMNS)] if hindered else []
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     found = table.reindex(columns=COLUMNS).astype(COLUMN_TYPES)
     for row in found[found["basis"] == NOT_MEASURED].itertuples():

@@ -127,7 +127,7 @@ def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, outcom
     """Points of a reliability diagram: per bin of confidence its mean, how often it was right, and its count.
 
     Rows without a usable outcome are left out and the bins are the calibration error's, so that the diagram and the
-    number beside it (`headline`) tell the same.
+    number beside it (`scores_by_wording`) tell the same.
     """
     usable = np.ones(len(rows), dtype=bool) if outcomes is None else np.isin(outcomes, USABLE_OUTCOMES)
     probabilities, rows = probabilities[usable], rows[usable]
@@ -147,7 +147,7 @@ def reliability(probabilities: np.ndarray, rows: pd.DataFrame, task: str, outcom
     )
 
 
-def headline(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+def scores_by_wording(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The main scores of each (task, setting, variant, seed) in a prediction table, unknown cells left out.
 
     Columns macro_f1, macro_auprc (categories only), calibration_error and coverage; notebook 05 adds the intervals.

@@ -80,7 +80,7 @@ def success(clean: np.ndarray, under: np.ndarray, names: pd.Series) -> pd.DataFr
     return table.astype({"rows": int})
 
 
-def probe(score: Callable[[list[str]], np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
+def attack_success(score: Callable[[list[str]], np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
     """The table of `success` for rows labelled unsafe; `score` maps texts to probabilities (n, 3)."""
     unsafe = rows[rows["safety"] == "unsafe"].reset_index(drop=True)
     changed = attacked(unsafe)

@@ -48,7 +48,7 @@ class CausalBackend:
 
     def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[object, int]:
         """The zero-shot prompt and its number of exemplars per class, 0."""
-        return wordings.build(self.tokenizer, task, variant, (), settings.max_text_tokens), 0
+        return wordings.build_prompt(self.tokenizer, task, variant, (), settings.max_text_tokens), 0
 
     def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
         """The few-shot prompt that fits the model's context, and its number of exemplars per class."""

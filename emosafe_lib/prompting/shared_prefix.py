@@ -291,7 +291,7 @@ def read_answers(log_probabilities: torch.Tensor, tree: Tree) -> np.ndarray:
         [sum(log_probabilities[:, node, token] for node, token in spelled) for spelled in question]
         for question in tree.reads
     ]
-    return torch.stack([torch.stack(question, dim=1) for question in scores], dim=1).double().cpu().numpy()
+    return torch.stack([torch.stack(question, dim=1) for question in scores], dim=1).cpu().double().numpy()
 
 
 def halving(network, messages, tree, prefix, notes: list[str]) -> np.ndarray:
@@ -391,7 +391,7 @@ def plain_log_probabilities(network, prompt: Prompt, message: list[int]) -> np.n
         context = [*prompt.prefix, *message, *suffix]
         for which, answer in enumerate(prompt.answers):
             steps = answer_steps(network, context, answer)
-            scores[number, which] = steps[range(len(answer)), answer].double().sum().item()
+            scores[number, which] = steps[range(len(answer)), answer].cpu().double().sum().item()
     return scores
 
 

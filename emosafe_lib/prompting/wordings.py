@@ -254,7 +254,9 @@ def questions_of(task: str, variant: str) -> tuple[Question, ...]:
     return (FORM if variant == "form" else QUESTIONS)[task]
 
 
-def build(tokenizer, task: str, variant: str, turns: list[Turn] = (), max_text_tokens=256, shown_tokens=64) -> Prompt:
+def build_prompt(
+    tokenizer, task: str, variant: str, turns: list[Turn] = (), max_text_tokens=256, shown_tokens=64
+) -> Prompt:
     """The prompt of a task in one wording, zero-shot without `turns` and few-shot with them.
 
     Parameters
@@ -324,7 +326,7 @@ def fit(tokenizer, task: str, variant: str, train: pd.DataFrame, shots: int, see
     """
     for per_class, shown in product(range(shots, -1 if task == "categories" else 0, -1), (64, 48, 32)):
         turns = draw_exemplars(train, task, per_class, seed)
-        prompt = build(tokenizer, task, variant, turns, text_tokens, shown)
+        prompt = build_prompt(tokenizer, task, variant, turns, text_tokens, shown)
         if prompt.longest <= context:
             return prompt, per_class
     raise PromptError(

@@ -31,7 +31,7 @@ STAGES = {
 # What every manifest holds.
 MANIFEST = {"stage", "study", "model", "parameters", "inputs", "outputs", "numbers", "versions", "seconds", "finished"}
 MANIFEST |= {"peak_memory_mb", "not_measured"}
-# Stages that open a model's weights themselves, which a server that answers for a model keeps to itself.
+# Stages that need the weights themselves; a model behind a chat server answers questions and hands out no weights.
 NEED_WEIGHTS = {"04_lora_finetuning", "06_on_device"}
 LOCK_SECONDS = 20
 

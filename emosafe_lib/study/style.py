@@ -22,7 +22,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 WIDTH = 7.0
 LABEL_COLUMNS = 3
-METRIC_TITLES = {"macro_f1": "pooled", "within_source_macro_f1": "within sources"}
 DPI = 120
 RC = {
     "figure.figsize": (WIDTH, 4.0),
@@ -63,7 +62,7 @@ def look(names) -> dict[str, tuple[str, str, str]]:
     return dict(zip(dict.fromkeys(names), cycles, strict=False))
 
 
-def save(figure, table: pd.DataFrame, path, reading: str = "") -> None:
+def save_figure(figure, table: pd.DataFrame, path, reading: str = "") -> None:
     """Write a figure as PNG, the numbers behind it as CSV and, if given, its reading as text, side by side.
 
     None of the files holds a time stamp, so that equal runs give equal files. The picture comes last: a font or a
@@ -88,7 +87,7 @@ def show(figure, table: pd.DataFrame, path, reading: str) -> None:
     import matplotlib.pyplot as plt
     from IPython.display import Markdown, display
 
-    save(figure, table, path, reading)
+    save_figure(figure, table, path, reading)
     display(figure)
     plt.close(figure)
     display(Markdown(reading))

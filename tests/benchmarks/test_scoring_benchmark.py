@@ -39,7 +39,7 @@ def setup(bench):
 
 def test_the_prefix_has_about_the_length_asked_for(bench):
     made = tokenizer()
-    start = len(wordings.build(made, "safety", "guard").prefix)
+    start = len(wordings.build_prompt(made, "safety", "guard").prefix)
     prompt = bench.prompt_of(made, "safety", start + 900)
     assert abs(len(prompt.prefix) - start - 900) < 200 and prompt.exemplar_ids
 

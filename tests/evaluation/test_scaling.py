@@ -158,7 +158,7 @@ def test_results_have_the_promised_columns_and_one_row_a_number(known, tmp_path)
     assert not table.duplicated(["model", "task", "setting", "variant", "metric", "category"]).any()
     back = tables.read_csv(tables.write_csv(table, tmp_path / "results.csv"))
     assert len(back) == len(table) and back["value"].to_numpy() == pytest.approx(table["value"], abs=1e-5, nan_ok=True)
-    heads = readings.headline(back, ("macro_f1", "within_source_macro_f1"))
+    heads = readings.headline_rows(back, ("macro_f1", "within_source_macro_f1"))
     assert len(heads) == 4 * 4 * 2 * 2
     assert (heads["low"] <= heads["value"]).all() and (heads["value"] <= heads["high"]).all()
 
@@ -191,7 +191,7 @@ def test_settings_scored_on_fewer_rows_are_compared_on_common_rows():
     zero, tuned = Cell("nano-1", "safety", "zero-shot"), Cell("nano-1", "safety", "fine-tuned")
     assert here.score(tuned).n == 40 < here.score(zero).n
     assert here.answered(zero, tuned).sum() == 40
-    assert scaling.compare(here, "setting", tuned, zero, "macro_f1")["n"] == 40
+    assert scaling.paired_comparison(here, "setting", tuned, zero, "macro_f1")["n"] == 40
 
 
 def test_numbers_of_one_table_rest_on_the_rows_that_all_settings_answered():

@@ -18,7 +18,7 @@ from emosafe_lib.evaluation import predictions
 from emosafe_lib.finetuning import finetune, kept, objective, probes, trainer
 from emosafe_lib.finetuning import network as finetuning_network
 from emosafe_lib.finetuning import plan as finetuning_plan
-from emosafe_lib.finetuning.network import build, trainable
+from emosafe_lib.finetuning.network import build_network, trainable
 from emosafe_lib.finetuning.plan import identity_of, make_plan, runs_of, weights_of
 from emosafe_lib.finetuning.scores import calibrated_predictions, fit_on_validation, label_scores, reload_difference
 from emosafe_lib.models import backbone, batching, checkpoints, classifier, pooling, precision
@@ -96,7 +96,7 @@ def test_the_loss_falls_and_probabilities_are_probabilities(trained, case):
 
 def test_only_adapters_and_head_train_under_lora():
     plan = make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
-    network, _ = build(plan)
+    network, _ = build_network(plan)
     moving = [name for name, weight in network.named_parameters() if weight.requires_grad]
     assert moving and all("lora_" in name or "score" in name for name in moving)
     assert any("down_proj" in name for name in moving) and any("score" in name for name in moving)
@@ -111,7 +111,7 @@ def half(monkeypatch):
 @pytest.mark.parametrize("name, frozen", [("llama", {torch.bfloat16}), ("encoder", set())])
 def test_what_trains_is_in_float32_whatever_the_rest_is_in(half, name, frozen):
     plan = make_plan(tiny_models.model_params(name), tiny_models.study_params(), ROWS, "safety", 0)
-    network, _ = build(plan)
+    network, _ = build_network(plan)
     assert {weight.dtype for weight in trainable(network)} == {torch.float32}
     still = [weight for path, weight in network.named_parameters() if not weight.requires_grad and "score" not in path]
     assert {weight.dtype for weight in still} == frozen
@@ -121,7 +121,7 @@ def test_under_fsdp_the_frozen_copy_of_the_head_keeps_the_backbones_precision(ha
     """FSDP flattens what does not train into one tensor, which takes one precision."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     plan = make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
-    network, _ = build(plan)
+    network, _ = build_network(plan)
     kinds = {moves: {w.dtype for w in network.parameters() if w.requires_grad == moves} for moves in (True, False)}
     assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
 

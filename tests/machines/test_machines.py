@@ -82,7 +82,7 @@ def test_another_processor_or_package_ends_with_rows_or_reasons(tmp_path, machin
 def test_bitsandbytes_that_cannot_be_imported_is_a_reason_and_leaves_no_line(tmp_path, monkeypatch, capfd, kind):
     for name, value in environment({}, broken_package(tmp_path / "site", kind)).items():
         monkeypatch.setenv(name, value)
-    reasons = measure.unable(tiny_models.model_params("encoder", device="cpu"))
+    reasons = measure.refused_dtypes(tiny_models.model_params("encoder", device="cpu"))
     assert reasons["float32"] == reasons["int8"] == ""
     expected = "status -6" if kind == "dies" else IMPORTS[kind].partition("raise ")[2].partition("(")[0]
     assert reasons["int4"].startswith("int4 does not run here (") and expected in reasons["int4"]

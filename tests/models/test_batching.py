@@ -6,7 +6,7 @@ import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emosafe_lib.models.batching import BudgetSampler, budget_batches, compare, encode, padding_share
+from emosafe_lib.models.batching import BudgetSampler, budget_batches, encode, padding_by_order, padding_share
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(1, 500))
@@ -20,7 +20,7 @@ def test_every_row_once_and_no_batch_beyond_the_budget(lengths, budget):
 def test_padding_is_below_a_tenth_on_a_skewed_mix():
     lengths = np.clip(np.random.default_rng(0).lognormal(3.5, 0.8, 2000), 3, 256).astype(int)
     assert padding_share(lengths, budget_batches(lengths, 1024)) < 0.10
-    padding = compare(lengths, 1024).groupby("batching")[["text", "padding"]].sum()
+    padding = padding_by_order(lengths, 1024).groupby("batching")[["text", "padding"]].sum()
     assert padding.loc["random order", "padding"] > padding.loc["random order", "text"] * 0.5
 
 

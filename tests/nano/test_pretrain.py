@@ -74,7 +74,7 @@ def network(monkeypatch):
         return model.model_copy(update={"shape": model.shape.model_copy(update=shape)})
 
     monkeypatch.setattr(pretrain, "load_model", tiny)
-    return lambda: pretrain.build("nano-1")
+    return lambda: pretrain.build_rung("nano-1")
 
 
 def test_control_tokens_come_first_and_the_pad_token_is_its_own(tokenizer):
@@ -291,7 +291,7 @@ def test_near_duplicates_of_unseen_rows_are_found():
 def test_the_rungs_have_the_promised_sizes():
     wanted = {"nano-1": 0.2e6, "nano-2": 0.6e6, "nano-3": 1.6e6, "nano-4": 7e6}
     for rung, size in wanted.items():
-        assert pretrain.non_embedding_parameters(pretrain.build(rung)) == pytest.approx(size, rel=0.06)
+        assert pretrain.non_embedding_parameters(pretrain.build_rung(rung)) == pytest.approx(size, rel=0.06)
 
 
 def test_the_shipped_files_are_those_of_the_manifest():
@@ -341,8 +341,12 @@ def test_no_row_that_the_ladder_read_is_held_out_now(real_data):
 def test_rows_that_the_ladder_may_have_read_are_counted_for_its_rungs_alone():
     known = sorted(seen.seen_ids())[:3]
     rows = pd.DataFrame({"id": [*known, "new:1", "goemotions:9"], "source": ["x"] * 4 + ["goemotions"]})
-    assert seen.already_read(load_model("nano-1"), rows) == 4
-    assert seen.already_read(load_model("llama-1b"), rows) == seen.already_read(load_model("minilm"), rows) == 0
+    assert seen.read_in_pretraining(load_model("nano-1"), rows) == 4
+    assert (
+        seen.read_in_pretraining(load_model("llama-1b"), rows)
+        == seen.read_in_pretraining(load_model("minilm"), rows)
+        == 0
+    )
 
 
 def test_thinning_keeps_the_mean():

@@ -37,7 +37,7 @@ def quick(tmp_path, monkeypatch):
 
 def test_every_case_is_measured_and_weights_agree_with_the_plan():
     model = tiny_models.model_params("encoder", device="cpu")
-    rows = measure.measure(model, "float32")
+    rows = measure.measure_dtype(model, "float32")
     assert {(row["batch"], row["length"]) for row in rows} == {(1, 8), (1, 16), (32, 8), (32, 16)}
     assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["peak_mb"] >= row["weights_mb"] for row in rows)
     plan = capacity.weight_bytes(capacity.count_parameters(model), "float32") / 2**20
@@ -57,7 +57,7 @@ def test_four_bits_are_measured_on_a_cpu_and_their_scales_count():
     assert "Linear4bit" in {type(layer).__name__ for layer in network.modules()}
     bare = sum(tensor.numel() * tensor.element_size() for tensor in [*network.parameters(), *network.buffers()])
     assert measure.stored_mb(network) > bare / 2**20
-    rows = measure.measure(tiny_models.model_params(weights="random", shape=SHAPE, device="cpu", path=""), "int4")
+    rows = measure.measure_dtype(tiny_models.model_params(weights="random", shape=SHAPE, device="cpu", path=""), "int4")
     assert {row["dtype"] for row in rows} == {"int4"} and len(rows) == 4
 
 
@@ -140,7 +140,7 @@ def test_the_peak_is_of_reading_and_not_of_what_loading_held(monkeypatch):
         return plain(model, dtype) if np.ones(50_000_000).all() else None  # 381 MiB, gone before the first message
 
     monkeypatch.setattr(measure, "network_for", wasteful)
-    rows = measure.measure(tiny_models.model_params("encoder", device="cpu"), "int8")
+    rows = measure.measure_dtype(tiny_models.model_params("encoder", device="cpu"), "int8")
     assert all(row["weights_mb"] < row["peak_mb"] < row["loading_mb"] - 200 for row in rows)
     assert {row["peak_of"] for row in rows} == {"inference"}
 
@@ -156,7 +156,7 @@ def test_a_measured_network_keeps_no_file_of_weights_in_memory(tmp_path, dtype):
 
 def test_a_peak_that_cannot_be_counted_anew_says_so(monkeypatch):
     monkeypatch.setattr(measure, "forget_peak", lambda gpu: False)
-    rows = measure.measure(tiny_models.model_params("encoder", device="cpu"), "float32")
+    rows = measure.measure_dtype(tiny_models.model_params("encoder", device="cpu"), "float32")
     assert {row["peak_of"] for row in rows} == {"loading and inference"}
     assert all(row["peak_mb"] >= row["loading_mb"] for row in rows) and list(rows[0]) == measure.COLUMNS
 
@@ -165,7 +165,7 @@ def test_several_rows_are_read_by_a_llama_that_declares_no_pad_token(tmp_path):
     tiny_models.make_llama(tmp_path / "llama")
     config = tmp_path / "llama" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token_id": None}))
-    rows = measure.measure(tiny_models.model_params("llama", device="cpu"), "int8")
+    rows = measure.measure_dtype(tiny_models.model_params("llama", device="cpu"), "int8")
     assert [row["batch"] for row in rows] == [1, 1, 32, 32]
 
 
@@ -174,7 +174,7 @@ SHAPE = {"layers": 1, "hidden": 16, "heads": 2, "kv_heads": 1, "intermediate": 3
 
 def test_a_true_shape_is_measured_without_a_checkpoint():
     model = tiny_models.model_params(weights="random", shape=SHAPE, device="cpu", path="")
-    rows = measure.measure(model, "float32")
+    rows = measure.measure_dtype(model, "float32")
     plan = capacity.weight_bytes(capacity.count_parameters(model), "float32") / 2**20
     assert len(rows) == 4 and rows[0]["weights_mb"] == pytest.approx(plan, rel=0.2, abs=0.02)
 

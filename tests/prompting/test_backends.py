@@ -348,7 +348,7 @@ def test_37_a_text_that_was_refused_counts_neither_for_nor_against_an_attack(ser
     asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
     plain = Calibration(np.zeros((1, 3)), 1.0, None, False)
     unsafe = TEST.assign(safety="unsafe")
-    table = attacks.probe(lambda texts: chances(backend, asked, plain, texts), unsafe)
+    table = attacks.attack_success(lambda texts: chances(backend, asked, plain, texts), unsafe)
     assert (table["rows"] == (len(TEST) if answered else 0)).all()
     assert (table["success"] == 0).all() if answered else table["success"].isna().all()
 

@@ -34,7 +34,7 @@ def sequence(made, prompt, text):
 @pytest.mark.parametrize("made", [tokenizer(), MARKED], ids=["plain", "added marks"])
 def test_control_tokens_do_not_depend_on_the_message(made, text):
     """The multiset of control ids, special or merely added, is that of a harmless message."""
-    prompt = wordings.build(made, "safety", "plain", max_text_tokens=500)
+    prompt = wordings.build_prompt(made, "safety", "plain", max_text_tokens=500)
     control = set(made.added_tokens_decoder)
     counts = [Counter(t for t in sequence(made, prompt, words) if t in control) for words in (text, "hello")]
     assert counts[0] == counts[1] and counts[0]
@@ -50,7 +50,7 @@ def test_the_message_is_kept_literally(text):
 def test_a_message_cannot_close_its_fence():
     """Whatever stands in the message, the prompt has exactly two fences."""
     made = tokenizer()
-    ids = sequence(made, wordings.build(made, "safety", "plain", max_text_tokens=500), HOSTILE[4])
+    ids = sequence(made, wordings.build_prompt(made, "safety", "plain", max_text_tokens=500), HOSTILE[4])
     assert made.decode(ids).count(wordings.FENCE) == 2
     assert wordings.wrap(HOSTILE[4]).count(wordings.FENCE) == 2
 
@@ -62,7 +62,9 @@ def test_earlier_turns_are_data_too():
     hostile = [wordings.Turn(t.row_id, t.group, HOSTILE[0], t.number, t.answer) for t in plain]
     control = set(made.added_tokens_decoder)
     counts = [
-        Counter(t for t in wordings.build(made, "safety", "plain", turns, shown_tokens=500).prefix if t in control)
+        Counter(
+            t for t in wordings.build_prompt(made, "safety", "plain", turns, shown_tokens=500).prefix if t in control
+        )
         for turns in (plain, hostile)
     ]
     assert counts[0] == counts[1]
@@ -72,7 +74,7 @@ def test_earlier_turns_are_data_too():
 def test_a_long_message_is_cut_in_the_middle_and_the_rest_survives(limit):
     """Declared, beginning and end of the message kept, instruction, question and answer slot whole."""
     made = tokenizer()
-    prompt = wordings.build(made, "safety", "plain", max_text_tokens=limit)
+    prompt = wordings.build_prompt(made, "safety", "plain", max_text_tokens=limit)
     (message,), outcomes = wordings.encode_messages(made, ["start " + "x" * 5000 + " end"], limit)
     assert outcomes == ["truncated"] and len(message) == limit
     text = made.decode([*prompt.prefix, *message, *prompt.suffixes[0]])
@@ -97,14 +99,14 @@ def test_every_wording_has_every_definition(task, variant):
 
 def test_an_unknown_wording_is_refused():
     with pytest.raises(PromptError, match="no such wording"):
-        wordings.build(tokenizer(), "safety", "loud")
+        wordings.build_prompt(tokenizer(), "safety", "loud")
 
 
 def test_the_chat_template_frames_each_turn():
     """Exemplars are turns of the conversation, with one beginning of text and one open answer."""
     made, rows = tokenizer(), make_rows()
     turns = wordings.draw_exemplars(rows[rows["split"] == "train"], "safety", 1, 0)
-    prompt = wordings.build(made, "safety", "plain", turns)
+    prompt = wordings.build_prompt(made, "safety", "plain", turns)
     ids = sequence(made, prompt, "hello")
     begin, header, end = (made.convert_tokens_to_ids(CONTROL[n]) for n in (0, 2, 4))
     assert [ids.count(token) for token in (begin, header, end)] == [1, 8, 7]
@@ -127,14 +129,14 @@ def test_a_template_with_a_date_is_the_same_tomorrow():
     made.chat_template = date + made.chat_template.replace("{{ bos_token }}", "")
     rows = make_rows()
     turns = wordings.draw_exemplars(rows[rows["split"] == "train"], "safety", 1, 0)
-    text = made.decode(wordings.build(made, "safety", "plain", turns).prefix)
+    text = made.decode(wordings.build_prompt(made, "safety", "plain", turns).prefix)
     assert text.count("system ") == 1 and "26 Jul 2024" in text
 
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_tokenizer_without_a_template_gets_a_plain_frame(bos):
     made = tokenizer(chat=False, bos=bos)
-    prompt = wordings.build(made, "categories", "plain")
+    prompt = wordings.build_prompt(made, "categories", "plain")
     text = made.decode([*prompt.prefix, *wordings.encode_plain(made, "hello"), *prompt.suffixes[0], *prompt.answers[0]])
     assert text.endswith("Answer yes or no.\nAnswer: yes")
     assert prompt.prefix.count(made.convert_tokens_to_ids(CONTROL[0])) == int(bos)
@@ -145,7 +147,7 @@ def test_the_form_is_begun_for_the_model_and_its_questions_branch_at_the_title(t
     """An exemplar's reply has the tokens of suffix and answer; what stands before the cue is the same for all questions."""
     made, rows = tokenizer(), make_rows()
     turns = wordings.draw_exemplars(rows[rows["split"] == "train"], task, 1, 0)
-    prompt = wordings.build(made, task, "form", turns)
+    prompt = wordings.build_prompt(made, task, "form", turns)
     cues = [wordings.encode_plain(made, question.cue) for question in wordings.questions_of(task, "form")]
     heads = {suffix[: len(suffix) - len(cue)] for suffix, cue in zip(prompt.suffixes, cues, strict=True)}
     assert len(heads) == 1 and made.decode(min(heads)).endswith("assistant<|end_header_id|>\n\n")
@@ -167,7 +169,7 @@ def test_the_form_costs_less_than_half_of_what_six_questions_cost():
     made = AutoTokenizer.from_pretrained(ASSETS / "nano" / "nano-1")
     nodes = {}
     for variant in ("plain", "form"):
-        prompt = wordings.build(made, "categories", variant)
+        prompt = wordings.build_prompt(made, "categories", variant)
         nodes[variant] = len(shared_prefix.plant(prompt.suffixes, prompt.answers).ids)
     assert nodes["form"] < nodes["plain"] / 2
 
@@ -175,7 +177,7 @@ def test_the_form_costs_less_than_half_of_what_six_questions_cost():
 def test_training_conversations_have_the_prompts_tokens():
     """What the ladder is trained on and what it is asked are the same tokens."""
     made = tokenizer()
-    prompt = wordings.build(made, "safety", "plain")
+    prompt = wordings.build_prompt(made, "safety", "plain")
     user = wordings.ask(made, wordings.INSTRUCTIONS["safety", "plain"], "hello!", wordings.QUESTIONS["safety"][0].words)
     assert wordings.encode_exchange(made, user) == sequence(made, prompt, "hello!")
     before, between, after = wordings.chat_frame(made)
@@ -211,7 +213,7 @@ def test_scoring_a_row_that_is_shown_is_refused(column):
     """Neither an exemplar nor a row of its group may be scored."""
     rows = make_rows()
     turns = wordings.draw_exemplars(rows[rows["split"] == "train"], "safety", 1, 0)
-    prompt = wordings.build(tokenizer(), "safety", "plain", turns)
+    prompt = wordings.build_prompt(tokenizer(), "safety", "plain", turns)
     test = rows[rows["split"] == "test"].reset_index(drop=True)
     wordings.refuse_leak(prompt, test)
     test.loc[3, column] = getattr(turns[0], "row_id" if column == "id" else "group")
@@ -264,5 +266,5 @@ def test_prompts_are_compact_on_the_nano_ladder(rung):
     made = AutoTokenizer.from_pretrained(folder)
     for task, variant in wordings.INSTRUCTIONS:
         limit = 150 if task == "safety" else 300
-        assert len(wordings.build(made, task, variant).prefix) <= limit
+        assert len(wordings.build_prompt(made, task, variant).prefix) <= limit
     assert len(wordings.ask(made, "", "x", wordings.QUESTIONS["safety"][0].words)) < 40

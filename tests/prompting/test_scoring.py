@@ -40,7 +40,7 @@ def test_scores_become_predictions(backend, task, shape, setting):
     table = answers.predictions_of(on_test, answers.calibrate(on_validation, VALIDATION, bias))
     predictions.check(table)
     assert table["id"].to_list() == TEST["id"].to_list() and not {"text"} & set(table)
-    assert answers.headline(table, TEST)["macro_f1"].between(0, 1).all()
+    assert answers.scores_by_wording(table, TEST)["macro_f1"].between(0, 1).all()
 
 
 def test_row_order_and_shards_do_not_matter(backend, monkeypatch):
@@ -203,7 +203,7 @@ def test_parse_errors_count_as_wrong_and_lower_coverage(backend):
     outcomes = ["parse_error"] * 6 + ["ok"] * 18
     fitted = answers.calibrate(fixed_scores(backend, right, VALIDATION, outcomes), VALIDATION, np.zeros((1, 3)))
     table = answers.predictions_of(fixed_scores(backend, right, TEST, outcomes), fitted)
-    summary = answers.headline(table, TEST).iloc[0]
+    summary = answers.scores_by_wording(table, TEST).iloc[0]
     assert table["label"].map(len).to_list() == [0] * 6 + [1] * 18
     assert summary["coverage"] == 0.75 and 0.5 < summary["macro_f1"] < 1
 
@@ -216,7 +216,7 @@ def test_the_reliability_diagram_tells_the_calibration_error_of_the_table(backen
     plain = answers.Calibration(np.zeros((1, 3)), 1.0, None, False)
     points = answers.reliability(answers.calibrated(scores, plain), TEST, "safety", outcomes)
     error = ((points["confidence"] - points["accuracy"]).abs() * points["rows"]).sum() / points["rows"].sum()
-    summary = answers.headline(answers.predictions_of(scores, plain), TEST).iloc[0]
+    summary = answers.scores_by_wording(answers.predictions_of(scores, plain), TEST).iloc[0]
     assert points["rows"].sum() == 18 and error == pytest.approx(summary["calibration_error"])
 
 
@@ -293,7 +293,7 @@ def test_injection_through_the_whole_path(backend):
     """Every attack goes through the tokenizer as data, and its rate is a number."""
     asked = scoring.pose(backend, settings(max_text_tokens=200), ROWS, "safety", "zero-shot", "plain")
     plain = answers.Calibration(np.zeros((1, 3)), 1.0, None, False)
-    table = attacks.probe(lambda texts: answers.chances(backend, asked, plain, texts), TEST)
+    table = attacks.attack_success(lambda texts: answers.chances(backend, asked, plain, texts), TEST)
     assert len(table) == len(attacks.ATTACKS) and table["shift"].abs().le(1).all()
     texts = attacks.attacked(TEST.head(1))["text"].to_list()
     together, _ = backend.score(asked.question, texts)

@@ -23,7 +23,7 @@ from emosafe_lib.study import machine, paths
 from emosafe_lib.study.errors import ParameterError, StageError
 from emosafe_lib.study.taxonomy import TASKS
 from workflow import kernels
-from workflow.checks import reason
+from workflow.checks import failure_in_words
 from workflow.execute import run_stage
 
 STAGE = "01_data_merge"
@@ -194,9 +194,11 @@ def test_a_command_drops_pythonoptimize(command):
 
 def test_a_full_disk_names_the_file(checkout, monkeypatch):
     said = {"ename": "OSError", "evalue": "[Errno 28] No space left on device: '/outputs/rows.parquet'"}
-    assert reason(said) == "OSError: No space left on device (rows.parquet)"
-    assert reason(said | {"evalue": "[Errno 28] No space left on device"}) == "OSError: No space left on device"
-    assert reason(said | {"evalue": "[Errno 2] No such file: 'a message'"}) == "OSError"
+    assert failure_in_words(said) == "OSError: No space left on device (rows.parquet)"
+    assert (
+        failure_in_words(said | {"evalue": "[Errno 28] No space left on device"}) == "OSError: No space left on device"
+    )
+    assert failure_in_words(said | {"evalue": "[Errno 2] No such file: 'a message'"}) == "OSError"
 
     def full(*given, **more):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

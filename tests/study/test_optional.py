@@ -84,7 +84,7 @@ def test_a_figure_that_cannot_be_drawn_is_found_out_in_time_closed_and_costs_no_
     with optional.optional("figure", "shown"):
         plt.subplots()
     with optional.optional("figure", "saved"):
-        style.save(plt.figure().gca().figure, pd.DataFrame({"n": [1]}), tmp_path / "saved.png", "One.")
+        style.save_figure(plt.figure().gca().figure, pd.DataFrame({"n": [1]}), tmp_path / "saved.png", "One.")
     assert [gap["name"] for gap in optional.not_measured()] == ["shown", "saved"] and not plt.get_fignums()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved.csv", "saved.txt"]
 
@@ -123,4 +123,6 @@ def test_every_figure_of_a_notebook_is_optional(path):
         inside = {id(node) for block in ast.walk(tree) if isinstance(block, ast.With) for node in ast.walk(block)}
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in inside]
         drawing = {ast.unparse(call.func) for call in calls}
-        assert not {name for name in drawing if name.startswith("figures.") or name in ("style.save", "style.show")}
+        assert not {
+            name for name in drawing if name.startswith("figures.") or name in ("style.save_figure", "style.show")
+        }

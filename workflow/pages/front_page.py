@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from emosafe_lib.evaluation.claims import STATEMENTS
+from emosafe_lib.evaluation.metrics import METRIC_TITLES
 from emosafe_lib.study import files, paths, pictures, stage, tables
 from emosafe_lib.study.errors import EmosafeError, StageError
 from emosafe_lib.study.parameters import StudyParams, load_model
@@ -23,11 +24,6 @@ from workflow.receipts import is_current
 
 ANALYSIS = "05_scaling_analysis"
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
-SCORE_TITLES = {
-    "macro_f1": "pooled",
-    "within_source_macro_f1": "within sources",
-    "over_source_name": "above the source's name",
-}
 
 
 def expected_stages(study: StudyParams, models: list[str]) -> list[tuple[str, str | None]]:
@@ -103,7 +99,7 @@ def results_section(base: Path) -> str:
         tasks=TASKS,
         rows=rows_scored(tables.read_csv(base / "results.csv")),
         confidence=f"{level:.0%}",
-        **headline(tables.read_csv(folder / "headline.csv")),
+        **headline_table(tables.read_csv(folder / "headline.csv")),
         **figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, a panel a task"),
     )
 
@@ -114,20 +110,20 @@ def rows_scored(numbers: pd.DataFrame) -> str:
     return " and ".join(f"{rows:,}" for rows in dict.fromkeys(heads["n"].astype(int)))
 
 
-def headline(numbers: pd.DataFrame) -> dict:
+def headline_table(numbers: pd.DataFrame) -> dict:
     """The headline table: the titles of a task's columns, and a block a model of a line a setting.
 
     Where pooled and within-source scores are the same in every line, as with a single source, the second is left out
     and the page says so.
     """
     same = all((numbers[f"{t} macro_f1"] == numbers[f"{t} within_source_macro_f1"]).all() for t in TASKS)
-    names = [name for name in SCORE_TITLES if not (same and name == "within_source_macro_f1")]
+    names = [name for name in METRIC_TITLES if not (same and name == "within_source_macro_f1")]
     columns = [f"{task} {name}" for task in TASKS for name in names]
     blocks = [
         (model, [(line["setting"], [score(line[column]) for column in columns]) for line in lines])
         for model, lines in groupby(numbers.to_dict("records"), key=lambda line: line["model"])
     ]
-    return {"scores": [SCORE_TITLES[name] for name in names], "blocks": blocks, "one_source": same}
+    return {"scores": [METRIC_TITLES[name] for name in names], "blocks": blocks, "one_source": same}
 
 
 def score(cell: object) -> tuple[str, str, str]:
