@@ -15,9 +15,9 @@ from emosafe_lib.study.errors import SURROUNDINGS, EmosafeError
 COMMANDS = {
     "classify": ("emosafe_lib.ondevice.classify", "classify messages with an exported model"),
     "onnx": ("emosafe_lib.ondevice.export", "add ONNX files, in fp32 and int8, to an exported model"),
-    "train": ("emosafe_lib.finetuning.command", "one training run, for accelerate launch"),
+    "train": ("emosafe_lib.finetuning.train_command", "one training run, for accelerate launch"),
     "data": ("emosafe_lib.data.sources.fetch", "list or download the sources of a study"),
-    "compare": ("emosafe_lib.evaluation.two_studies", "two finished studies, number by number, on the same rows"),
+    "compare": ("emosafe_lib.evaluation.compare_studies", "two finished studies, number by number, on the same rows"),
     "run": ("workflow.command", "studies and single stages, as `make study` runs them"),
 }
 

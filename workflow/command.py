@@ -9,10 +9,10 @@ from emosafe_lib.study import files, stage
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.paths import settled
 from emosafe_lib.study.progress import say
-from workflow.engine import watch_parent
 from workflow.execute import process_age, run_stage
 from workflow.receipts import INDEXED
-from workflow.runner import run_study
+from workflow.snakemake_run import watch_parent
+from workflow.study_run import run_study
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("PYTHONNOUSERSITE", "1")  # for the kernels: what make tells them too
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if arguments and arguments[0] in ("engine", "plan"):
-        from workflow import engine, forecast
+        from workflow import forecast, snakemake_run
 
-        return {"engine": engine, "plan": forecast}[arguments[0]].main(arguments[1:])
+        return {"engine": snakemake_run, "plan": forecast}[arguments[0]].main(arguments[1:])
     chosen = parser().parse_args(arguments)
     models = getattr(chosen, "models", "").replace(",", " ").split()
     if chosen.command == "study":

@@ -11,8 +11,8 @@ from emosafe_lib.study import stage as stages
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.paths import project_root
-from workflow.engine import snakemake_arguments
-from workflow.runner import what_to_run
+from workflow.snakemake_run import snakemake_arguments
+from workflow.study_run import what_to_run
 
 RULES = {name.partition("_")[2]: name for name in stages.STAGES}
 MOMENT = 1e-9  # hours: of two ways that take equally long the one with more jobs is shown, measured or not

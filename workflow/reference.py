@@ -18,13 +18,13 @@ import pandas as pd
 
 from emosafe_lib.data import merge
 from emosafe_lib.data.sources import registry
-from emosafe_lib.study import files, paths, rows, tables
+from emosafe_lib.study import csv_files, files, paths, rows
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import StudyParams, load_study
 from emosafe_lib.study.paths import ASSETS, project_root
 from emosafe_lib.study.taxonomy import TASKS
 from workflow.pages import front_page, rendering
-from workflow.runner import run_study
+from workflow.study_run import run_study
 
 MAX_BYTES = 15_000_000
 MAX_PAGE_BYTES = 3_000_000
@@ -205,7 +205,7 @@ def readme_block() -> str:
 def study_facts(place: Path) -> dict:
     """What README says of one study: where its page and main figure are, the figure's reading, and the scores."""
     card = json.loads((place / "data_card.json").read_text(encoding="utf-8"))
-    numbers, picture = tables.read_csv(place / "results.csv"), place / FIGURES / "score_by_size.png"
+    numbers, picture = csv_files.read_csv(place / "results.csv"), place / FIGURES / "score_by_size.png"
     found = picture.is_file()
     return {
         "name": place.name,

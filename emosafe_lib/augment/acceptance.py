@@ -17,7 +17,7 @@ from emosafe_lib.augment import tactics
 from emosafe_lib.augment.journal import Answer, same_model
 from emosafe_lib.augment.reply import Reply, parse
 from emosafe_lib.augment.requests import Request, Shares, positive_categories
-from emosafe_lib.data import cleaning, outgoing
+from emosafe_lib.data import cleaning, pseudonyms
 from emosafe_lib.data.near_duplicates import near_duplicate_pairs
 from emosafe_lib.evaluation.baselines import words_pipeline
 from emosafe_lib.study.parameters import AugmentationParams
@@ -116,7 +116,7 @@ def check(request: Request, answer: Answer, parent, model: str = "") -> tuple[st
         "language": lambda: is_english(text),
         "length_ratio": lambda: fits_length(text, parent.text),
         "unfit": lambda: isinstance(cleaning.admitted(reply.text, MOST_CHARACTERS), str),
-        "identifier": lambda: not outgoing.has_identifier(text),
+        "identifier": lambda: not pseudonyms.has_identifier(text),
         "echo": lambda: not is_echo(text, parent.text),
         "level": lambda: reply.level == request.level,
         "category": lambda: fits_categories(reply, parent),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from emosafe_lib.augment import tactics
-from emosafe_lib.data import outgoing
+from emosafe_lib.data import pseudonyms
 from emosafe_lib.study.errors import AugmentationError
 from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.rows import category_matrix, known_matrix, stable_unit
@@ -151,7 +151,7 @@ def requests_for(rows: pd.DataFrame, params: AugmentationParams) -> list[Request
 
 def request_of(base: str, row, tactic: str, ending: str, level: str) -> Request:
     """One request; its key covers the settings, the parent and its text, and what is asked."""
-    text = outgoing.pseudonymise(row.text)
+    text = pseudonyms.pseudonymise(row.text)
     return Request(tactics.digest(base, row.id, tactic, ending, level, text), row.id, tactic, ending, level, text)
 
 

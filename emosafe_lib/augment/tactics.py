@@ -5,7 +5,8 @@ changes, and with it the emotion. The eight tactics are those that McRae, Ciesie
 reappraised. A re-interpretation can work, work by half, or fail and turn into rumination (Nolen-Hoeksema 1991); so one
 message of a known level yields messages of other levels in the same voice.
 
-This file is the only place that holds prompt text. Whoever changes any of it raises `PROMPT_VERSION`; the journal's
+This file alone holds what an augmentation asks; how a model is asked to classify stands in `prompting/wordings.py`.
+Whoever changes any of it raises `PROMPT_VERSION`; the journal's
 keys carry it, so old replies stay on record and are not mistaken for answers to the new prompt.
 """
 

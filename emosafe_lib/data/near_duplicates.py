@@ -120,7 +120,7 @@ def chunk_jaccard(pairs: np.ndarray, values: np.ndarray, offsets: np.ndarray) ->
 def near_duplicate_pairs(keys: list[str], threshold: float) -> np.ndarray:
     """Pairs of texts whose sets of words and word pairs have at least this Jaccard similarity, shape (m, 2).
 
-    `keys` are comparison keys (see `merge.comparison_key`), none of them empty.
+    `keys` are comparison keys (see `cleaning.comparison_key`), none of them empty.
     """
     if len(keys) < 2:
         return np.zeros((0, 2), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""How sure a score is: a bootstrap over groups, and paired tests between two runs on the same rows.
+"""How sure a score is: a bootstrap over groups of related rows. `paired_tests` holds two runs against each other.
 
 Rows that belong together (one dialogue, one user, one near-duplicate family) are not independent, so whole groups are
 drawn. A resample is a vector of group counts, and nearly every score is a function of sums over groups (a confusion

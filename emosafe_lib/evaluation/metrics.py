@@ -1,4 +1,4 @@
-"""What a prediction is worth: thresholds, calibration and every score of the study.
+"""What a prediction is worth: every score of the study, by scikit-learn where it has it; `calibration` fits thresholds.
 
 Three rules hold throughout. Classes are always listed explicitly, so a class that nobody predicted still counts. What
 is undefined (an AUPRC without positives, the kappa of two constants) is NaN in the library and the word `undefined` in

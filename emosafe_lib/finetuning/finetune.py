@@ -15,7 +15,7 @@ from datasets import DatasetDict
 from transformers import Trainer
 
 from emosafe_lib.finetuning.failures import readable_failures, readable_loading, refuse_broken
-from emosafe_lib.finetuning.kept import Finetuned, home_of, read_finished, save_final, write_finished
+from emosafe_lib.finetuning.finished_runs import Finetuned, home_of, read_finished, save_final, write_finished
 from emosafe_lib.finetuning.network import build_network, trainable
 from emosafe_lib.finetuning.objective import targets
 from emosafe_lib.finetuning.plan import Plan, identity_of, make_plan, refuse_unlearnable, weights_of

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import calibration, predictions
-from emosafe_lib.finetuning.kept import Finetuned
+from emosafe_lib.finetuning.finished_runs import Finetuned
 from emosafe_lib.finetuning.objective import probabilities_of, targets
 from emosafe_lib.finetuning.plan import make_plan, weights_of
 from emosafe_lib.models import checkpoints

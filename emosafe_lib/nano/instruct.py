@@ -19,7 +19,7 @@ import pandas as pd
 
 from emosafe_lib.data import cleaning, duplicates, merge, splits
 from emosafe_lib.data.groups import assign_groups
-from emosafe_lib.data.sources import registry, tables
+from emosafe_lib.data.sources import raw_tables, registry
 from emosafe_lib.prompting import wordings
 from emosafe_lib.study.errors import MergeError
 from emosafe_lib.study.parameters import DataParams
@@ -75,8 +75,8 @@ def annotated_rows(data: DataParams, folder: Path | None = None) -> tuple[pd.Dat
 def emotion_rows(folder: Path | None = None) -> pd.DataFrame:
     """GoEmotions with all its emotions as the label, tidied as the merge does it."""
     files = registry.files("goemotions", folder)
-    names = tables.read_text(files["labels.txt"]).split()
-    table = tables.read_table(files["train.tsv"], delimiter="\t", header=["text", "codes", "id"])
+    names = raw_tables.read_text(files["labels.txt"]).split()
+    table = raw_tables.read_table(files["train.tsv"], delimiter="\t", header=["text", "codes", "id"])
     label = table["codes"].map(lambda codes: ",".join(names[int(code)] for code in codes.split(",")))
     rows = pd.DataFrame({"id": "goemotions:" + table["id"], "text": table["text"], "label": label})
     rows, _ = cleaning.prepare_rows(rows)
@@ -86,7 +86,7 @@ def emotion_rows(folder: Path | None = None) -> pd.DataFrame:
 def stressor_labels(folder: Path | None = None) -> dict[str, str]:
     """Row id -> `severity|kind of stressor` for SAD."""
     path = registry.files("sad", folder)["SAD_v1.zip"]
-    header, *body = next(iter(tables.read_workbook(tables.read_member(path, "SAD_v1.xlsx")).values()))
+    header, *body = next(iter(raw_tables.read_workbook(raw_tables.read_member(path, "SAD_v1.xlsx")).values()))
     table = pd.DataFrame(body, columns=header)
     return {f"sad:{r.sID}": f"{float(r.avg_severity):.1f}|{r.top_label}" for r in table.itertuples()}
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import metrics, predictions
-from emosafe_lib.finetuning.kept import Finetuned
+from emosafe_lib.finetuning.finished_runs import Finetuned
 from emosafe_lib.finetuning.scores import fit_on_validation
-from emosafe_lib.models import checkpoints, mixed
+from emosafe_lib.models import checkpoints, close_calls
 from emosafe_lib.models.batching import encode
 from emosafe_lib.models.checkpoints import read_seal
 from emosafe_lib.models.classifier import logits_of
@@ -63,10 +63,10 @@ def export(
 
 def measure_bf16(network, tokenizer, result: Finetuned, rows: pd.DataFrame, max_length: int) -> dict:
     """How far bf16 moves the logits of validation rows, `mixed.MEASURED_ROWS` at most, and the bound that follows."""
-    texts = rows.set_index("id").loc[result.validation_ids[: mixed.MEASURED_ROWS], "text"].tolist()
+    texts = rows.set_index("id").loc[result.validation_ids[: close_calls.MEASURED_ROWS], "text"].tolist()
     encoded, network = encode(tokenizer, texts, max_length), network.cpu()
-    exact, rough = (logits_of(part, tokenizer, encoded, 2048) for part in (network, mixed.in_bf16(network)))
-    return mixed.measure_shift(exact, rough, result.task)
+    exact, rough = (logits_of(part, tokenizer, encoded, 2048) for part in (network, close_calls.in_bf16(network)))
+    return close_calls.measure_shift(exact, rough, result.task)
 
 
 def validation_score(result: Finetuned, rows: pd.DataFrame, thresholds) -> float:

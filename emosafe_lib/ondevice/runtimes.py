@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import calibration, metrics, predictions
-from emosafe_lib.models import checkpoints, mixed
+from emosafe_lib.models import checkpoints, close_calls
 from emosafe_lib.models.batching import Encoded, encode, map_batches
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import half_precision
@@ -131,7 +131,7 @@ class TaskClassifier:
             if runtime == MIXED:
                 if self.bound is None:
                     raise ModelError(folder, "records no bound for bf16", "export it again, or use the torch runtime")
-                self.rough = mixed.in_bf16(self.network)
+                self.rough = close_calls.in_bf16(self.network)
         else:
             facts = checkpoints.read_seal(folder)
             if ONNX_FILES[runtime] not in facts["files"]:
@@ -151,8 +151,8 @@ class TaskClassifier:
         if self.rough is None:
             return exact(encoded)
         rough = logits_of(self.rough, self.tokenizer, encoded, tokens_per_batch) - offset
-        close = mixed.margins(rough, self.fitted.get("thresholds")) <= self.bound
-        return mixed.rescored(rough, close, encoded, exact)
+        close = close_calls.margins(rough, self.fitted.get("thresholds")) <= self.bound
+        return close_calls.rescored(rough, close, encoded, exact)
 
     def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,).

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.data import outgoing
+from emosafe_lib.data import pseudonyms
 from emosafe_lib.models import backbone, checkpoints, precision
 from emosafe_lib.prompting import wordings
 from emosafe_lib.study.errors import PromptError
@@ -159,10 +159,10 @@ def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
 
 def scoring_code(model: ModelParams) -> list[Path]:
     """The files whose code decides a model's scores."""
-    here, models, data = Path(__file__).parent, Path(backbone.__file__).parent, Path(outgoing.__file__).parent
+    here, models, data = Path(__file__).parent, Path(backbone.__file__).parent, Path(pseudonyms.__file__).parent
     common = [here / f"{name}.py" for name in ("scoring", "backends", "wordings")]
     if model.backend == "openai":
-        return [*common, here / "served.py", data / "outgoing.py"]
+        return [*common, here / "served.py", data / "pseudonyms.py"]
     local = [models / f"{name}.py" for name in ("backbone", "precision", "quantization", "batching")]
     return [*common, *local] if model.family == "encoder" else [*common, *local, here / "shared_prefix.py"]
 

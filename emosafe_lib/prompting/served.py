@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from openai.types.chat import ChatCompletion
 
-from emosafe_lib.data.outgoing import pseudonymise
+from emosafe_lib.data.pseudonyms import pseudonymise
 from emosafe_lib.models import server
 from emosafe_lib.models.client import ChatClient, Limits
 from emosafe_lib.models.server import Refused, TryAgain

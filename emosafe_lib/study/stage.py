@@ -1,8 +1,9 @@
-"""Begin and finish of a stage: where its files go, and when it counts as done.
+"""Begin and finish of a stage: where its files go, and what its manifest says of them.
 
 A notebook that dies half-way must leave the last good result untouched, and nobody may mistake its traces for a result.
 So a stage writes into a folder beside, moves the files into place at the end, and writes `manifest.json` last. The
 manifest names what went in (hashes), what came out (hashes), with which parameters and versions, and at what cost.
+Whether a stage counts as done, the runner decides: see `workflow/receipts.py`.
 """
 
 import os

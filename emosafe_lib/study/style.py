@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.study.csv_files import write_csv
 from emosafe_lib.study.optional import optional
 from emosafe_lib.study.pictures import shrink_png
-from emosafe_lib.study.tables import write_csv
 
 # Okabe & Ito (2008), "Color universal design": black last, because text and axes use it already.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")

@@ -18,7 +18,7 @@ from emosafe_lib.augment import acceptance, diversity, reinterpretation, request
 from emosafe_lib.augment.journal import Answer, Journal, journal_path
 from emosafe_lib.augment.providers import phrases
 from emosafe_lib.augment.reply import parse
-from emosafe_lib.data import cleaning, outgoing
+from emosafe_lib.data import cleaning, pseudonyms
 from emosafe_lib.models import server
 from emosafe_lib.study import taxonomy
 from emosafe_lib.study.errors import AugmentationError
@@ -144,7 +144,7 @@ def test_the_templates_phrases_name_no_minor_and_no_identifier():
     texts = [text for pool in pools for options in pool.values() for text in options]
     assert len(texts) == len(set(texts)) > 200
     for text in texts:
-        assert not cleaning.MINORS.search(text) and not outgoing.has_identifier(text), text
+        assert not cleaning.MINORS.search(text) and not pseudonyms.has_identifier(text), text
     assert set(phrases.MOVES) == set(tactics.TACTIC) and set(phrases.RESIDUE) == set(taxonomy.CATEGORIES)
 
 
@@ -293,24 +293,24 @@ def test_what_a_source_never_asked_stays_unknown(tmp_path):
 def test_33_identifiers_become_placeholders(identifier, becomes):
     """Whole, and as what they are."""
     text = f"Please reach me under {identifier} tonight, I mean it."
-    assert outgoing.pseudonymise(text) == f"Please reach me under {becomes} tonight, I mean it."
+    assert pseudonyms.pseudonymise(text) == f"Please reach me under {becomes} tonight, I mean it."
 
 
 def test_33_placeholders_are_consistent_within_a_message():
-    text = outgoing.pseudonymise("a@example.org wrote to b@example.org, then A@example.org called +49 170 1234567")
+    text = pseudonyms.pseudonymise("a@example.org wrote to b@example.org, then A@example.org called +49 170 1234567")
     assert text == "[EMAIL_1] wrote to [EMAIL_2], then [EMAIL_1] called [PHONE_1]"
 
 
 @given(st.text(max_size=80))
 @settings(max_examples=80, deadline=None)
 def test_33_scrubbing_twice_changes_nothing_more(text):
-    once = outgoing.pseudonymise(text)
-    assert outgoing.pseudonymise(once) == once
+    once = pseudonyms.pseudonymise(text)
+    assert pseudonyms.pseudonymise(once) == once
 
 
 def test_helplines_and_ordinary_numbers_stay():
     for text in ("call 0800 1110111 or 1-800-273-8255", "on 12 May 2019 I paid 350 for 2 rooms", "look at this dot"):
-        assert outgoing.pseudonymise(text) == text
+        assert pseudonyms.pseudonymise(text) == text
 
 
 @pytest.mark.parametrize("key", ["", "sk-schlüssel", "sk-with space", "sk-line\n"])

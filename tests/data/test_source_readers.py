@@ -23,8 +23,8 @@ from emosafe_lib.data.sources import (
 from emosafe_lib.data.sources import registry as sources_registry
 from emosafe_lib.data.sources.base import File, Record, Source, check_file, direct, to_rows, weak
 from emosafe_lib.data.sources.keywords import substances_or_weapons
+from emosafe_lib.data.sources.raw_tables import read_json, read_jsonl, read_member, read_table, read_workbook
 from emosafe_lib.data.sources.registry import files, missing, read
-from emosafe_lib.data.sources.tables import read_json, read_jsonl, read_member, read_table, read_workbook
 from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.parameters import OwnSourceParams
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS

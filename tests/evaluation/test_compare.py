@@ -6,7 +6,7 @@ import pytest
 from analysis_world import SHA, answers_of, made_up_rows, model_table
 
 from emosafe_lib import cli
-from emosafe_lib.evaluation import predictions, two_studies
+from emosafe_lib.evaluation import compare_studies, predictions
 from emosafe_lib.evaluation.paired_tests import holm
 from emosafe_lib.study import files, paths
 from emosafe_lib.study.rows import write_rows
@@ -30,7 +30,7 @@ def put(tmp_path, monkeypatch, outputs):
         write_rows(rows, base / "01_data_merge" / "rows.parquet")
         write_rows(rows.iloc[:0], base / "02_chatgpt_augmentation" / "reinterpretations.parquet")
         files.write_json(base / "data_card.json", {"sha256": sha})
-        files.write_json(base / two_studies.ANALYSIS, {"parameters": {"models": models or list(runs)}})
+        files.write_json(base / compare_studies.ANALYSIS, {"parameters": {"models": models or list(runs)}})
         (base / "results.csv").write_text("model\n")
         for model, table in runs.items():
             path = base / model / "predictions" / "prompting.parquet"
@@ -46,7 +46,7 @@ def runs(skill, rows=ROWS, seed=0):
 def test_a_study_compared_with_itself_differs_by_nothing(put):
     put("one", runs(1.0))
     put("two", runs(1.0))
-    table = two_studies.compare_studies("one", "two")
+    table = compare_studies.compare_studies("one", "two")
     assert len(table) and (table["value"] == 0).all() and (table["p"] == 1).all()
 
 
@@ -100,7 +100,7 @@ def test_a_study_is_compared_by_the_models_of_its_last_run_and_not_by_those_that
     tables = {name: model_table(ROWS, name, 1.0, 0) for name in ("nano-1", "minilm")}
     for name in ("one", "two"):
         put(name, tables, models=["minilm"])
-    assert set(two_studies.compare_studies("one", "two")["model"]) == {"minilm"}
+    assert set(compare_studies.compare_studies("one", "two")["model"]) == {"minilm"}
 
 
 def test_what_a_model_of_an_earlier_run_left_from_other_data_stops_no_comparison(put, outputs):
@@ -108,19 +108,19 @@ def test_what_a_model_of_an_earlier_run_left_from_other_data_stops_no_comparison
         put(name, runs(1.0), models=["nano-2"])
     old = outputs / "two" / "nano-1" / "predictions" / "prompting.parquet"
     predictions.write(runs(1.0)["nano-1"].drop(columns="model"), old, model="nano-1", data_sha256="1" * 64)
-    assert set(two_studies.compare_studies("one", "two")["model"]) == {"nano-2"}
+    assert set(compare_studies.compare_studies("one", "two")["model"]) == {"nano-2"}
 
 
 def test_only_what_both_have_is_compared(put):
     both = runs(1.0)
     put("one", {"nano-1": both["nano-1"]})
     put("two", both)
-    assert set(two_studies.compare_studies("one", "two")["model"]) == {"nano-1"}
+    assert set(compare_studies.compare_studies("one", "two")["model"]) == {"nano-1"}
 
 
 def test_a_study_with_one_setting_is_compared_in_that_one(put):
     put("one", runs(1.0))
     fewer = {"nano-1": pd.concat(answers_of(ROWS, 1.0, setting="few-shot", variant="plain")).assign(model="nano-1")}
     put("two", fewer)
-    table = two_studies.compare_studies("one", "two")
+    table = compare_studies.compare_studies("one", "two")
     assert set(table["setting"]) == {"few-shot"} and (table["n"] == (ROWS["split"] == "test").sum()).all()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emosafe_lib.evaluation import calibration, metrics, predictions
-from emosafe_lib.study import tables
+from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.rows import take
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
@@ -74,15 +74,15 @@ def test_60_unsafe_recall_without_unsafe_rows_is_undefined():
 
 def test_60_undefined_is_written_as_a_word_and_read_back_as_nan(tmp_path):
     table = pd.DataFrame({"metric": ["kappa"], "value": [np.nan], "low": [0.1], "high": [1.0]})
-    path = tables.write_csv(table, tmp_path / "r.csv")
+    path = csv_files.write_csv(table, tmp_path / "r.csv")
     assert "kappa,undefined,0.1,1" in path.read_text()
-    assert np.isnan(tables.read_csv(path)["value"][0])
+    assert np.isnan(csv_files.read_csv(path)["value"][0])
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
 def test_84_a_cell_that_would_run_as_a_formula_is_disarmed(start, tmp_path):
     table = pd.DataFrame({"model": [start + "HYPERLINK(1)"], "value": [-0.5]})
-    path = tables.write_csv(table, tmp_path / "r.csv")
+    path = csv_files.write_csv(table, tmp_path / "r.csv")
     back = pd.read_csv(path)
     assert back["model"][0] == "'" + start + "HYPERLINK(1)"
     assert back["value"][0] == -0.5

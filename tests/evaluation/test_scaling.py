@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from emosafe_lib.evaluation import baselines, predictions, readings, results, scaling
 from emosafe_lib.evaluation.paired_tests import holm
 from emosafe_lib.evaluation.results import Cell
-from emosafe_lib.study import tables
+from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.parameters import FinetuningParams, load_model
 
@@ -156,7 +156,7 @@ def test_results_have_the_promised_columns_and_one_row_a_number(known, tmp_path)
     table = results.results_table(known)
     assert list(table.columns) == list(results.RESULT_COLUMNS)
     assert not table.duplicated(["model", "task", "setting", "variant", "metric", "category"]).any()
-    back = tables.read_csv(tables.write_csv(table, tmp_path / "results.csv"))
+    back = csv_files.read_csv(csv_files.write_csv(table, tmp_path / "results.csv"))
     assert len(back) == len(table) and back["value"].to_numpy() == pytest.approx(table["value"], abs=1e-5, nan_ok=True)
     heads = readings.headline_rows(back, ("macro_f1", "within_source_macro_f1"))
     assert len(heads) == 4 * 4 * 2 * 2

@@ -14,8 +14,8 @@ import tiny_models
 import yaml
 
 from emosafe_lib import cli
-from emosafe_lib.finetuning import finetune, kept
-from emosafe_lib.finetuning.command import ROWS
+from emosafe_lib.finetuning import finetune, finished_runs
+from emosafe_lib.finetuning.train_command import ROWS
 from emosafe_lib.models import backbone, batching
 from emosafe_lib.study.errors import TrainingError
 from emosafe_lib.study.parameters import load_model, load_study
@@ -74,7 +74,7 @@ def losses(done: subprocess.CompletedProcess) -> dict[str, list[float]]:
     return {key: [epoch[key] for epoch in history] for key in ("train_loss", "validation_loss")}
 
 
-def in_the_notebook(folder: Path, name: str) -> kept.Finetuned:
+def in_the_notebook(folder: Path, name: str) -> finished_runs.Finetuned:
     """The same run in this one process, in the folder that `launch` keeps it in."""
     model, study = load_model(str(folder / f"{name}.yaml")), load_study(str(folder / "made.yaml"))
     return finetune.finetune(model, study, read_rows(folder / "rows.parquet"), "safety", 0, folder / f"runs-{name}")

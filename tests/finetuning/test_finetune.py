@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from emosafe_lib.evaluation import predictions
-from emosafe_lib.finetuning import finetune, kept, objective, probes, trainer
+from emosafe_lib.finetuning import finetune, finished_runs, objective, probes, trainer
 from emosafe_lib.finetuning import network as finetuning_network
 from emosafe_lib.finetuning import plan as finetuning_plan
 from emosafe_lib.finetuning.network import build_network, trainable
@@ -518,7 +518,7 @@ def test_48_a_checkpoint_of_something_else_is_refused(tmp_path, monkeypatch, cha
     training = {"learning_rate": 0.01} if change == "parameters" else {}
     model = tiny_models.model_params("llama", training=training, **({"path": "other"} if change == "base" else {}))
     plan = make_plan(model, tiny_models.study_params(epochs=4.0), rows, "safety", 0)
-    stranger = kept.home_of(plan, tmp_path, identity_of(plan))
+    stranger = finished_runs.home_of(plan, tmp_path, identity_of(plan))
     assert stranger != home
     shutil.copytree(home / "checkpoints", stranger / "checkpoints")
     with pytest.raises(TrainingError, match=f"other {change}"):
@@ -552,7 +552,7 @@ def test_48_another_number_of_processes_does_not_go_on_with_a_checkpoint(tmp_pat
 def test_76_a_run_of_other_code_has_another_home(tmp_path, monkeypatch, module, old, new):
     """A comment leaves a run where it is."""
     plan = make_plan(tiny_models.model_params(), tiny_models.study_params(), ROWS, "safety", 0)
-    source, homes = Path(module.__file__).read_text(), [kept.home_of(plan, tmp_path, identity_of(plan))]
+    source, homes = Path(module.__file__).read_text(), [finished_runs.home_of(plan, tmp_path, identity_of(plan))]
     assert source.count(old) == 1
     for number, text in enumerate((source + "\n# a remark\n", source.replace(old, new))):
         path = tmp_path / f"edited_{number}.py"
@@ -560,7 +560,7 @@ def test_76_a_run_of_other_code_has_another_home(tmp_path, monkeypatch, module, 
         edited = tuple(path if str(file) == module.__file__ else file for file in finetuning_plan.CODE)
         monkeypatch.setattr(finetuning_plan, "CODE", edited)
         monkeypatch.setattr(module, "__file__", str(path))
-        homes.append(kept.home_of(plan, tmp_path, identity_of(plan)))
+        homes.append(finished_runs.home_of(plan, tmp_path, identity_of(plan)))
     assert homes[0] == homes[1] != homes[2]
 
 

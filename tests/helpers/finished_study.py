@@ -10,7 +10,7 @@ import toy
 from analysis_world import made_up_rows, model_table
 
 from emosafe_lib.evaluation import predictions
-from emosafe_lib.study import files, stage, tables
+from emosafe_lib.study import csv_files, files, stage
 from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.rows import write_rows
 from workflow import digests, execute
@@ -67,7 +67,7 @@ def finish(name: str, model: str | None = None, merged=None, rows=None, **runs) 
         write_rows(rows, run.out("reinterpretations.parquet"))
     for kind, table in runs.items():
         predictions.write(table, run.out(f"predictions/{kind}.parquet", at="model"), model=model, data_sha256=SHA)
-    tables.write_csv(pd.DataFrame({"name": ["a"], "value": [0.5]}), run.out("numbers.csv"))
+    csv_files.write_csv(pd.DataFrame({"name": ["a"], "value": [0.5]}), run.out("numbers.csv"))
     manifest = run.finish()
     temporary = run.base / "logs" / f"{name}.ipynb"
     temporary.parent.mkdir(exist_ok=True)

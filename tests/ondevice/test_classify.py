@@ -15,7 +15,7 @@ import tiny_models
 
 from emosafe_lib import cli
 from emosafe_lib.finetuning import finetune, scores
-from emosafe_lib.models import backbone, batching, checkpoints, mixed
+from emosafe_lib.models import backbone, batching, checkpoints, close_calls
 from emosafe_lib.ondevice import classify, export, onnx_graphs, runtimes, trials
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
@@ -179,7 +179,7 @@ def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported,
     exact = plain.logits(encoded, 128)
     mix.bound = 0.0
     rough = mix.logits(encoded, 128)
-    margin = mixed.margins(rough, mix.fitted.get("thresholds"))
+    margin = close_calls.margins(rough, mix.fitted.get("thresholds"))
     mix.bound = float(np.median(margin))
     found, close = mix.logits(encoded, 128), margin <= mix.bound
     assert 0 < close.sum() < len(close)
@@ -190,11 +190,11 @@ def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported,
 def test_shift_and_margin_are_measured_where_labels_change():
     exact, moved = np.array([[1, 2, 0], [3, 0, 1]]), np.array([[2, -1, 0], [1, 1, 1]])
     rough = exact + moved / 10
-    assert np.allclose(mixed.shifts(exact, rough, "safety"), [0.3, 0.0])
-    assert np.allclose(mixed.shifts(exact, rough, "categories"), [0.2, 0.1])
-    assert np.allclose(mixed.margins(rough, None), [0.7, 2.0])
-    assert np.allclose(mixed.margins(rough, [0.5, 0.5, 1.0]), [1.2, 0.1])
-    assert np.allclose(mixed.margins(np.array([[1.0]]), [1 / (1 + np.exp(-0.75))]), [0.25])
+    assert np.allclose(close_calls.shifts(exact, rough, "safety"), [0.3, 0.0])
+    assert np.allclose(close_calls.shifts(exact, rough, "categories"), [0.2, 0.1])
+    assert np.allclose(close_calls.margins(rough, None), [0.7, 2.0])
+    assert np.allclose(close_calls.margins(rough, [0.5, 0.5, 1.0]), [1.2, 0.1])
+    assert np.allclose(close_calls.margins(np.array([[1.0]]), [1 / (1 + np.exp(-0.75))]), [0.25])
 
 
 def test_a_changed_onnx_file_is_refused(exported, tmp_path):

@@ -108,10 +108,10 @@ def test_rooms_import_only_what_stands_below_them():
 
 def test_a_planted_import_of_the_runner_is_caught(tmp_path, monkeypatch):
     planted = ROOT / "emosafe_lib" / "study" / "planted.py"
-    found = ast.parse("def f():\n    from workflow.runner import run_study\n")
+    found = ast.parse("def f():\n    from workflow.study_run import run_study\n")
     monkeypatch.setattr(ast, "parse", lambda text: found)
     monkeypatch.setattr(type(planted), "read_text", lambda self, **_: "")
-    assert "workflow.runner" in imported(planted)[1] and room_of("workflow.runner") not in BELOW["study"]
+    assert "workflow.study_run" in imported(planted)[1] and room_of("workflow.study_run") not in BELOW["study"]
 
 
 def test_imports_never_run_in_a_circle_not_even_inside_functions():

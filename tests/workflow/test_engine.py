@@ -16,10 +16,10 @@ import yaml
 from emosafe_lib.study import stage
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_model
-from workflow import runner as workflow_runner
 from workflow import slurm
+from workflow import study_run as workflow_runner
 from workflow.execute import run_stage
-from workflow.runner import run_study
+from workflow.study_run import run_study
 
 HEAVY = ("torch", "transformers", "pandas", "numpy", "papermill", "nbformat", "snakemake", "sklearn", "matplotlib")
 
@@ -178,7 +178,7 @@ def test_whatever_stops_the_runner_reaches_the_engine_as_an_interrupt(number):
     """At SIGTERM Snakemake waits for its cluster jobs; at SIGINT it cancels them."""
     heard = "import signal, time\ntry:\n    print('up', flush=True)\n    time.sleep(20)\n"
     heard += "except KeyboardInterrupt:\n    print('cancelled', flush=True)"
-    code = f"import sys\nfrom workflow.runner import run_engine\nrun_engine([sys.executable, '-c', {heard!r}])"
+    code = f"import sys\nfrom workflow.study_run import run_engine\nrun_engine([sys.executable, '-c', {heard!r}])"
     runner = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -220,7 +220,7 @@ def test_the_plugin_still_loses_jobs_so_its_check_is_still_replaced(monkeypatch)
 def test_a_process_notices_that_its_parent_is_gone(tmp_path):
     note = tmp_path / "noticed"
     child = (
-        "import pathlib, time\nfrom workflow.engine import watch_parent\n"
+        "import pathlib, time\nfrom workflow.snakemake_run import watch_parent\n"
         f"watch_parent(lambda: pathlib.Path({str(note)!r}).write_text('yes'))\ntime.sleep(20)"
     )
     parent = (
@@ -304,7 +304,7 @@ def test_stages_side_by_side_share_the_cores_that_they_are_given(checkout, outpu
 def test_importing_the_package_and_its_runner_is_quick_and_loads_nothing_heavy():
     code = (
         "import sys, time\nstarted = time.perf_counter()\nimport emosafe_lib\nseconds = time.perf_counter() - started\n"
-        "import workflow.command, workflow.runner, workflow.engine, emosafe_lib.study.stage\n"
+        "import workflow.command, workflow.study_run, workflow.snakemake_run, emosafe_lib.study.stage\n"
         f"print(seconds, [name for name in {HEAVY!r} if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,11 +22,11 @@ from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.stage import begin
 from workflow import checks, digests, execute, receipts
 from workflow import command as workflow_command
-from workflow import runner as workflow_runner
+from workflow import study_run as workflow_runner
 from workflow.checks import cap_outputs, check_executed, check_source
 from workflow.execute import execute_notebook, run_stage
 from workflow.pages import rendering
-from workflow.runner import machine_limits, run_study
+from workflow.study_run import machine_limits, run_study
 
 STAGE = "01_data_merge"
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from emosafe_lib.evaluation import readings
-from emosafe_lib.study import paths, tables
+from emosafe_lib.study import csv_files, paths
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from workflow import reference
@@ -158,7 +158,7 @@ def test_65_readme_is_written_from_the_copy(copied):
     reference.write_readme()
     readme = (copied.parents[2] / "README.md").read_text()
     assert block_of(readme) == reference.readme_block().strip()
-    numbers = tables.read_csv(copied / "results.csv")
+    numbers = csv_files.read_csv(copied / "results.csv")
     head = numbers[(numbers["metric"] == "macro_f1") & (numbers["variant"] == "") & (numbers["task"] == "safety")]
     tuned = head[(head["model"] == "nano-4") & (head["setting"] == "fine-tuned")]["value"].iloc[0]
     row = next(line for line in block_of(readme).splitlines() if line.startswith("| nano-4 "))
@@ -202,8 +202,8 @@ def test_a_sentence_agrees_only_with_its_own_numbers():
 
 def recomputed(place: Path) -> dict[str, str]:
     """Readings of notebook 05 by figure, computed once more from the tables in a copy."""
-    folder, numbers = place / "05_scaling_analysis", tables.read_csv(place / "results.csv")
-    figures = {path.stem: tables.read_csv(path) for path in (folder / "figures").glob("*.csv")}
+    folder, numbers = place / "05_scaling_analysis", csv_files.read_csv(place / "results.csv")
+    figures = {path.stem: csv_files.read_csv(path) for path in (folder / "figures").glob("*.csv")}
     ranks = pd.read_csv(folder / "ranks.csv").replace("undefined", float("nan"))
     ranks[["low", "high"]] = ranks[["low", "high"]].astype(float)
     found = {
@@ -249,10 +249,10 @@ def test_65_the_front_page_is_what_its_files_say(made):
 
 def test_65_the_headline_is_what_results_say(made):
     folder = made / "05_scaling_analysis"
-    numbers, compared = tables.read_csv(made / "results.csv"), tables.read_csv(folder / "comparisons.csv")
+    numbers, compared = csv_files.read_csv(made / "results.csv"), csv_files.read_csv(folder / "comparisons.csv")
     compared["p_holm"] = compared["p_holm"].astype(float)
     again = readings.headline_table(numbers, compared).reset_index()
-    said = tables.read_csv(folder / "headline.csv")
+    said = csv_files.read_csv(folder / "headline.csv")
     assert again.shape == said.shape
     for first, second in zip(said.to_numpy().ravel(), again.to_numpy().ravel(), strict=True):
         assert agrees(str(first).removeprefix("'"), str(second)), (first, second)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.evaluation.metrics import METRIC_TITLES
-from emosafe_lib.study import files, paths, pictures, stage, tables
+from emosafe_lib.study import csv_files, files, paths, pictures, stage
 from emosafe_lib.study.errors import EmosafeError, StageError
 from emosafe_lib.study.parameters import StudyParams, load_model
 from emosafe_lib.study.taxonomy import TASKS
@@ -97,9 +97,9 @@ def results_section(base: Path) -> str:
         "results.html",
         analysis=ANALYSIS,
         tasks=TASKS,
-        rows=rows_scored(tables.read_csv(base / "results.csv")),
+        rows=rows_scored(csv_files.read_csv(base / "results.csv")),
         confidence=f"{level:.0%}",
-        **headline_table(tables.read_csv(folder / "headline.csv")),
+        **headline_table(csv_files.read_csv(folder / "headline.csv")),
         **figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, a panel a task"),
     )
 
@@ -147,7 +147,7 @@ def figure(path: Path, description: str) -> dict:
 def claims_section(base: Path) -> str:
     """The paper's claims with their verdicts, and beside them what others have published, marked as such."""
     claims, anchors = read_json(base / "claims.json"), base / ANALYSIS / "anchors.csv"
-    published = tables.read_csv(anchors).to_dict("records") if anchors.is_file() else []
+    published = csv_files.read_csv(anchors).to_dict("records") if anchors.is_file() else []
     return fill(
         "claims.html", claims=[claims[name] for name in claims_in_order(claims)], marks=MARKS, anchors=published
     )

@@ -7,7 +7,7 @@ indirect harms (rights, privacy, advice), which we call borderline; that step is
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
 from emosafe_lib.data.sources.keywords import leave_open, split
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 NEVER_READ = {"cse", "src"}
 ASKED = ("violence_hate", "sexual_content", "guns_illegal_weapons", "suicide_self_harm", "criminal_planning")

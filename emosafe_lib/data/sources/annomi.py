@@ -8,7 +8,7 @@ Whether a counsellor's words in a session about substances touch them was not as
 import re
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 TOPICS = (
     ("substances", re.compile("alcohol|drug use|smoking|influence of drugs")),

@@ -6,7 +6,7 @@ merge joins them.
 """
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 FILES = (
     ("added_CAMS_data.csv", "cause", "cp1252-lenient"),

@@ -7,7 +7,7 @@ a repeated judgement, of which the last counts. The mean decides the level, half
 from statistics import mean
 
 from emosafe_lib.data.sources.base import Record, direct, public
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 SEVERITIES = ("1", "0", "-1", "-2", "-3")
 HATE = ("ableist", "homophobic", "racist", "sexist", "transphobic")

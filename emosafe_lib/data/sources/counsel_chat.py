@@ -5,7 +5,7 @@ safe. Other topics are left out by name; so is every topic that names children.
 """
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 DISTRESS = ("anger-management", "anxiety", "behavioral-change", "depression", "domestic-violence", "eating-disorders")
 DISTRESS += ("grief-and-loss", "self-esteem", "sleep-improvement", "stress", "trauma")

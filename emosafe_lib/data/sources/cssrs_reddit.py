@@ -11,7 +11,7 @@ import re
 import zipfile
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_member, read_table, read_workbook
+from emosafe_lib.data.sources.raw_tables import read_member, read_table, read_workbook
 from emosafe_lib.study.errors import SourceError
 
 POSTS, USERS = "post_level_annotations_anonymized.zip", "500_Reddit_users_posts_labels.csv"

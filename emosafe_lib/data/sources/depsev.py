@@ -5,7 +5,7 @@ with its Dreaddit label, so that a segment of minimum severity that the crowd fo
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def records(files):

@@ -5,7 +5,7 @@ over to other corpora; so `severe` is unsafe weakly, and the self-harm category 
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def records(files):

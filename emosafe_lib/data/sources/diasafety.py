@@ -5,7 +5,7 @@ default study, which counts human-authored rows.
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_json
+from emosafe_lib.data.sources.raw_tables import read_json
 
 KINDS = ("Toxicity Agreement", "Unauthorized Expertise", "Biased Opinion", "Risk Ignorance", "Offending User")
 

@@ -5,7 +5,7 @@ still hold other hate, so its safe label, and that it is free of hate, is weak.
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def records(files):

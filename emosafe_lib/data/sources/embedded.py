@@ -4,7 +4,7 @@ Both were written for the package, are marked synthetic everywhere, and need no 
 """
 
 from emosafe_lib.data.sources.base import File, Record, Source, direct
-from emosafe_lib.data.sources.tables import read_jsonl
+from emosafe_lib.data.sources.raw_tables import read_jsonl
 from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.paths import ASSETS
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS

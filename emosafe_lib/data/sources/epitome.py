@@ -4,7 +4,7 @@ A reply with at least some empathy is safe, weakly. The seekers' posts carry no 
 """
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 MECHANISMS = ("emotional-reactions", "interpretations", "explorations")
 

@@ -7,7 +7,7 @@ Each line of the TSV files is a sliding window of up to five turns, of which onl
 import re
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_json, read_text
+from emosafe_lib.data.sources.raw_tables import read_json, read_text
 
 TURN = re.compile(r"^\s*\S+ (?P<speaker>[01]) (?P<turn>\d+) (?:\[[^\]]*\] ?)?(?P<text>.*)$", re.DOTALL)
 MIN_WORDS = 4

@@ -1,7 +1,7 @@
 """ETHOS: comments with the share of annotators who called them hateful; the shares in between are borderline."""
 
 from emosafe_lib.data.sources.base import Record, direct, public
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def level(share: float) -> str:

@@ -5,7 +5,7 @@ whether they are harmless. It has one level only, so it stays out of the default
 """
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_table, read_text
+from emosafe_lib.data.sources.raw_tables import read_table, read_text
 
 NEGATIVE = {"anger", "annoyance", "disappointment", "disapproval", "disgust", "embarrassment", "fear", "grief"}
 NEGATIVE |= {"nervousness", "remorse", "sadness", "confusion"}

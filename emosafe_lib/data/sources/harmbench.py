@@ -5,7 +5,7 @@
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
 from emosafe_lib.data.sources.keywords import SUBSTANCES, leave_open, split
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 

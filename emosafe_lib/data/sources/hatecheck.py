@@ -1,7 +1,7 @@
 """HateCheck: hand-written functional tests, with harmless cases that look alarming; one template stays together."""
 
 from emosafe_lib.data.sources.base import Record, direct, public
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def records(files):

@@ -4,7 +4,7 @@ Animosity is borderline, as in `edos`; that step is ours, hence weak. A pair, an
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def build_records(files):

@@ -5,7 +5,7 @@ found a cause in the same post, the merge settles on borderline.
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def records(files):

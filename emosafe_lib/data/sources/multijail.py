@@ -7,7 +7,7 @@ children, and one that joins exploitation with trafficking, are never read.
 import ast
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 NEVER_READ = ("child", "Sexual exploitation")

@@ -25,7 +25,7 @@ writes it to `external.parquet`.
 from pathlib import Path
 
 from emosafe_lib.data.sources.base import File, Label, Record, Source
-from emosafe_lib.data.sources.tables import label_of, read_jsonl, read_table
+from emosafe_lib.data.sources.raw_tables import label_of, read_jsonl, read_table
 from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.parameters import OwnSourceParams
 from emosafe_lib.study.paths import project_root

@@ -18,7 +18,7 @@ from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.parameters import DataParams
 from emosafe_lib.study.paths import folder_named
 
-MACHINERY = {"base", "tables", "keywords", "own", "fetch", "registry"}
+MACHINERY = {"base", "raw_tables", "keywords", "own", "fetch", "registry"}
 
 
 @cache

@@ -7,7 +7,7 @@ lies in an archive.
 import pandas as pd
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_member, read_workbook
+from emosafe_lib.data.sources.raw_tables import read_member, read_workbook
 
 STRESSED_FROM = 4.0
 

@@ -1,7 +1,7 @@
 """SafeText: everyday situations with safe and unsafe advice; the advice to one situation stays together."""
 
 from emosafe_lib.data.sources.base import Record, direct, public
-from emosafe_lib.data.sources.tables import read_json
+from emosafe_lib.data.sources.raw_tables import read_json
 
 
 def records(files):

@@ -2,7 +2,7 @@
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
 from emosafe_lib.data.sources.keywords import leave_open, split_in_two
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 MIXED = "Illegal goods and services"

@@ -4,7 +4,7 @@ A tweet that is not marked may be about anything, so it counts as a comment and 
 """
 
 from emosafe_lib.data.sources.base import Record, public, weak
-from emosafe_lib.data.sources.tables import read_table
+from emosafe_lib.data.sources.raw_tables import read_table
 
 
 def records(files):

@@ -12,7 +12,7 @@ import pandas as pd
 from emosafe_lib.evaluation import results, scaling
 from emosafe_lib.evaluation.paired_tests import difference, holm
 from emosafe_lib.evaluation.results import Cell, Evidence
-from emosafe_lib.study import tables
+from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError, StageError
 from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.paths import outputs_root
@@ -119,6 +119,6 @@ def main(arguments: list[str] | None = None) -> int:
     table = compare_studies(names.first, names.second)
     first, second = (load_study(name).name for name in (names.first, names.second))
     path = outputs_root() / "compare" / f"{first}-{second}.csv"
-    tables.write_csv(table, path)
+    csv_files.write_csv(table, path)
     print(table.round(3).to_string(index=False))
     return 0

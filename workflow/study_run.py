@@ -13,9 +13,9 @@ from emosafe_lib.study import paths
 from emosafe_lib.study.errors import ParameterError
 from emosafe_lib.study.parameters import StudyParams, load_model, load_study
 from emosafe_lib.study.paths import project_root
-from workflow.engine import snakemake_arguments, stop_stages
 from workflow.receipts import INDEXED, outdated
 from workflow.slurm import job_prefix
+from workflow.snakemake_run import snakemake_arguments, stop_stages
 
 CHATTER = re.compile(
     r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided|Rules claiming|Select jobs|Execute \d|"
