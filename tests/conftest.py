@@ -17,6 +17,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """The longest first: begun last, they would leave the other cores idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def real_data_folder() -> Path | None:
     """The folder of raw sources: `EMOSAFE_DATA_DIR`, else `../shared/data` beside the checkout, if either exists."""
     named = os.environ.get("EMOSAFE_DATA_DIR")
