@@ -3,8 +3,8 @@ weights.
 
 The same functions serve a model of 0.2 million parameters on a laptop and one of 70 billion on a cluster; which one it
 is stands in the model's parameter file. Only safetensors are read, and code from a repository is never run. Where the
-machine cannot do what the file asks for (a GPU, bfloat16, 4-bit weights), the fallback is declared by `precision.hardware`, so
-that every result can say what it really ran on.
+machine cannot do what the file asks for (a GPU, bfloat16, 4-bit weights), the fallback is declared by
+`precision.hardware`, so that every result can say what it really ran on.
 """
 
 import importlib.util

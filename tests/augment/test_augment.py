@@ -440,7 +440,7 @@ def test_what_is_undefined_is_none_in_the_card_and_needs_no_encoder(monkeypatch)
 
 
 def test_a_re_telling_is_never_compared_with_its_own_parent_as_if_with_another(monkeypatch):
-    monkeypatch.setattr(diversity, "embed", lambda texts: np.eye(9)[[int(text) for text in texts]])
+    monkeypatch.setattr(diversity, "sentence_vectors", lambda texts: np.eye(9)[[int(text) for text in texts]])
     for count in (1, 2, 7, 8):
         texts = [str(n) for n in range(count)]
         alike = diversity.likeness(rows(count).assign(text=texts, text_parent=texts))

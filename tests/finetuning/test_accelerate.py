@@ -25,7 +25,7 @@ CONFIGS = sorted((Path(backbone.__file__).parents[2] / "workflow" / "profiles" /
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from emosafe_lib.finetuning import command, trainer
+from emosafe_lib.finetuning import train_command, trainer
 from emosafe_lib.models import backbone
 backbone.ASSETS = Path(sys.argv.pop(1))
 
@@ -36,7 +36,7 @@ class Dies(trainer.SealCheckpoints):
 
 if os.environ.get("WORKER_DIES"):
     trainer.SealCheckpoints = Dies
-sys.exit(command.main(sys.argv[1:]))
+sys.exit(train_command.main(sys.argv[1:]))
 """
 
 

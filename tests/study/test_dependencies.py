@@ -76,10 +76,14 @@ def test_what_only_tests_and_benchmarks_import_is_an_extra():
     assert used <= required(PROJECT["dependencies"]) | extras
 
 
-def test_nothing_imports_bitsandbytes_before_weights_are_packed():
+def test_training_and_classifying_import_no_bitsandbytes_before_weights_are_packed():
     """peft imports it wherever it is installed: one to two seconds, and a line on stderr on some processors."""
-    lock = (ROOT / "requirements.lock").read_text()
-    assert "bitsandbytes" not in lock and "bitsandbytes" not in imported("emosafe_lib", "workflow", "notebooks")
+    code = "import sys, emosafe_lib.finetuning.finetune, emosafe_lib.ondevice.classify, peft, transformers\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('bitsandbytes' in sys.modules)"], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert "bitsandbytes" not in required(PROJECT["dependencies"])
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_the_profile_names_its_jobs_so_that_the_next_run_finds_them(checkout, ou
 
 INTERRUPTED = """
 import signal, sys, time
-from workflow import engine
+from workflow import snakemake_run as engine
 signal.signal(signal.SIGINT, engine.interrupt_once())
 try:
     print("ready", flush=True)
