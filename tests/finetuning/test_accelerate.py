@@ -96,7 +96,7 @@ def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_faile
     one, two = losses(launch(made, "one", 1)), losses(launch(made, "two", 2))
     for key, values in one.items():
         assert np.allclose(values, two[key], rtol=1e-4), (one, two)
-    monkeypatch.setattr(finetune, "build", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(finetune, "build_network", lambda *_: pytest.fail("trained again"))
     taken_up = in_the_notebook(made, "two")
     assert [epoch["train_loss"] for epoch in taken_up.history] == two["train_loss"]
     assert taken_up.facts["processes"] == 2

@@ -566,7 +566,7 @@ def test_76_a_run_of_other_code_has_another_home(tmp_path, monkeypatch, module, 
 
 def test_50_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     first = train(tmp_path)
-    monkeypatch.setattr(finetune, "build", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(finetune, "build_network", lambda *_: pytest.fail("trained again"))
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = train(tmp_path)
     assert np.array_equal(again.test_probabilities, first.test_probabilities) and again.history == first.history
