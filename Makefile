@@ -19,7 +19,7 @@ export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan study stage test test-cluster chaos lab data reference compare bench clean
+.PHONY: help setup plan study stage test test-cluster chaos lab data params reference compare bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ lab: setup ## open JupyterLab on the notebooks
 
 data: setup ## download what a study names; licences that restrict use are listed first
 	@$(EMOSAFE) data fetch --study "$(STUDY)"
+
+params: setup ## write the lists of all settings in params/ from the schema, after a change of it
+	@$(EMOSAFE) params --write
 
 reference: setup ## run sample and real study, copy their pages to outputs/reference/: make reference STUDIES=sample
 	@$(RUN) reference --cores $(CORES) $(addprefix --study ,$(STUDIES))

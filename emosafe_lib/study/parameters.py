@@ -8,7 +8,7 @@ read strictly and checked by strict types, and whatever is refused is named with
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial, reduce
 from operator import getitem
@@ -30,7 +30,9 @@ from emosafe_lib.study.errors import ParameterError
 from emosafe_lib.study.paths import project_root, without_braces
 from emosafe_lib.study.yaml_files import read_yaml, refuse_secrets
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+RELATIVE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_./-]*)?$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 def stays_below(path: str) -> str:
@@ -40,9 +42,7 @@ def stays_below(path: str) -> str:
     return path
 
 
-RelativePath = Annotated[
-    str, StringConstraints(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_./-]*)?$", max_length=200), AfterValidator(stays_below)
-]
+RelativePath = Annotated[str, StringConstraints(pattern=RELATIVE_PATH, max_length=200), AfterValidator(stays_below)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
@@ -67,37 +67,59 @@ class Section(BaseModel):
 
 
 class OwnSourceParams(Section):
-    """A CSV or JSONL file of your own, described in `sources/own.py`."""
+    """A CSV or JSONL file of your own, described in `emosafe_lib/data/sources/own.py`."""
 
-    name: Name
-    file: RelativePath = Field(min_length=1, description="CSV or JSONL, relative to the checkout")
-    role: Literal["train", "external"] = Field(default="train", description="external: evaluation only, never merged")
-    licence: str = Field(default="own", max_length=100)
-    quality: Literal["direct", "weak"] = "direct"
-    kind: Literal["first-person", "reply", "comment", "prompt", "template", "advice"] = "comment"
-    mental_health: Switch = False
+    name: Name = Field(description="What the source is called in `data.sources` and in every table.", examples=["mine"])
+    file: RelativePath = Field(
+        min_length=1, description="The CSV or JSONL file, relative to the checkout.", examples=["data/mine.csv"]
+    )
+    role: Literal["train", "external"] = Field(
+        "train", description="`external` is for evaluation only: leave it out of `data.sources`."
+    )
+    licence: str = Field("own", max_length=100, description="The licence that the data card names.")
+    quality: Literal["direct", "weak"] = Field(
+        "direct", description="`weak` if nobody labelled the messages one by one; such rows give way to direct ones."
+    )
+    kind: Literal["first-person", "reply", "comment", "prompt", "template", "advice"] = Field(
+        "comment", description="Who speaks in these messages, and to whom."
+    )
+    mental_health: Switch = Field(
+        False, description="Whether its first-person rows speak of the writer's mental health."
+    )
 
 
 class DataParams(Section):
     """What is merged (notebook 01)."""
 
-    sources: list[Name] = Field(min_length=1, description="registered sources, in any order")
-    caps: dict[Name, Positive] = Field(default={}, description="most rows to keep of a source")
-    max_class_share: Fraction = Field(default=0.25, description="largest share of a safety level from one source")
-    balance_sources: Switch = Field(default=True, description="even out safety levels so that sources predict less")
-    max_source_accuracy: Fraction = Field(default=0.42, description="best accuracy that a source's name may reach")
-    min_class_share: Fraction = Field(default=0.3, description="smallest share of a safety level after balancing")
-    min_mental_health_share: Fraction = Field(default=0.4, description="smallest share of first-person disclosures")
-    min_source_rows: Annotated[int, Field(ge=0)] = Field(default=0, description="rows that each source keeps at least")
-    max_characters: Positive = Field(default=10_000, description="longer rows are quarantined as run together")
-    near_duplicate_jaccard: Fraction = Field(default=0.7, description="word-shingle Jaccard from which texts group")
-    split_shares: dict[Literal["train", "validation", "test"], Fraction] = {
-        "train": 0.7,
-        "validation": 0.15,
-        "test": 0.15,
-    }
-    salt: str = Field(default="emosafe", max_length=40, description="enters the split's hash")
-    own_sources: list[OwnSourceParams] = Field(default=[], description="your own files; `sources` says which to merge")
+    sources: list[Name] = Field(
+        min_length=1,
+        description="The sources to merge, registered ones and your own, in any order.",
+        examples=[["emosafe_sample"]],
+    )
+    caps: dict[Name, Positive] = Field({}, description="The most rows to keep of a source, by its name.")
+    max_class_share: Fraction = Field(0.25, description="The largest share of a safety level that one source may give.")
+    balance_sources: Switch = Field(
+        True, description="Leave rows out until the bounds on a source's accuracy and on the smallest shares hold."
+    )
+    max_source_accuracy: Fraction = Field(
+        0.42, description="The best accuracy that guessing the level from the source's name may reach."
+    )
+    min_class_share: Fraction = Field(0.3, description="The smallest share of rows that a safety level may have.")
+    min_mental_health_share: Fraction = Field(
+        0.4, description="The smallest share of rows in which somebody speaks of their own mental health."
+    )
+    min_source_rows: int = Field(0, ge=0, description="So many rows of each source are kept, or all that it has.")
+    max_characters: Positive = Field(
+        10_000, description="Longer messages are set aside: they are several run together."
+    )
+    near_duplicate_jaccard: Fraction = Field(
+        0.7, description="Messages that share so much of their word sequences stay in one split."
+    )
+    split_shares: dict[Literal["train", "validation", "test"], Fraction] = Field(
+        {"train": 0.7, "validation": 0.15, "test": 0.15}, description="The shares of the three splits; they sum to 1."
+    )
+    salt: str = Field("emosafe", max_length=40, description="Another word draws other splits.")
+    own_sources: list[OwnSourceParams] = Field([], description="Files of your own; `data.sources` says which to merge.")
 
     @model_validator(mode="after")
     def shares_sum_to_one(self):
@@ -118,69 +140,89 @@ class DataParams(Section):
 class AugmentationParams(Section):
     """How re-interpretations are made (notebook 02)."""
 
-    provider: Literal["template", "openai", "openai-batch", "replay"] = "template"
-    model: str = Field(default="gpt-4o-mini", max_length=100)
-    base_url: str | None = Field(default=None, max_length=200, description="any OpenAI-compatible server")
-    max_share: Fraction = Field(default=0.2, description="largest share of a class that may be re-interpretations")
-    max_rows: Positive = 2000
-    max_cost_usd: Annotated[float, Field(ge=0)] = 5.0
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 8
-    requests_per_minute: Positive = 500
-    tokens_per_minute: Positive = 200_000
-    deadline_seconds: Annotated[float, Field(gt=0)] = 120.0
-    attempt_seconds: Annotated[float, Field(gt=0)] = Field(default=60.0, description="limit of one try within it")
-    attempts: Annotated[int, Field(ge=1, le=10)] = Field(default=4, description="tries of one request")
+    provider: Literal["template", "openai", "openai-batch", "replay"] = Field(
+        "template", description="Who writes them; `template` needs no network, `replay` takes what was answered before."
+    )
+    model: str = Field("gpt-4o-mini", max_length=100, description="The chat model that is asked.")
+    base_url: str | None = Field(
+        None, max_length=200, description="The address of an OpenAI-compatible server; null is OpenAI's own."
+    )
+    max_share: Fraction = Field(0.2, description="The largest share of a class that may be re-interpretations.")
+    max_rows: Positive = Field(2000, description="The most re-interpretations to ask for.")
+    max_cost_usd: float = Field(5.0, ge=0, description="What may be spent, in US dollars; a run stops before it.")
+    temperature: float = Field(0.7, ge=0, le=2, description="How freely the chat model writes.")
+    concurrency: int = Field(8, ge=1, le=256, description="How many requests are under way at once.")
+    requests_per_minute: Positive = Field(500, description="The most requests to send in a minute.")
+    tokens_per_minute: Positive = Field(200_000, description="The most tokens to send and ask for in a minute.")
+    deadline_seconds: float = Field(120.0, gt=0, description="When to give up on a request, all its tries together.")
+    attempt_seconds: float = Field(60.0, gt=0, description="How long one try of a request may take.")
+    attempts: int = Field(4, ge=1, le=10, description="How often a request is tried.")
     prices: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="US dollars per million input and output tokens; none takes the published ones"
+        None, description="US dollars per million input and output tokens; null takes the published prices."
     )
-    batch_wait_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=3600.0, description="how long to wait for a batch"
+    batch_wait_seconds: float = Field(
+        3600.0, ge=0, description="How long to wait for a batch; a later run goes on waiting."
     )
-    batch_poll_seconds: Annotated[float, Field(gt=0)] = 30.0
-    second_judge: Literal["none", "local"] = Field(default="none", description="local: TF-IDF on the training rows")
-    strict_model: Switch = Field(default=False, description="stop when another model answers than was asked")
-    seed: int = 0
+    batch_poll_seconds: float = Field(30.0, gt=0, description="How often to ask whether a batch is done.")
+    second_judge: Literal["none", "local"] = Field(
+        "none", description="`local` has a TF-IDF classifier judge the level of every re-interpretation again."
+    )
+    strict_model: Switch = Field(False, description="Stop when another model answers than was asked.")
+    seed: int = Field(0, description="It chooses which messages are re-told, and how.")
 
 
 class PromptingParams(Section):
     """Zero- and few-shot scoring (notebook 03)."""
 
-    variants: Annotated[list[Name], Once] = Field(default=["plain", "guard", "careful"], min_length=1)
-    few_shot_variants: Annotated[list[Name], Once] = Field(default=["plain"], min_length=1)
-    shots_per_class: Annotated[int, Field(ge=1, le=16)] = 2
-    exemplar_seeds: Annotated[list[Seed], Once] = Field(default=[0], min_length=1)
-    evaluation_rows: Positive | None = Field(default=None, description="cap on scored test rows; none scores all")
-    validation_rows: Positive | None = Field(default=150, description="rows for calibration and thresholds")
-    max_text_tokens: Annotated[int, Field(ge=8)] = 256
+    variants: Annotated[list[Name], Once] = Field(
+        ["plain", "guard", "careful"], min_length=1, description="The wordings to ask with in zero-shot."
+    )
+    few_shot_variants: Annotated[list[Name], Once] = Field(
+        ["plain"], min_length=1, description="The wordings to ask with in few-shot."
+    )
+    shots_per_class: int = Field(2, ge=1, le=16, description="How many examples of each class are shown in few-shot.")
+    exemplar_seeds: Annotated[list[Seed], Once] = Field(
+        [0], min_length=1, description="Each seed draws other examples, and few-shot runs once with each."
+    )
+    evaluation_rows: Positive | None = Field(None, description="How many test rows are scored; null scores all.")
+    validation_rows: Positive | None = Field(
+        150, description="How many validation rows set temperatures and thresholds; null takes all."
+    )
+    max_text_tokens: int = Field(256, ge=8, description="Longer messages are cut in the middle.")
 
 
 class FinetuningParams(Section):
     """Classification training (notebook 04)."""
 
-    seeds: Annotated[list[Seed], Once] = Field(default=[0], min_length=1)
-    epochs: Annotated[float, Field(gt=0, le=100)] = 3.0
-    min_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="few rows are passed over until so many")
-    train_rows: Positive | None = Field(default=None, description="cap on training rows; none trains on all")
-    evaluation_rows: Positive | None = Field(default=None, description="cap on scored test rows; none scores all")
-    validation_rows: Positive | None = 400
-    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    early_stopping_patience: Positive = 2
-    class_weights: Switch = True
-    budgets: Annotated[list[Positive], Once] = Field(
-        default=[], description="training-row budgets of the learning curve"
+    seeds: Annotated[list[Seed], Once] = Field([0], min_length=1, description="Training runs once with each seed.")
+    epochs: float = Field(3.0, gt=0, le=100, description="How often the training rows are passed over.")
+    min_steps: int = Field(0, ge=0, description="Few rows are passed over more often, until there are so many steps.")
+    train_rows: Positive | None = Field(None, description="How many rows are trained on; null trains on all.")
+    evaluation_rows: Positive | None = Field(None, description="How many test rows are scored; null scores all.")
+    validation_rows: Positive | None = Field(
+        400, description="How many validation rows choose the epoch and set thresholds; null takes all."
     )
-    ablation: Switch = Field(default=True, description="also train without re-interpretations, first seed")
-    ablation_tasks: Annotated[list[Literal["safety", "categories"]], Once] = ["safety"]
+    max_length: int = Field(128, ge=8, le=8192, description="Longer messages are cut to so many tokens.")
+    early_stopping_patience: Positive = Field(
+        2, description="Training stops after so many epochs without a better validation loss."
+    )
+    class_weights: Switch = Field(True, description="Rare classes weigh more in the loss.")
+    budgets: Annotated[list[Positive], Once] = Field(
+        [], description="The numbers of training rows at which the learning curve is measured."
+    )
+    ablation: Switch = Field(True, description="Also train without re-interpretations, with the first seed.")
+    ablation_tasks: Annotated[list[Literal["safety", "categories"]], Once] = Field(
+        ["safety"], description="The tasks that are also trained without re-interpretations."
+    )
 
 
 class AnalysisParams(Section):
     """Uncertainty and claims (notebook 05)."""
 
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    margin: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.05, description="F1 points that still count as level")
-    seed: Seed = 0
+    resamples: int = Field(2000, ge=100, description="How many samples the bootstrap draws.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="The confidence of every interval.")
+    margin: float = Field(0.05, gt=0, lt=1, description="A difference in F1 that still counts as level.")
+    seed: Seed = Field(0, description="The seed of the bootstrap.")
 
 
 # Folders in outputs/ and in a study's own folder that hold something else than a study or a model.
@@ -202,49 +244,59 @@ def not_among(taken: tuple[str, ...]):
 class StudyParams(Section):
     """One study: data, settings, seeds and which models; a file in `params/study/`."""
 
-    name: Annotated[Name, not_among(TAKEN_BY_OUTPUTS)]
-    title: str = Field(default="", max_length=120)
+    name: Annotated[Name, not_among(TAKEN_BY_OUTPUTS)] = Field(
+        description="The name of the file without `.yaml`, and of the folder in outputs/.", examples=["mine"]
+    )
+    title: str = Field("", max_length=120, description="What pages call the study.")
     data: DataParams
     augmentation: AugmentationParams = AugmentationParams()
     prompting: PromptingParams = PromptingParams()
     finetuning: FinetuningParams = FinetuningParams()
     analysis: AnalysisParams = AnalysisParams()
-    models: Annotated[list[Name], Once] = Field(min_length=1)
+    models: Annotated[list[Name], Once] = Field(
+        min_length=1,
+        description="The models to run, each the name of a file in params/models/.",
+        examples=[["nano-1", "minilm"]],
+    )
 
 
 class ShapeParams(Section):
     """A LLaMA shape, for the nano ladder and for true shapes with random weights."""
 
-    layers: Positive
-    hidden: Positive
-    heads: Positive
-    kv_heads: Positive
-    intermediate: Positive
-    vocabulary: Positive
-    tied_embeddings: Switch = True
+    layers: Positive = Field(description="How many layers there are.", examples=[4])
+    hidden: Positive = Field(description="The width of the hidden states.", examples=[64])
+    heads: Positive = Field(description="The attention heads of a layer.", examples=[4])
+    kv_heads: Positive = Field(
+        description="The heads of keys and values, which the attention heads share.", examples=[4]
+    )
+    intermediate: Positive = Field(description="The width of the feed-forward part of a layer.", examples=[176])
+    vocabulary: Positive = Field(description="How many tokens the tokenizer knows.", examples=[4096])
+    tied_embeddings: Switch = Field(True, description="Whether input and output embeddings are one matrix.")
 
 
 class LoraParams(Section):
     """Low-rank adaptation (arXiv 2106.09685)."""
 
-    rank: Positive = 8
-    alpha: Positive = 16
-    dropout: Fraction = 0.05
-    target_modules: str | list[str] = "all-linear"
+    rank: Positive = Field(8, description="The rank of the added matrices.")
+    alpha: Positive = Field(16, description="What they add is multiplied by alpha divided by rank.")
+    dropout: Fraction = Field(0.05, description="The share of their inputs that is dropped in training.")
+    target_modules: str | list[str] = Field("all-linear", description="The layers that get them, in peft's own words.")
 
 
 class TrainingParams(Section):
     """What a model size needs in training; everything else is the study's."""
 
-    method: Literal["lora", "full"] = "lora"
-    pooling: Literal["usual", "mean"] = Field(default="usual", description="mean: for sentence encoders")
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    tokens_per_batch: Positive = 2048
-    accumulation: Positive = Field(default=1, description="batches per optimizer step")
-    warmup_share: Fraction = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    method: Literal["lora", "full"] = Field("lora", description="Train low-rank matrices, or every weight.")
+    pooling: Literal["usual", "mean"] = Field(
+        "usual", description="`mean` averages over tokens, as sentence encoders do; `usual` is the family's own way."
+    )
+    learning_rate: float = Field(1e-3, gt=0, lt=1, description="The highest learning rate.")
+    tokens_per_batch: Positive = Field(2048, description="The most tokens in one training batch.")
+    accumulation: Positive = Field(1, description="How many batches make one step of the optimizer.")
+    warmup_share: Fraction = Field(0.1, description="The share of steps in which the learning rate rises.")
+    weight_decay: float = Field(0.01, ge=0, description="How strongly AdamW pulls weights towards zero.")
     mixed_precision: Switch = Field(
-        default=False, description="bfloat16 products on CPUs that have them; for wide models"
+        False, description="Multiply in bfloat16 on CPUs that can; it pays for wide models."
     )
     lora: LoraParams = LoraParams()
 
@@ -252,31 +304,54 @@ class TrainingParams(Section):
 class ResourceParams(Section):
     """What one stage of this model asks of a scheduler."""
 
-    memory_mb: Positive = 3000
-    gpus: Annotated[int, Field(ge=0)] = 0
-    minutes: Positive = 60
-    threads: Positive = 1
+    memory_mb: Positive = Field(3000, description="The memory of one job, in MB.")
+    gpus: int = Field(0, ge=0, description="The GPUs of one job.")
+    minutes: Positive = Field(60, description="The time that one job may take.")
+    threads: Positive = Field(1, description="The CPU threads of one job.")
 
 
 class ModelParams(Section):
     """One model size; a file in `params/models/`."""
 
-    name: Annotated[Name, not_among(TAKEN_BY_STUDY)]
-    title: str = Field(default="", max_length=80)
-    family: Literal["llama", "encoder"]
-    ladder: Literal["nano", "llama", "none"] = Field(default="none", description="which scaling curve it belongs to")
-    weights: Literal["assets", "hub", "package", "random"]
-    path: RelativePath = Field(default="", description="asset folder, hub repository or package")
-    revision: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    shape: ShapeParams | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    quantization: Literal["none", "int8", "int4"] = "none"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    backend: Literal["transformers", "openai"] = "transformers"
-    base_url: str | None = Field(default=None, max_length=200)
-    tokens_per_batch: Positive = Field(default=8192, description="token budget of one scoring batch")
-    context_tokens: Positive = 2048
+    name: Annotated[Name, not_among(TAKEN_BY_STUDY)] = Field(
+        description="The name of the file without `.yaml`, by which studies list the model.", examples=["my-model"]
+    )
+    title: str = Field("", max_length=80, description="What tables and figures call the model.")
+    family: Literal["llama", "encoder"] = Field(
+        description="A causal language model, or an encoder such as BERT.", examples=["llama"]
+    )
+    ladder: Literal["nano", "llama", "none"] = Field("none", description="The scaling curve that the model belongs to.")
+    weights: Literal["assets", "hub", "package", "random"] = Field(
+        description="Where weights come from: this package, the hub, a Python package, or chance, which needs a shape.",
+        examples=["assets"],
+    )
+    path: RelativePath = Field(
+        "",
+        description="The asset folder, hub repository or package of the weights, or the server's name for the model.",
+        examples=["nano/nano-1"],
+    )
+    revision: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The hub's commit, tag or branch; null takes main."
+    )
+    weights_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Noted in manifests, and not compared with the weights."
+    )
+    shape: ShapeParams | None = Field(None, description="The shape of a LLaMA; the weights' own configuration if null.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="The precision of weights on a GPU; a CPU takes float32."
+    )
+    quantization: Literal["none", "int8", "int4"] = Field(
+        "none", description="Pack weights into 8 or 4 bits; it needs bitsandbytes and `training.method: lora`."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where to compute; `auto` takes CUDA, then Apple's MPS, then the CPU."
+    )
+    backend: Literal["transformers", "openai"] = Field(
+        "transformers", description="`openai` asks a server for log-probabilities in place of loading weights."
+    )
+    base_url: str | None = Field(None, max_length=200, description="The server's address, with `backend: openai`.")
+    tokens_per_batch: Positive = Field(8192, description="The most tokens in one scoring batch.")
+    context_tokens: Positive = Field(2048, description="How many tokens the model can read at once.")
     training: TrainingParams = TrainingParams()
     resources: ResourceParams = ResourceParams()
 
@@ -295,30 +370,71 @@ class ModelParams(Section):
         return self
 
 
+FOLDERS = {StudyParams: "params/study", ModelParams: "params/models"}
+# From which likeness on a setting is offered for an unknown key; what it gains in the key's own section, which outweighs
+# the very name elsewhere, and loses in a file of the other kind; and what names are worth that share all words of one.
+LIKELY, BESIDE, ELSEWHERE, ALIKE_IN_WORDS = 0.7, 0.25, 0.01, 0.8
+
+
 def explain(error: ValidationError, schema: type[Section], where: object) -> ParameterError:
-    """Turn pydantic's first complaint into one line that names key, value, rule and the nearest known key."""
-    first = error.errors()[0]
+    """Turn one of pydantic's complaints into one line that names key, value, rule and remedy.
+
+    A key that nobody knows goes first: where one was misspelt, what it should have been is missing too.
+    """
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = known_keys(schema, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
-        remedy = f"did you mean {near[0]!r}?" if near else "remove it"
-        return ParameterError(where, f"{key[:80]!r} is not a parameter", remedy)
+        return ParameterError(where, f"{key[:80]!r} is not a parameter", nearest(first["loc"], schema))
     if first["type"] == "missing":
         return ParameterError(where, f"{key!r} is missing", "add it")
     value = json.dumps(first["input"], default=str)[:60]
     return ParameterError(where, f"{key or 'file'}={value}", first["msg"].removeprefix("Value error, "))
 
 
-def known_keys(schema: type[Section], location: tuple) -> list[str]:
-    """The field names of the section at `location`."""
-    for part in location:
-        field = schema.model_fields.get(part) if isinstance(part, str) else None
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, Section)):
-            return []
-        schema = inner
-    return list(schema.model_fields)
+def settings_of(schema: type[Section]) -> dict[str, dict]:
+    """All settings of a schema by their full path such as `data.salt`, sections before what they hold, each with what
+    JSON Schema says of it, and `section`, the name of the class whose settings lie below it, or "".
+    """
+    whole = schema.model_json_schema()
+
+    def below(section: dict, path: str) -> Iterator[tuple[str, dict]]:
+        for name, spec in section["properties"].items():
+            held = [spec, spec.get("items", {}), *spec.get("anyOf", [])]
+            inner = next((each["$ref"].split("/")[-1] for each in held if "$ref" in each), "")
+            asked = spec | {"section": inner, "required": name in section.get("required", [])}
+            yield f"{path}{name}", whole["$defs"][inner] | asked if inner else asked
+            yield from below(whole["$defs"][inner], f"{path}{name}.") if inner else ()
+
+    return dict(below(whole, ""))
+
+
+def likeness(key: str, path: str) -> float:
+    """How much a key looks like a setting's name or whole path, from 0 to 1; it may lack words, or have some too many."""
+    name = path.split(".")[-1]
+    mine, words = set(key.split("_")), set(name.split("_"))
+    alike = [difflib.SequenceMatcher(None, key, other).ratio() for other in (name, path)]
+    return max(*alike, ALIKE_IN_WORDS if mine <= words or words <= mine else 0.0)
+
+
+def nearest(location: tuple, schema: type[Section]) -> str:
+    """What to do about an unknown key: the settings that it may stand for, wherever they are.
+
+    The key's own section comes first, then the rest of the file, then the files of the other kind.
+    """
+    key, section = str(location[-1]), ".".join(part for part in location[:-1] if isinstance(part, str))
+    scores = {}
+    for kind, folder in ({schema: ""} | FOLDERS).items():
+        for path in settings_of(kind):
+            mine = kind is schema
+            gain = (BESIDE if path.rpartition(".")[0] == section else 0) if mine else -ELSEWHERE
+            said = f"{path!r}" if mine else f"{path!r} in a file of {folder}"
+            scores.setdefault(said, likeness(key, path) + gain)
+    best = max(scores.values())
+    if best < LIKELY:
+        return "remove it; params/README.md lists all settings"
+    if repr(key) in scores and "." in key:
+        return f"write {key.split('.')[-1]!r} below {key.rpartition('.')[0]!r}"
+    return f"did you mean {' or '.join(said for said, score in scores.items() if score == best)}?"
 
 
 def validate(data: dict, schema: type[Section], where: object, words: Callable[[], dict] | None = None):
@@ -349,7 +465,7 @@ def load(kind: Literal["study", "models"], name: str | Path):
     """Load a parameter file by its name (`sample`) or path."""
     schema = StudyParams if kind == "study" else ModelParams
     by_path = str(name).endswith((".yaml", ".yml"))
-    if not by_path and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", str(name)):
+    if not by_path and not re.fullmatch(NAME, str(name)):
         raise ParameterError(f"params/{kind}", f"{str(name)[:60]!r} is not a name", "use letters, digits, - and _")
     path = without_braces(Path(name)) if by_path else project_root() / "params" / kind / f"{name}.yaml"
     where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path

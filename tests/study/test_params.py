@@ -43,7 +43,7 @@ def test_66_unknown_key_names_the_nearest():
 
 
 def test_66_nested_unknown_key_and_missing_key():
-    with pytest.raises(ParameterError, match="'training.lora.rang'.*'rank'"):
+    with pytest.raises(ParameterError, match="'training.lora.rang'.*'training.lora.rank'"):
         validate(MODEL | {"training": {"lora": {"rang": 8}}}, ModelParams, "m.yaml")
     with pytest.raises(ParameterError, match="'family' is missing"):
         validate({k: v for k, v in MODEL.items() if k != "family"}, ModelParams, "m.yaml")
