@@ -47,6 +47,23 @@ def run_unoptimized(arguments: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "emosafe_lib.cli", *arguments])
 
 
+def tell(line: str) -> None:
+    """A line for people; where standard error is closed, `print` would put it among the results."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)
+
+
+def settle_output() -> None:
+    """Put out what waits for standard output; what cannot be goes nowhere, or Python would try once more at its end and
+    report a traceback.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `emosafe COMMAND ...`; 2 and one line where the command is unknown, 1 and one line on an expected failure,
     130 after Ctrl-C.
@@ -54,30 +71,43 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if sys.flags.optimize:
         run_unoptimized(given)
+    try:
+        return told(given)
+    finally:
+        settle_output()
+
+
+def run(given: list[str]) -> int:
+    """The status of a command; 2 where nobody knows it. What was given is not shown: it may be a message."""
     if not given or given[0] in ("-h", "--help"):
-        print(
-            "\n".join(["usage: emosafe COMMAND ...", *(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())])
-        )
+        print("\n".join(["usage: emosafe COMMAND ...", *(f"  {name:10}{of[1]}" for name, of in COMMANDS.items())]))
         return 0
     if given[0] not in COMMANDS:
-        print(f"emosafe: no command {given[0][:40]!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        tell(f"emosafe: no such command; use one of {', '.join(COMMANDS)}")
         return 2
+    return module_of(given[0]).main(given[1:])
+
+
+def told(given: list[str]) -> int:
+    """The status of a command, whose expected failures are told in a line."""
     try:
-        return module_of(given[0]).main(given[1:])
+        status = run(given)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # output that is lost is a failure
+        return status
     except EmosafeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        tell("stopped")
         return 130
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno not in SURROUNDINGS:  # it may be ours, and shows where
             raise
         place = Path(error.filename).name if error.filename else "a file"
-        print(f"error: {place}: {error.strerror}; free space, or let it be written", file=sys.stderr)
+        tell(f"error: {place}: {error.strerror}; free space, or let it be written")
         return 1
 
 

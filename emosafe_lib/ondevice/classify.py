@@ -11,10 +11,13 @@ error holds one.
 
 import argparse
 import csv
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from functools import partial
+from itertools import count, islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,16 @@ WARNING = (
     "This is a research classifier, not a clinical tool: it misses people in danger and alarms about people who are "
     "not. Never decide about a person by its output."
 )
+EXAMPLES = """\
+examples:
+  emosafe classify --model outputs/sample/06_on_device/classifier "I had a quiet day" "Nobody would miss me"
+  emosafe classify --model outputs/sample/06_on_device/classifier --file messages.csv --column body > results.jsonl
+  tail -n 100 messages.txt | emosafe classify --model outputs/sample/06_on_device/classifier -
+
+A terminal gets a table, a pipe or file one JSON object a line, in both without the messages. Messages that begin with a
+dash stand behind `--`.
+"""
+HEADER = f"{'row':>6}  {'level':<10}  probability  categories"
 CHUNK_ROWS = 256
 # Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
 TOKENS_PER_BATCH = 512
@@ -190,19 +203,133 @@ def jsonl_texts(stream, path: str, column: str) -> Iterator:
 READERS = {".csv": csv_texts, ".jsonl": jsonl_texts, ".ndjson": jsonl_texts}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """`emosafe classify --model FOLDER [TEXT ...] [--file FILE]`: JSON lines on standard output, no text in them."""
-    parser = argparse.ArgumentParser(prog="emosafe classify", description="Classify messages. " + WARNING)
-    parser.add_argument("--model", required=True, help="folder written by export.export")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="", help="onnx ones need `emosafe onnx` first")
+def one_of(choices: tuple[str, ...]):
+    """An argparse type; argparse's own `choices` quotes what was given, which may be a message at the wrong place."""
+
+    def chosen(given: str) -> str:
+        if given not in choices:
+            raise argparse.ArgumentTypeError(f"use one of {', '.join(choices)}")
+        return given
+
+    return chosen
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options, so that no error of argparse quotes an argument: any of them may be a message.
+
+    There is no abbreviation, and no `-h`, by which argparse would read `-hopeless` as itself.
+    """
+    parser = argparse.ArgumentParser(
+        prog="emosafe classify",
+        description="Classify messages. " + WARNING,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="an export, such as notebook 06 makes")
+    parser.add_argument(
+        "--runtime",
+        type=one_of(RUNTIMES),
+        metavar="NAME",
+        help=f"one of {', '.join(RUNTIMES)}; onnx ones need `emosafe onnx` first",
+    )
     parser.add_argument("--file", help=".jsonl or .csv file, or - for standard input, one message a line")
-    parser.add_argument("--column", default="text", help="CSV column or JSON key of the message")
-    parser.add_argument("texts", nargs="*", help="messages")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--column", default="text", metavar="NAME", help="CSV column or JSON key of the message")
+    parser.add_argument("texts", nargs="*", metavar="MESSAGE", help="messages, or - for standard input")
+    return parser
+
+
+def asked(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The options, with `file` set to `-` where messages come through standard input.
+
+    Whatever stands behind `--` is a message. Exits with status 2 on arguments that do not fit, without showing them.
+    """
+    front = list(takewhile(lambda argument: argument != "--", arguments))
+    options, unknown = parser.parse_known_intermixed_args(front)
+    if unknown:
+        parser.error("an argument begins with a dash and is no option; put messages that begin with a dash behind --")
+    options.texts += arguments[len(front) + 1 :]
+    if not options.file and (options.texts == ["-"] or (not options.texts and is_piped())):
+        options.file, options.texts = "-", []
     if bool(options.file) == bool(options.texts):
         parser.error("give messages, or a file of them with --file (- for standard input)")
-    print(WARNING, file=sys.stderr)
-    given = texts_of(options.file, options.column) if options.file else options.texts
-    for result in Classifier(Path(options.model), runtime=options.runtime).classify(given):
-        print(json.dumps(result), flush=True)
+    if "-" in options.texts:
+        parser.error("give - alone: it stands for standard input")
+    for number, text in enumerate(options.texts, start=1):
+        if os.path.isfile(text):
+            parser.error(f"message {number} is the name of a file: read the file with --file, or pipe the message in")
+    return options
+
+
+def is_piped() -> bool:
+    """Whether standard input is there and nobody types it."""
+    return sys.stdin is not None and not sys.stdin.isatty()
+
+
+def standard_input(column: str) -> Iterator:
+    """The messages of standard input, one a line.
+
+    Raises
+    ------
+    ModelError : it is closed, or cannot be read
+    """
+    try:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "closed")
+        yield from texts_of("-", column)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or type(error).__name__})"
+        raise ModelError("standard input", what, "pipe messages in, or name a file with --file") from None
+
+
+def table_row(result: dict) -> str:
+    """A result for people: row, level, its probability, categories; or why there is none."""
+    if "level" not in result:
+        return f"{result['row']:>6}  {result['outcome']}"
+    level, cut = result["level"], "  (truncated)" if result["outcome"] == "truncated" else ""
+    names = ", ".join(result["categories"]) or "-"
+    return f"{result['row']:>6}  {level:<10}  {result['level_probabilities'][level]:>11.2f}  {names}{cut}"
+
+
+def write(line: str) -> None:
+    """Put a line out at once; ModelError where it cannot be written, BrokenPipeError where its reader has left."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"results cannot be written ({error.strerror or type(error).__name__})"
+        raise ModelError("standard output", what, "free space, or name another file") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`emosafe classify --model FOLDER [MESSAGE ...] [--file FILE]`: a table on a terminal, else JSON lines; no text in
+    them.
+
+    Raises
+    ------
+    ModelError : the folder is no export, the input cannot be read or holds no message, or results cannot be written
+    """
+    parser, given = make_parser(), sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(takewhile(lambda argument: argument != "--", given)):
+        print(parser.format_help(), end="")
+        return 0
+    options, rows = asked(parser, given), 0
+    if sys.stdout is None:
+        raise ModelError(
+            "standard output", "is closed, so results would be lost", "leave it open, or name a file for it"
+        )
+    if sys.stderr is not None:
+        print(WARNING, file=sys.stderr)
+    read = standard_input if options.file == "-" else partial(texts_of, options.file)
+    texts, people = options.texts or read(options.column), sys.stdout.isatty()
+    for rows, result in enumerate(
+        Classifier(Path(options.model), runtime=options.runtime or "").classify(texts), start=1
+    ):
+        if people and rows == 1:
+            write(HEADER)
+        write(table_row(result) if people else json.dumps(result))
+    if not rows:
+        raise ModelError("standard input" if options.file == "-" else options.file, "holds no message", "give some")
     return 0

@@ -1,7 +1,10 @@
 """The command that others use: the study's probabilities, one outcome per row, and never a text in the output."""
 
+import inspect
 import io
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -318,10 +321,177 @@ def test_a_broken_csv_header_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("given", [[], ["--file", "in.csv", "calm"]])
-def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(given, capsys):
+def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(given, typed, capsys):
     with pytest.raises(SystemExit, match="2"):
         classify.main(["--model", "nowhere", *given])
     assert "give messages, or a file" in capsys.readouterr().err
+
+
+class Stub:
+    """A classifier that says what it was given by its length alone, and needs no weights."""
+
+    def __init__(self, folder, runtime=""):
+        pass
+
+    def classify(self, texts):
+        for row, text in enumerate(texts):
+            sure = {"level_probabilities": {"safe": 0.75, "unsafe": 0.25}, "category_probabilities": {}}
+            found = {"outcome": "ok", "level": "safe", "categories": ["violence_hate"]} | sure
+            yield {"row": row} | (found if text else {"outcome": "refused: empty"}) | {"length": len(text)}
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """`emosafe classify` with a stub for a model, in this process: (status, lines out, what was said)."""
+    monkeypatch.setattr(classify, "Classifier", Stub)
+
+
+def piped(monkeypatch, text):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Standard input is a terminal."""
+    piped(monkeypatch, "")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+
+
+def lengths(capsys):
+    """The lengths of the messages that were read."""
+    return [json.loads(line)["length"] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("given", [["-"], [], ["--file", "-"], ["--", "-"]])
+def test_a_dash_and_a_pipe_without_arguments_are_standard_input(stub, monkeypatch, capsys, given):
+    piped(monkeypatch, "calm\nquiet day\n")
+    assert cli.main(["classify", "--model", "M", *given]) == 0
+    assert lengths(capsys) == [4, 9]
+
+
+def test_arguments_win_over_a_pipe_and_stand_on_both_sides_of_options(stub, monkeypatch, capsys):
+    piped(monkeypatch, "calm\n")
+    assert cli.main(["classify", "sad", "--model", "M", "quiet", "-3", "-sad and tired"]) == 0
+    assert lengths(capsys) == [3, 5, 2, 14]
+
+
+def test_messages_behind_two_dashes_may_begin_with_one(stub, typed, capsys):
+    assert cli.main(["classify", "calm", "--model", "M", "--", "-sad", "--model", "-h", "--help"]) == 0
+    assert lengths(capsys) == [4, 4, 7, 2, 6]
+
+
+@pytest.mark.parametrize("behind", [[], ["--"]])
+def test_the_name_of_a_file_is_no_message(stub, typed, tmp_path, capsys, behind):
+    path = tmp_path / CANARY
+    path.write_text("calm")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["classify", "--model", "M", *behind, "calm", str(path)])
+    said = capsys.readouterr()
+    assert "message 2 is the name of a file: read the file with --file" in said.err
+    assert not said.out and "424242" not in said.err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--model", "M", f"-{CANARY.split()[-1]}x"],
+        ["--model", "M", "-h424242"],
+        ["--model", "M", "--help=424242"],
+        ["--model", "M", "--help424242"],
+        ["--model", "M", "--424242", "calm"],
+        ["--model", "M", "--mod=424242"],
+        ["--model", "M", "--runtime", CANARY],
+        ["--model", "M", "--runtime", "-x424242"],
+        ["--model", "M", CANARY, "-"],
+        ["--model", "M", "--file", "-", CANARY],
+        [CANARY],
+        [CANARY, "--model"],
+    ],
+)
+def test_no_error_about_arguments_shows_one(stub, typed, capsys, given):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["classify", *given])
+    said = capsys.readouterr()
+    assert "emosafe classify: error: " in said.err and not said.out and "424242" not in said.err
+
+
+def test_a_message_in_place_of_a_command_is_not_shown(capsys):
+    assert cli.main([CANARY]) == 2
+    said = capsys.readouterr()
+    assert "classify" in said.err and "424242" not in said.err + said.out
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_has_three_examples_that_work(stub, typed, monkeypatch, tmp_path, capsys, word):
+    assert cli.main(["classify", word]) == 0
+    said = capsys.readouterr().out
+    examples = re.findall(r"^  (?:.*\| )?emosafe (classify .*?)(?: > .*)?$", said, re.MULTILINE)
+    assert len(examples) == 3 and all(
+        option in said for option in ("--model", "--file", "--column", "--runtime", "`--`")
+    )
+    (tmp_path / "messages.csv").write_text("body\ncalm\n")
+    monkeypatch.chdir(tmp_path)
+    piped(monkeypatch, "calm\n")
+    for example in examples:
+        assert cli.main(shlex.split(example)) == 0
+        assert lengths(capsys)
+
+
+def test_the_readmes_row_works_as_written(stub, typed, capsys):
+    page = (Path(cli.__file__).parents[1] / "README.md").read_text()
+    (command,) = re.findall(r"`\S*emosafe (classify .*?)`", page.split("classify messages with")[1].splitlines()[0])
+    assert cli.main(shlex.split(command)) == 0 and lengths(capsys) == [1]
+
+
+def test_people_get_a_table(stub, typed, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert cli.main(["classify", "--model", "M", CANARY, ""]) == 0
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["row", "level", "probability", "categories"]
+    assert first.split() == ["0", "safe", "0.75", "violence_hate"] and second.split() == ["1", "refused:", "empty"]
+    assert first.index("violence_hate") == head.index("categories")
+
+
+def test_a_table_says_which_messages_were_cut(classifier):
+    rows = [classify.table_row(result) for result in classifier.classify(["calm", "calm " * 99])]
+    assert [row.endswith("  (truncated)") for row in rows] == [False, True]
+
+
+def test_no_message_is_an_error(stub, monkeypatch, capsys):
+    piped(monkeypatch, "")
+    assert cli.main(["classify", "--model", "M"]) == 1
+    assert "error: standard input: holds no message; " in capsys.readouterr().err
+
+
+RUN = f"""\
+import sys
+from emosafe_lib import cli
+from emosafe_lib.ondevice import classify
+{inspect.getsource(Stub)}
+classify.Classifier = Stub
+sys.exit(cli.main(["classify", "--model", "M", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("<&-", "give messages, or a file of them"),
+        ("- <&-", "standard input: cannot be read (closed)"),
+        ("- 0>written", "standard input: cannot be read ("),
+        ("calm >&-", "standard output: is closed"),
+        ("calm >/dev/full", "standard output: results cannot be written (No space left on device)"),
+        ("calm 1</dev/null", "standard output: results cannot be written (Bad file descriptor)"),
+        ("calm calm 2>&- >/dev/full", ""),
+        ("--help >/dev/full", "No space left on device"),
+    ],
+)
+def test_closed_input_and_output_are_errors_in_a_line(given, said, tmp_path):
+    (tmp_path / "run.py").write_text(RUN)
+    command = f"exec {shlex.quote(sys.executable)} run.py {given}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (1, 2) and not done.stdout and "Traceback" not in done.stderr
+    assert said in done.stderr and "Exception" not in done.stderr
 
 
 @pytest.mark.parametrize(("end", "code"), [("KeyboardInterrupt", 130), ("BrokenPipeError", 1)])
