@@ -473,6 +473,23 @@ sys.exit(cli.main(["classify", "--model", "M", *sys.argv[1:]]))
 """
 
 
+def in_a_shell(given, folder):
+    """`emosafe classify --model M` with a stub for a model and a shell's redirections."""
+    (folder / "run.py").write_text(RUN)
+    command = f"exec {shlex.quote(sys.executable)} run.py {given}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=folder)
+
+
+def test_a_closed_standard_error_leaves_the_results_alone(tmp_path):
+    done = in_a_shell("calm 2>&-", tmp_path)
+    assert done.returncode == 0 and [json.loads(line)["length"] for line in done.stdout.splitlines()] == [4]
+
+
+def test_a_reader_who_leaves_ends_it_quietly(tmp_path):
+    done = in_a_shell(f"{'calm ' * 9000} | head -n 1", tmp_path)
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == classify.WARNING + "\n"
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -487,9 +504,7 @@ sys.exit(cli.main(["classify", "--model", "M", *sys.argv[1:]]))
     ],
 )
 def test_closed_input_and_output_are_errors_in_a_line(given, said, tmp_path):
-    (tmp_path / "run.py").write_text(RUN)
-    command = f"exec {shlex.quote(sys.executable)} run.py {given}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    done = in_a_shell(given, tmp_path)
     assert done.returncode in (1, 2) and not done.stdout and "Traceback" not in done.stderr
     assert said in done.stderr and "Exception" not in done.stderr
 
