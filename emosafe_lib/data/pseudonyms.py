@@ -10,12 +10,14 @@ import re
 
 from emosafe_lib.data import privacy
 
+# Endings of an address that are no English word, so that nobody who looks "at the dot on the wall" is masked.
+ENDINGS = "com|org|net|edu|gov|info|io|co|uk|ie|de|fr|nl|es|eu|ca|au|nz|ch"
 PATTERNS = (
     ("EMAIL", privacy.EMAIL),
     (
         "EMAIL",
         re.compile(
-            r"\b[\w.+-]+\s*(?:\(|\[)?\s?\bat\b\s?(?:\)|\])?\s*[\w-]+\s*(?:\(|\[)?\s?\bdot\b\s?(?:\)|\])?\s*[a-z]{2,6}\b",
+            rf"(?<![\w.+-])\w[\w.+-]*+\s?[(\[]?\s?\bat\b\s?[)\]]?\s?[\w-]++\s?[(\[]?\s?\bdot\b\s?[)\]]?\s?(?:{ENDINGS})\b",
             re.I,
         ),
     ),
@@ -23,19 +25,26 @@ PATTERNS = (
     ("USER", privacy.HANDLE),
     ("USER", privacy.REDDITOR),
     (
-        "USER",
+        "USER",  # after "is" only what looks like a name: "instagram is toxic" names nobody
         re.compile(
-            r"\b(?:insta(?:gram)?|snap(?:chat)?|telegram|discord|twitter|tiktok|kik|skype)\s*(?:is|:|=)\s*[\w.#-]{3,}",
+            r"\b(?:insta(?:gram)?|snap(?:chat)?|telegram|discord|twitter|tiktok|kik|skype)"
+            r"(?:\s?[:=]\s?[\w.#-]{3,}|\s?is\s(?=[a-z.#-]*+[\d_])[\w.#-]{3,})",
             re.I,
         ),
     ),
-    ("ACCOUNT", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")),
-    ("CARD", re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)")),
-    ("ADDRESS", re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b")),
-    ("NUMBER", re.compile(r"\b\d{3}-\d{2}-\d{4}\b")),
+    ("ACCOUNT", re.compile(r"\b[A-Z]{2}\d{2}(?=(?:[ A-Z]{0,6}\d){8})(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")),
+    (
+        "CARD",
+        re.compile(
+            r"(?<![\w.-])(?:(?=[3-6]|2[2-7])\d{4}(?:([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{9,15})"
+            r"|3[47]\d\d[ -]\d{6}[ -]\d{5})(?!\w|[.-]\d)"
+        ),
+    ),
+    ("ADDRESS", re.compile(r"(?<![\w.])(?<!version )(?=[\d.]{0,12}\d\d)(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)", re.I)),
+    ("NUMBER", re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")),
 )
-PHONE = privacy.PHONE
-SHORT_PHONE = re.compile(r"(?<![\w.-])\d{3}[-. ]\d{4}(?![\w-])")
+# Seven digits, but no range such as 800-1200.
+SHORT_PHONE = re.compile(r"(?<![\w.-])(?!\d{3}-\d\d[05]0)[2-9]\d\d-\d{4}(?![\w-])")
 
 
 def pseudonymise(text: str) -> str:
@@ -56,9 +65,7 @@ def pseudonymise(text: str) -> str:
 
     for kind, pattern in PATTERNS:
         text = pattern.sub(lambda match, kind=kind: placeholder(kind, match.group()), text)
-    text = PHONE.sub(
-        lambda m: placeholder("PHONE", m.group()) if privacy.phone_mask(m) == "[PHONE]" else m.group(), text
-    )
+    text = privacy.PHONE.sub(lambda m: placeholder("PHONE", m.group()) if privacy.is_phone(m) else m.group(), text)
     return SHORT_PHONE.sub(lambda match: placeholder("PHONE", match.group()), text)
 
 
