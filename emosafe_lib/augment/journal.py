@@ -7,17 +7,20 @@ stage's working folder and never in anything that is rendered.
 """
 
 import contextlib
+import io
 import json
 import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 from filelock import FileLock, Timeout
 
 from emosafe_lib.augment import tactics
 from emosafe_lib.study.errors import AugmentationError
 from emosafe_lib.study.parameters import AugmentationParams
+from emosafe_lib.study.strict_reading import Lines, json_value
 
 MAYBE_BILLED = ("deadline", "timeout", "connection", "unreadable body")
 # An answer that was paid for, whatever it is worth; anything else is asked again by the next run.
@@ -40,6 +43,10 @@ class Answer:
     seconds: float = 0.0
     attempts: int = 1
     note: str = ""
+
+
+KINDS = get_type_hints(Answer) | dict.fromkeys(("cost_usd", "seconds"), int | float)
+KINDS |= dict.fromkeys(("sent", "batch", "batch_done"), str)
 
 
 def same_model(asked: str, answered: str) -> bool:
@@ -100,20 +107,28 @@ class Journal:
 
     def load(self) -> None:
         """Read the file; drop a torn last line; AugmentationError for any other line that is not a record."""
-        raw = self.path.read_bytes() if self.path.exists() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if whole != raw:
-            os.truncate(self.path, len(whole))
-            self.torn = 1
-        for number, line in enumerate(whole.splitlines(), start=1):
+        whole = 0
+        with open(self.path, "rb") if self.path.exists() else io.BytesIO() as stream:
+            lines = Lines(stream)
             try:
-                record = json.loads(line)
-                self.remember(record)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                record = None
-            if record is None:
+                for line in lines:
+                    if line.endswith(b"\n"):
+                        self.take(line)
+                        whole += len(line)
+            except (ValueError, TypeError, AttributeError):
                 remedy = "restore it from a copy, or move it away and pay again"
-                raise AugmentationError(f"{self.path.name} line {number}", "is not a journal record", remedy)
+                where = f"{self.path.name} line {lines.number}"
+                raise AugmentationError(where, "is not a journal record", remedy) from None
+            self.torn = int(stream.tell() > whole)
+        if self.torn:
+            os.truncate(self.path, whole)
+
+    def take(self, line: bytes) -> None:
+        """Take one line into account; ValueError, TypeError or AttributeError where it is no record."""
+        record = json_value(line)
+        if not all(isinstance(value, KINDS.get(name, object)) for name, value in record.items()):
+            raise TypeError
+        self.remember(record)
 
     def remember(self, record: dict) -> None:
         """Take one record into account."""

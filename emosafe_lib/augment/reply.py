@@ -7,9 +7,10 @@ meanings. Such a reply is rejected and counted instead; asking again is a matter
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from emosafe_lib.augment.tactics import TACTIC
+from emosafe_lib.study.strict_reading import json_value
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 Word = Annotated[str, Field(min_length=2, max_length=40, pattern=r"^[\w' -]+$")]
@@ -29,23 +30,9 @@ class Reply(BaseModel):
     categories: list[Literal[CATEGORIES]]
 
 
-def refuse_constant(name: str):
-    """`NaN` and `Infinity` are not JSON."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def unique_pairs(pairs: list[tuple]) -> dict:
-    """A JSON object as a dict; ValueError if a key is given twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
 def parse(content: str) -> Reply | None:
     """The reply, or None if it is anything but one JSON object of the schema."""
     try:
-        data = json.loads(content, object_pairs_hook=unique_pairs, parse_constant=refuse_constant)
-        return Reply.model_validate_json(json.dumps(data))
-    except (ValueError, ValidationError, RecursionError, TypeError):
+        return Reply.model_validate_json(json.dumps(json_value(content)))
+    except (ValueError, TypeError, RecursionError):  # a ValidationError is a ValueError
         return None

@@ -21,6 +21,7 @@ from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.study import progress
 from emosafe_lib.study.errors import AugmentationError
 from emosafe_lib.study.parameters import AugmentationParams
+from emosafe_lib.study.strict_reading import json_value
 
 LARGEST = 50_000  # requests a batch, by OpenAI's rules
 OVER = ("completed", "failed", "expired", "cancelled")
@@ -132,7 +133,7 @@ def fetch(client: openai.OpenAI, batch, requests: dict[str, Request], journal: J
 def read_line(line: bytes, requests: dict[str, Request], params: AugmentationParams) -> Answer | None:
     """One line of a result file; None if it belongs to no request of ours."""
     try:
-        record = json.loads(line)
+        record = json_value(line)
         key, response = record["custom_id"], record.get("response") or {}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -47,7 +47,7 @@ def label(row: dict) -> str:
 def records(files):
     """The user's last message of every example; a conversation stays together."""
     for part in ("train", "valid", "test"):
-        for row in read_table(files[f"ConvAbuseEMNLP{part}.csv"]).to_dict("records"):
+        for row in read_table(files[f"ConvAbuseEMNLP{part}.csv"], repeated_names=True).to_dict("records"):
             yield Record(f"{part}-{row['example_id']}", row["user"], label(row), link=f"{row['bot']} {row['conv_id']}")
 
 

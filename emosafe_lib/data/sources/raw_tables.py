@@ -6,14 +6,25 @@ one enormous cell; none of that may happen to data that somebody labelled by han
 
 import csv
 import io
-import json
 import stat
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from emosafe_lib.study.errors import SourceError
+from emosafe_lib.study.strict_reading import (
+    MOST_LINE_CHARACTERS,
+    Lines,
+    LineTooLong,
+    delimiter_of,
+    fault_of_bytes,
+    fault_of_names,
+    json_value,
+)
 
 MAX_MEMBER_BYTES = 200_000_000
 MAX_RATIO = 200  # unpacked to packed; office files reach about 20
@@ -44,59 +55,124 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
         ) from None
 
 
-def read_table(path: Path, delimiter: str = ",", encoding: str = "utf-8-sig", header: list[str] | None = None):
-    """A delimited file as a DataFrame of strings; nothing is read as missing or as a number.
-
-    `header` names the columns of a file without a header line. A header name that appears twice keeps its first column.
+@contextmanager
+def lines_of(path: Path, encoding: str = "utf-8-sig") -> Iterator[Lines]:
+    """The file's lines, read as they are needed.
 
     Raises
     ------
-    SourceError : a row with more or fewer cells than the header, or a quote that never closes, by row number
+    SourceError : the file is empty or UTF-16; a line is too long to be held; or a byte is none of the encoding
     """
-    text = read_text(path, encoding)
+    name, errors = ("cp1252", "replace") if encoding == "cp1252-lenient" else (encoding, "strict")
+    with open(path, "rb") as stream:
+        fault = fault_of_bytes(stream.read(4096))
+    if fault:
+        raise SourceError(label_of(path), fault, "save it as UTF-8")
+    with open(path, encoding=name, errors=errors, newline="") as stream:
+        try:
+            yield Lines(stream)
+        except UnicodeDecodeError:
+            read_text(path, encoding)  # says where
+        except LineTooLong as error:
+            raise SourceError(label_of(path), str(error), "look for a quote that never closes") from None
+
+
+def table_rows(
+    path: Path,
+    delimiter: str = "",
+    encoding: str = "utf-8-sig",
+    header: list[str] | None = None,
+    repeated_names: bool = False,
+) -> Iterator[tuple[int, list[str]]]:
+    """The names of a delimited file's columns with the number 0, then its rows with the numbers that they have there.
+
+    Rows are counted behind the header; blank lines count, and are left out. `header` names the columns of a file without
+    a header line. Without a `delimiter`, the header line tells it.
+
+    Raises
+    ------
+    SourceError : what `lines_of` refuses; names given twice, unless `repeated_names`; a row with more or fewer cells than
+        the header, or that ends otherwise; a quote that never closes; no row at all
+    """
+
+    def refusal(what: str, remedy: str) -> SourceError:
+        return SourceError(label_of(path), what, remedy)
+
     quoting = csv.QUOTE_NONE if header and delimiter == "\t" else csv.QUOTE_MINIMAL
-    csv.field_size_limit(10_000_000)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    rows: list[list[str]] = []
-    columns = header or []
-    try:
-        for number, cells in enumerate(reader):
-            if not columns:
-                columns = cells
-            elif cells and len(cells) != len(columns):
-                what = f"row {number} has {len(cells)} cells, the header {len(columns)}"
-                raise SourceError(label_of(path), what, "quote the cell or remove the extra column")
-            elif cells:
-                rows.append(cells)
-    except csv.Error as error:
-        where = f"row {len(rows) + 1}: {error}"
-        raise SourceError(label_of(path), where, "close the quote or fetch the file again") from None
-    table = pd.DataFrame(rows, columns=columns, dtype=str)
+    csv.field_size_limit(MOST_LINE_CHARACTERS)
+    names, number, held = header or [], 0, False
+    with lines_of(path, encoding) as lines:
+        first = next(lines, "")
+        mark = delimiter or delimiter_of(first)
+        sheet = csv.reader(chain([first], lines), delimiter=mark, quoting=quoting, strict=True)
+        returns = first.endswith("\r")
+        try:
+            names = names or next(filter(None, sheet), [])
+            if not repeated_names and (fault := fault_of_names(names)):
+                raise refusal(f"header: {fault}", "rename or remove one of them")
+            yield 0, names
+            for number, cells in enumerate(sheet, start=1):
+                if cells and len(cells) != len(names):
+                    what = f"row {number} has {len(cells)} cells, the header {len(names)}"
+                    raise refusal(what, "quote the cell or remove the extra column")
+                if lines.last.endswith("\r") != returns and lines.last.endswith(("\r", "\n")):
+                    what = f"row {number}: a carriage return ends some lines and not others"
+                    raise refusal(what, "save it with one kind of line end")
+                if cells:
+                    held = True
+                    yield number, cells
+        except csv.Error as error:
+            where = f"row {number + 1}" if names else "header"
+            raise refusal(f"{where}: {error}", "close the quote or fetch the file again") from None
+    if not held:
+        raise refusal("holds no row", "add rows below the header")
+
+
+def read_table(path: Path, delimiter: str = ",", **options) -> pd.DataFrame:
+    """A delimited file as a DataFrame of strings; nothing is read as missing or as a number. See `table_rows`.
+
+    Of columns with one name, where they are allowed, the first is kept.
+    """
+    (_, names), *rows = table_rows(path, delimiter, **options)
+    table = pd.DataFrame([cells for _, cells in rows], columns=names, dtype=str)
     return table.loc[:, ~table.columns.duplicated()]
 
 
 def read_json(path: Path):
     """One JSON document; a syntax error is reported by line."""
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise SourceError(label_of(path), f"line {error.lineno}: not JSON", "fetch the file again") from None
+        return json_value(read_text(path))
+    except ValueError as error:
+        raise SourceError(label_of(path), str(error), "fetch the file again") from None
+
+
+def json_objects(path: Path) -> Iterator[tuple[int, dict]]:
+    """One JSON object a line, each with the number of its line; blank lines count, and are left out.
+
+    Raises
+    ------
+    SourceError : what `lines_of` refuses, a line that is something else, or no line at all
+    """
+    held = False
+    with lines_of(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json_value(line)
+            except ValueError as error:
+                raise SourceError(label_of(path), f"line {number}: {error}", "write one object a line") from None
+            if not isinstance(value, dict):
+                raise SourceError(label_of(path), f"line {number}: not a JSON object", "write one object a line")
+            held = True
+            yield number, value
+    if not held:
+        raise SourceError(label_of(path), "holds no row", "write one object a line")
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """One JSON object a line; a bad line is reported by its number, and no partial table is returned."""
-    objects = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            value = None
-        if not isinstance(value, dict):
-            raise SourceError(label_of(path), f"line {number}: not a JSON object", "write one object a line")
-        objects.append(value)
-    return objects
+    return [value for _, value in json_objects(path)]
 
 
 def read_member(path: Path, name: str) -> bytes:

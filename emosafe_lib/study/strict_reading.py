@@ -1,0 +1,120 @@
+"""What every reader of a table, a journal or a list refuses, however the file was made.
+
+A lenient reader picks one of several meanings in silence: the last of two equal keys, the first of two equal columns, a
+`NaN` that ties a hundred strangers into one group. Here such a file is refused by a reason that names places and never
+holds a cell, because a cell may be a message. The readers (`sources.raw_tables`, `sources.own`, `ondevice.classify`,
+`augment.journal`, `augment.reply`) add where it was.
+"""
+
+import csv
+import json
+import math
+from typing import IO
+
+MOST_LINE_CHARACTERS = 10_000_000  # of a line and of a cell
+MOST_DIGITS = 20  # no id and no count has more; Python itself gives up at some thousands
+DELIMITERS = ",;\t|"
+
+
+def json_value(text: str | bytes) -> object:
+    """One JSON document.
+
+    Raises
+    ------
+    ValueError : no JSON, or JSON with a name given twice, NaN or an infinity, a huge integer, or nesting without end;
+        the message says which, without content
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=unique_pairs,
+            parse_constant=no_number,
+            parse_int=small_integer,
+            parse_float=finite_number,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError("no valid JSON" if error.lineno == 1 else f"no valid JSON at line {error.lineno}") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def unique_pairs(pairs: list[tuple]) -> dict:
+    """A JSON object as a dict; ValueError if a name is given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def no_number(name: str) -> None:
+    """`NaN` and `Infinity` are not JSON."""
+    raise ValueError(f"{name} is no JSON")
+
+
+def small_integer(digits: str) -> int:
+    """An integer of at most `MOST_DIGITS` digits."""
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"an integer of more than {MOST_DIGITS} digits")
+    return int(digits)
+
+
+def finite_number(digits: str) -> float:
+    """A number that has a value: `1e999` has none."""
+    value = float(digits)
+    return value if math.isfinite(value) else no_number("Infinity")
+
+
+class LineTooLong(ValueError):
+    """A line was longer than anybody may hold; the stream stands behind it."""
+
+
+class Lines:
+    """The lines of a text or binary stream, with the ends that they have there; `last` is the latest.
+
+    Raises
+    ------
+    LineTooLong : instead of a line that is too long, which is never held; the next call goes on behind it
+    """
+
+    def __init__(self, stream: IO):
+        self.stream, self.last, self.number = stream, "", 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        line = self.last = self.stream.readline(MOST_LINE_CHARACTERS + 1)
+        self.number += 1
+        if not line:
+            raise StopIteration
+        if len(line) <= MOST_LINE_CHARACTERS:
+            return line
+        ends = ("\n", "\r") if isinstance(line, str) else b"\n"
+        while line and not line.endswith(ends):
+            line = self.stream.readline(MOST_LINE_CHARACTERS)
+        raise LineTooLong(f"line {self.number}: more than {MOST_LINE_CHARACTERS} characters")
+
+
+def fault_of_bytes(start: bytes) -> str:
+    """Why a file that begins with some bytes cannot be read as lines of UTF-8; "" where nothing speaks against it."""
+    if not start:
+        return "is empty"
+    wide = start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in (start[:1], start[1:2])
+    return "is UTF-16 or UTF-32, not UTF-8" if wide else ""
+
+
+def delimiter_of(header: str) -> str:
+    """What separates the names of a header line: comma, semicolon, tab or bar."""
+    try:
+        return csv.Sniffer().sniff(header, DELIMITERS).delimiter
+    except csv.Error:  # one name alone
+        return ","
+
+
+def fault_of_names(names: list[str]) -> str:
+    """Why a header cannot tell its columns apart; "" where it can. The faulty names are not shown."""
+    at = {name: number for number, name in reversed([*enumerate(names, start=1)])}
+    twice = next((number for number, name in enumerate(names, start=1) if at[name] != number), None)
+    return f"columns {at[names[twice - 1]]} and {twice} have the same name" if twice else ""
