@@ -17,15 +17,25 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import count, islice, takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from emosafe_lib.data.cleaning import Unreadable, prepared
 from emosafe_lib.models import checkpoints
 from emosafe_lib.ondevice.runtimes import RUNTIMES, TaskClassifier
-from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.errors import EmosafeError, ModelError
+from emosafe_lib.study.strict_reading import (
+    MOST_LINE_CHARACTERS,
+    Lines,
+    LineTooLong,
+    delimiter_of,
+    fault_of_bytes,
+    fault_of_names,
+    json_value,
+)
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
 WARNING = (
@@ -46,7 +56,7 @@ CHUNK_ROWS = 256
 # Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
 TOKENS_PER_BATCH = 512
 MOST_CHARACTERS = 100_000
-MOST_CELL_CHARACTERS = 10_000_000  # csv's own limit would end a run at a cell that is only refused here
+BLANK = Unreadable("a blank line of a file")  # counts as a row and gets no result
 
 
 class Classifier:
@@ -69,11 +79,10 @@ class Classifier:
     def classify(self, texts: Iterable) -> Iterator[dict]:
         """One result per text, in order; at most `CHUNK_ROWS` texts are held at a time.
 
-        A result has row (from 0), outcome ("ok", "truncated" or why the row was refused), level, categories (those at
-        or above their threshold) and probabilities.
+        A result has row (from 0; a blank line of a file counts and has no result), outcome ("ok", "truncated" or why the
+        row was refused), level, categories (those at or above their threshold) and probabilities.
         """
-        numbered = enumerate(texts)
-        while chunk := list(islice(numbered, CHUNK_ROWS)):
+        for chunk in chunks((row, text) for row, text in enumerate(texts) if text is not BLANK):
             yield from self.classify_chunk(chunk)
 
     def classify_chunk(self, chunk: list[tuple[int, object]]) -> Iterator[dict]:
@@ -102,6 +111,21 @@ class Classifier:
         ]
 
 
+def chunks(rows: Iterable[tuple[int, object]]) -> Iterator[list[tuple[int, object]]]:
+    """Rows, `CHUNK_ROWS` at a time; where they end in an error, those before it come first."""
+    chunk = []
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == CHUNK_ROWS:
+                yield chunk
+                chunk = []
+    except EmosafeError:
+        yield chunk
+        raise
+    yield chunk
+
+
 def readable(text: object) -> str | Unreadable:
     """A message in the form in which the training rows were read, or why it cannot be classified."""
     if isinstance(text, Unreadable):
@@ -116,35 +140,52 @@ def readable(text: object) -> str | Unreadable:
 def texts_of(path: str, column: str) -> Iterator:
     """The texts of a JSONL or CSV file, or of standard input (`-`, one a line), read as they are needed.
 
-    Bytes that are not UTF-8 become lone surrogates, for which `readable` refuses their row alone.
+    Bytes that are not UTF-8 become lone surrogates, for which `readable` refuses their row alone. `BLANK` stands for a
+    blank line of a file.
 
     Raises
     ------
-    ModelError : the file is absent or of another kind, or a CSV file lacks the column or is malformed
+    ModelError : the file is absent, of another kind or without messages, or a CSV file lacks the column or is malformed
     """
     if path == "-":
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
-        yield from (line.rstrip("\n") for line in sys.stdin)
+        yield from (line.rstrip("\n") if isinstance(line, str) else line for line in held_lines(sys.stdin))
         return
     reader = READERS.get(Path(path).suffix.lower())
     if reader is None or not Path(path).is_file():
         what = "is not a file" if reader else "is neither CSV nor JSONL"
         raise ModelError(path, what, "name a .jsonl or .csv file, or - for standard input")
+    with open(path, "rb") as stream:
+        fault = fault_of_bytes(stream.read(4096))
+    if fault:
+        raise ModelError(path, fault, "save messages as UTF-8, with the name of their column in the first line")
+    held = False
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        yield from reader(stream, path, column)
+        for text in reader(stream, path, column):
+            held = held or text is not BLANK
+            yield text
+    if not held:
+        raise ModelError(path, "holds no message", "put messages below the header, one a row")
 
 
-class Lines:
-    """The lines of a stream; `quotes` counts the quotes in them until it is set back."""
+def held_lines(stream: IO[str]) -> Iterator[str | Unreadable]:
+    """The lines of a stream; one that is too long to be held is a value of its own."""
+    lines = Lines(stream)
+    while True:
+        try:
+            yield from lines
+            return
+        except LineTooLong:
+            yield Unreadable(f"more than {MOST_LINE_CHARACTERS} characters")
 
-    def __init__(self, stream: Iterable[str]):
-        self.lines, self.quotes = iter(stream), 0
 
-    def __iter__(self):
-        return self
+class QuotedLines(Lines):
+    """Lines of which `quotes` counts the quotes until it is set back."""
+
+    quotes = 0
 
     def __next__(self) -> str:
-        line = next(self.lines)
+        line = super().__next__()
         self.quotes += line.count('"')
         return line
 
@@ -159,43 +200,59 @@ def csv_texts(stream, path: str, column: str) -> Iterator:
 
     Raises
     ------
-    ModelError : the column is absent, or nobody can tell where a row ends; by the row's number
+    ModelError : the column is absent or two have one name, or nobody can tell where a row ends; by the row's number
     """
-    csv.field_size_limit(MOST_CELL_CHARACTERS)
-    lines, remedy = Lines(stream), "close the quote, or double it inside a cell"
-    reader, stray = csv.DictReader(lines, strict=True), False
+    csv.field_size_limit(MOST_LINE_CHARACTERS)
+    lines, remedy = QuotedLines(stream), "close the quote, or double it inside a cell"
+    stray = False
     try:
-        if column not in (reader.fieldnames or []):
-            raise ModelError(path, f"has no column {column!r}", "name it with --column")
-    except csv.Error as error:
+        first = next(lines, "")
+        reader = csv.reader(chain([first], lines), delimiter=delimiter_of(first), strict=True)
+        names = next(filter(None, reader), [])
+    except (csv.Error, LineTooLong) as error:
         raise ModelError(path, f"header: {error}", remedy) from None
+    if column not in names:
+        raise ModelError(path, f"has no column {column!r}", "name it with --column")
+    if fault := fault_of_names(names):
+        raise ModelError(path, f"header: {fault}", "rename or remove one of them")
     for number in count(1):
-        lines.quotes, after_stray, stray = 0, stray, False
+        lines.quotes, broken = 0, False
         try:
-            row = next(reader, None)
-        except csv.Error as error:
+            cells = next(reader, None)
+        except (csv.Error, LineTooLong) as error:
             if "expected after" not in str(error):
                 raise ModelError(path, f"row {number}: {error}", remedy) from None
-            row, stray = {}, True
-        if row is None:
+            cells, broken = [], True
+        if cells is None:
             return
-        if (stray and lines.quotes % 2) or (after_stray and (lines.quotes % 2 or None in row.values())):
+        torn = (lines.quotes % 2 and (broken or stray)) or (stray and 0 < len(cells) < len(names))
+        if torn:
             raise ModelError(path, f"row {number}: a quote stands inside a cell, so its end is unknown", remedy)
-        if stray:
+        if lines.ends_otherwise:
+            what = f"row {number}: a carriage return ends some lines and not others"
+            raise ModelError(path, what, "save it with one kind of line end")
+        if broken:
             yield Unreadable("a quote stands inside a cell")
-        elif None in row:
+        elif not cells:
+            yield BLANK
+        elif len(cells) > len(names):
             yield Unreadable("the row has too many cells: put a message with commas into quotes")
         else:
-            yield row[column] if row[column] is not None else Unreadable("the row is too short")
+            at = names.index(column)
+            yield cells[at] if at < len(cells) else Unreadable("the row is too short")
+        stray = broken or (stray and not cells)
 
 
 def jsonl_texts(stream, path: str, column: str) -> Iterator:
-    """One key of every JSON line; a broken line is a value of its own."""
-    for line in stream:
+    """One key of every JSON line; a line that is broken or too long is a value of its own."""
+    for line in held_lines(stream):
+        if isinstance(line, Unreadable) or not line.strip():
+            yield line if isinstance(line, Unreadable) else BLANK
+            continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            yield Unreadable("no valid JSON")
+            record = json_value(line)
+        except ValueError as error:
+            yield Unreadable(str(error))
             continue
         yield record.get(column, Unreadable("the key is missing")) if isinstance(record, dict) else record
 

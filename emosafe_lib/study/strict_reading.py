@@ -26,7 +26,7 @@ def json_value(text: str | bytes) -> object:
     """
     try:
         return json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text,
+            (text.decode("utf-8") if isinstance(text, bytes) else text).rstrip(),
             object_pairs_hook=unique_pairs,
             parse_constant=no_number,
             parse_int=small_integer,
@@ -50,7 +50,7 @@ def unique_pairs(pairs: list[tuple]) -> dict:
 
 def no_number(name: str) -> None:
     """`NaN` and `Infinity` are not JSON."""
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name.lstrip('-')} is no JSON")
 
 
 def small_integer(digits: str) -> int:
@@ -79,7 +79,7 @@ class Lines:
     """
 
     def __init__(self, stream: IO):
-        self.stream, self.last, self.number = stream, "", 0
+        self.stream, self.first, self.last, self.number = stream, "", "", 0
 
     def __iter__(self):
         return self
@@ -87,6 +87,7 @@ class Lines:
     def __next__(self):
         line = self.last = self.stream.readline(MOST_LINE_CHARACTERS + 1)
         self.number += 1
+        self.first = self.first or line
         if not line:
             raise StopIteration
         if len(line) <= MOST_LINE_CHARACTERS:
@@ -95,6 +96,14 @@ class Lines:
         while line and not line.endswith(ends):
             line = self.stream.readline(MOST_LINE_CHARACTERS)
         raise LineTooLong(f"line {self.number}: more than {MOST_LINE_CHARACTERS} characters")
+
+    @property
+    def ends_otherwise(self) -> bool:
+        """Whether a carriage return alone ends the latest line and not the first, or the first and not the latest.
+
+        Such a mark stands inside a message, and a reader that ends a row there reads it by half.
+        """
+        return self.last.endswith(("\r", "\n")) and self.last.endswith("\r") != self.first.endswith("\r")
 
 
 def fault_of_bytes(start: bytes) -> str:

@@ -105,19 +105,18 @@ def table_rows(
         first = next(lines, "")
         mark = delimiter or delimiter_of(first)
         sheet = csv.reader(chain([first], lines), delimiter=mark, quoting=quoting, strict=True)
-        returns = first.endswith("\r")
         try:
             names = names or next(filter(None, sheet), [])
             if not repeated_names and (fault := fault_of_names(names)):
                 raise refusal(f"header: {fault}", "rename or remove one of them")
             yield 0, names
             for number, cells in enumerate(sheet, start=1):
+                if lines.ends_otherwise:
+                    what = f"row {number}: a carriage return ends some lines and not others"
+                    raise refusal(what, "save it with one kind of line end")
                 if cells and len(cells) != len(names):
                     what = f"row {number} has {len(cells)} cells, the header {len(names)}"
                     raise refusal(what, "quote the cell or remove the extra column")
-                if lines.last.endswith("\r") != returns and lines.last.endswith(("\r", "\n")):
-                    what = f"row {number}: a carriage return ends some lines and not others"
-                    raise refusal(what, "save it with one kind of line end")
                 if cells:
                     held = True
                     yield number, cells
