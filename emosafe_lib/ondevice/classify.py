@@ -246,15 +246,18 @@ def csv_texts(stream, path: str, column: str) -> Iterator:
 def jsonl_texts(stream, path: str, column: str) -> Iterator:
     """One key of every JSON line; a line that is broken or too long is a value of its own."""
     for line in held_lines(stream):
-        if isinstance(line, Unreadable) or not line.strip():
-            yield line if isinstance(line, Unreadable) else BLANK
-            continue
-        try:
-            record = json_value(line)
-        except ValueError as error:
-            yield Unreadable(str(error))
-            continue
-        yield record.get(column, Unreadable("the key is missing")) if isinstance(record, dict) else record
+        if isinstance(line, str):
+            line = message_of(line, column) if line.strip() else BLANK
+        yield line
+
+
+def message_of(line: str, column: str) -> object:
+    """What one JSON line holds for a message, or why it cannot be read."""
+    try:
+        record = json_value(line)
+    except ValueError as error:
+        return Unreadable(str(error))
+    return record.get(column, Unreadable("the key is missing")) if isinstance(record, dict) else record
 
 
 READERS = {".csv": csv_texts, ".jsonl": jsonl_texts, ".ndjson": jsonl_texts}

@@ -14,6 +14,7 @@ from typing import IO
 MOST_LINE_CHARACTERS = 10_000_000  # of a line and of a cell
 MOST_DIGITS = 20  # no id and no count has more; Python itself gives up at some thousands
 DELIMITERS = ",;\t|"
+SNIFFED_CHARACTERS = 2000  # the sniffer takes time in proportion to the square of what it is given
 
 
 def json_value(text: str | bytes) -> object:
@@ -117,13 +118,15 @@ def fault_of_bytes(start: bytes) -> str:
 def delimiter_of(header: str) -> str:
     """What separates the names of a header line: comma, semicolon, tab or bar."""
     try:
-        return csv.Sniffer().sniff(header, DELIMITERS).delimiter
+        return csv.Sniffer().sniff(header[:SNIFFED_CHARACTERS], DELIMITERS).delimiter
     except csv.Error:  # one name alone
         return ","
 
 
 def fault_of_names(names: list[str]) -> str:
     """Why a header cannot tell its columns apart; "" where it can. The faulty names are not shown."""
-    at = {name: number for number, name in reversed([*enumerate(names, start=1)])}
-    twice = next((number for number, name in enumerate(names, start=1) if at[name] != number), None)
-    return f"columns {at[names[twice - 1]]} and {twice} have the same name" if twice else ""
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if first.setdefault(name, number) != number:
+            return f"columns {first[name]} and {number} have the same name"
+    return ""

@@ -11,6 +11,9 @@ The format, CSV with a header or one JSON object a line:
 | `group` | optional, what must stay in one split: a user, a dialogue, a template |
 | `emotion` | optional |
 
+The header line tells whether commas, semicolons, tabs or bars separate the cells. Rows are counted as they stand in the
+file, blank ones too, and an error tells the row and never what is in it.
+
 In `params/study/<name>.yaml`, under `data`:
 
     sources: [emosafe_sample, my_notes]
@@ -38,7 +41,6 @@ COLUMNS = ("text", "safety", "id", "group", "emotion", *CATEGORIES)
 FLAGS = (
     dict.fromkeys(("1", "1.0", "yes", "true"), True) | dict.fromkeys(("0", "0.0", "no", "false"), False) | {"": None}
 )
-
 NO_NAMES = ("nan", "NaN", "inf", "-inf", "Infinity", "-Infinity")  # would tie strangers into one group
 
 
@@ -102,7 +104,7 @@ def records(path: Path) -> Iterator[Record]:
             raise SourceError(label_of(path), what, "correct the row")
         flags = [(key, flag(row.get(key, ""), key, number, path)) for key in CATEGORIES]
         label = "; ".join([row["safety"], *(f"{key}={int(on)}" for key, on in flags if on is not None)])
-        identity, group, emotion = (name(row.get(key), key, number, path) for key in ("id", "group", "emotion"))
+        identity, group, emotion = (named(row.get(key), key, number, path) for key in ("id", "group", "emotion"))
         if identity and rows.setdefault(identity, number) != number:
             raise SourceError(label_of(path), f"rows {rows[identity]} and {number} have the same id", "make ids unique")
         yield Record(identity, row["text"], label, link=group, emotion=emotion or None)
@@ -122,7 +124,7 @@ def check_columns(names: list[str], where: str, path: Path) -> None:
             raise SourceError(label_of(path), f"{where}: unknown column {shown}", known)
 
 
-def name(value: object, key: str, number: int, path: Path) -> str:
+def named(value: object, key: str, number: int, path: Path) -> str:
     """What names a row, a group or an emotion, as text; "" where nothing does. A zero is a name too, and NaN is none."""
     plain = "" if value is None else str(value) if isinstance(value, str | int | float) else "nan"
     if plain in NO_NAMES or isinstance(value, bool) or SURROGATE.search(plain):
