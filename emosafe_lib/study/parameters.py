@@ -168,7 +168,7 @@ class AugmentationParams(Section):
         "none", description="`local` has a TF-IDF classifier judge the level of every re-interpretation again."
     )
     strict_model: Switch = Field(False, description="Stop when another model answers than was asked.")
-    seed: int = Field(0, description="It chooses which messages are re-told, and how.")
+    seed: Seed = Field(0, description="It chooses which messages are re-told, and how.")
 
 
 class PromptingParams(Section):
