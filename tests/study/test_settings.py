@@ -71,7 +71,6 @@ def test_a_list_is_no_study_and_no_model(schema):
     [
         ("finetuning.epochs", "a number, above 0 and at most 100"),
         ("analysis.seed", "a whole number from 0 to 4294967295"),
-        ("augmentation.seed", "a whole number"),
         ("prompting.evaluation_rows", "a whole number, at least 1 or null"),
         ("augmentation.prices", "a list of 2, each a number, at least 0 or null"),
         ("data.split_shares", "for each name, a number from 0 to 1"),
