@@ -49,7 +49,7 @@ stage: setup ## run one stage and what it needs: make stage STAGE=03_prompting_b
 test: setup ## run the tests (real-data tests only where EMOSAFE_DATA_DIR or ../shared/data exists)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lab: setup ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
