@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "code"))
+sys.path.insert(0, str(Path(__file__).parent))
 import slurm  # noqa: E402
 import toy  # noqa: E402
 
@@ -47,7 +46,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture
 def checkout(tmp_path, monkeypatch, outputs, cluster):
     folder = toy.checkout(tmp_path / "toy")
-    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    shutil.copytree(toy.ROOT / "workflow" / "profiles", folder / "profiles")
     profile = folder / "profiles" / "slurm" / "config.yaml"
     profile.write_text(profile.read_text().replace("checks: 10", "checks: 2"))
     for path in (folder / "params" / "models").glob("nano-*.yaml"):
@@ -60,7 +59,7 @@ def checkout(tmp_path, monkeypatch, outputs, cluster):
 
 def start(*models, until):
     command = [sys.executable, "-m", "emosafe_lib.cli", "run", "study", "--study", "toy", "--models", " ".join(models)]
-    command += ["--until", until, "--profile", "slurm"]
+    command += ["--until", until, "--profile", str(Path(os.environ["EMOSAFE_ROOT"]) / "profiles" / "slurm")]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ.copy()}
     return subprocess.Popen(command, start_new_session=True, **options)
 
