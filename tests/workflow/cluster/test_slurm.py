@@ -15,10 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import slurm  # noqa: E402
-import toy  # noqa: E402
+import slurm
+import toy
 
 RUN_SECONDS, JOB_SECONDS = 600, 300
 DECLARED_MB = 900
