@@ -70,7 +70,7 @@ test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-
 	@EMOSAFE_NEEDS_SLURM=1 $(BIN)/python -m pytest tests/workflow/cluster -rs -s
 
 chaos: setup ## kill a reduced study at random moments and count what is lost: make chaos KILLS=50
-	@$(BIN)/python tests/workflow/chaos.py --kills $(KILLS)
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests/helpers" $(BIN)/python tests/workflow/chaos.py --kills $(KILLS)
 
 bench: setup ## benchmarks against named peers; results go to benchmarks/results/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \
