@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from safetensors import SafetensorError
 
 from emosafe_lib.finetuning.plan import Plan
-from emosafe_lib.models.memory import out_of_memory
 from emosafe_lib.study.errors import TrainingError
+from emosafe_lib.study.memory import out_of_memory
 
 ROOM = "make room on the disk; rerun"
 

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from emosafe_lib.models.backbone import attending
 from emosafe_lib.models.batching import budget_batches
-from emosafe_lib.models.memory import out_of_memory
 from emosafe_lib.prompting.wordings import Prompt
 from emosafe_lib.study.errors import ModelError, PromptError
+from emosafe_lib.study.memory import out_of_memory
 
 ATTENTION = "emosafe_shared_prefix"
 # Positions whose meaning changes with the length of a batch would make a score depend on its neighbours.

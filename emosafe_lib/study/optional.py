@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from emosafe_lib.study import errors
+from emosafe_lib.study.memory import out_of_memory
 
 # By kind, what of a failure is told. Code that sees no message may be quoted; of other code's errors only the class is.
 KINDS = {"precision": "quoted", "peer": "class", "figure": "class", "runtime": "class", "check": "class"}
@@ -34,8 +35,6 @@ ENDS_A_STAGE: dict[type[BaseException], str] = {
 }
 # Of OSError, those that every later write would meet as well.
 FULL_DISK = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota used up", errno.EROFS: "read-only"}
-# torch has no class of its own for memory that a CPU has not.
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 missing: dict[tuple[str, str], str] = {}
 
@@ -44,7 +43,7 @@ def ends_a_stage(error: BaseException) -> bool:
     """Whether an error ends a stage even where it comes from something optional."""
     if isinstance(error, OSError):
         return error.errno in FULL_DISK
-    exhausted = isinstance(error, RuntimeError) and any(part in str(error).lower() for part in OUT_OF_MEMORY)
+    exhausted = isinstance(error, RuntimeError) and out_of_memory(error)
     return exhausted or isinstance(error, tuple(ENDS_A_STAGE))
 
 

@@ -6,8 +6,8 @@ import tiny_models
 import torch
 
 from emosafe_lib.models import backbone
-from emosafe_lib.models.memory import out_of_memory
 from emosafe_lib.models.pooling import embed, pool
+from emosafe_lib.study.memory import out_of_memory
 
 
 def test_pooling_ignores_padding():

@@ -3,6 +3,7 @@
 SAYINGS = (
     "out of memory",  # CUDA, MPS
     "allocate memory",  # torch's CPU allocator, mmap
+    "not enough memory",  # the same allocator elsewhere
     "bad_alloc",  # C++
     "alloc_failed",  # cuBLAS, cuDNN
     "enough gpu ram",  # a placement that would leave weights on the CPU
@@ -11,7 +12,6 @@ SAYINGS = (
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    import torch
-
-    said = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(saying in said for saying in SAYINGS)
+    # torch's own class goes by its name, since torch need not be loaded here
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(saying in str(error).lower() for saying in SAYINGS)
