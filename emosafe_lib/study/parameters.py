@@ -461,18 +461,28 @@ def with_words(data: dict, words: dict, places: list[tuple]) -> dict:
     return data
 
 
-def load(kind: Literal["study", "models"], name: str | Path):
-    """Load a parameter file by its name (`sample`) or path."""
-    schema = StudyParams if kind == "study" else ModelParams
+def file_of(kind: Literal["study", "models"], name: str | Path) -> Path:
+    """The parameter file of that name (`sample`) or path, whether or not it exists."""
     by_path = str(name).endswith((".yaml", ".yml"))
     if not by_path and not re.fullmatch(NAME, str(name)):
         raise ParameterError(f"params/{kind}", f"{str(name)[:60]!r} is not a name", "use letters, digits, - and _")
-    path = without_braces(Path(name)) if by_path else project_root() / "params" / kind / f"{name}.yaml"
+    return without_braces(Path(name)) if by_path else project_root() / "params" / kind / f"{name}.yaml"
+
+
+def load(kind: Literal["study", "models"], name: str | Path):
+    """Load a parameter file by its name (`sample`) or path."""
+    schema, path = StudyParams if kind == "study" else ModelParams, file_of(kind, name)
     where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
     loaded = validate(read_yaml(path), schema, where, partial(read_yaml, path, bare=str))
     if loaded.name != path.stem:
         raise ParameterError(where, f"name={loaded.name!r}", f"must equal the file's name, {path.stem!r}")
     return loaded
+
+
+def shown_path(kind: Literal["study", "models"], name: str | Path) -> str:
+    """A parameter file's path as a page may show it: from the checkout on, and of a file elsewhere its name alone."""
+    path = file_of(kind, name)
+    return path.relative_to(project_root()).as_posix() if path.is_relative_to(project_root()) else path.name
 
 
 def load_study(name: str | Path) -> StudyParams:

@@ -13,13 +13,18 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from emosafe_lib.study import tables
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.files import file_sha256, put_in_place, write_json
 from emosafe_lib.study.machine import peak_memory_mb, versions
 from emosafe_lib.study.optional import missing, not_measured, optional
-from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
+from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study, shown_path
 from emosafe_lib.study.paths import outputs_root, stage_folder
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 STAGES = {
     "01_data_merge": {"model": False, "sections": ["data"]},
@@ -37,6 +42,15 @@ NEED_WEIGHTS = {"04_lora_finetuning", "06_on_device"}
 LOCK_SECONDS = 20
 
 
+class Manifest(dict):
+    """What `finish` has written; a notebook that ends with it shows one line and not every hash."""
+
+    def __repr__(self) -> str:
+        whose = f"{self['study']}, {self['model']}" if self["model"] else self["study"]
+        held = f"{len(self['outputs'])} files, {len(self['not_measured'])} gaps, {self['seconds']:.0f} s"
+        return f"{self['stage']} ({whose}) is finished: {held}; manifest.json names them."
+
+
 class Run:
     """One execution of one stage, from `begin` to `finish`.
 
@@ -45,11 +59,19 @@ class Run:
     study : StudyParams
     model : ModelParams, or None for a stage that belongs to the whole study
     models : name -> ModelParams of the models of this run that concern the stage, where it reads them all; else empty
+    parameters : table of the settings that the stage depends on: index the setting (a model's begin with `model.`),
+        columns `value`, `from` (the file that sets it, or "default") and `meaning`
     """
 
     def __init__(
-        self, stage: str, study: StudyParams, model: ModelParams | None, models: dict[str, ModelParams] | None = None
+        self,
+        stage: str,
+        study: StudyParams,
+        model: ModelParams | None,
+        models: dict[str, ModelParams] | None = None,
+        parameters: "DataFrame | None" = None,
     ):
+        self.parameters = parameters
         self.stage, self.study, self.model, self.named = stage, study, model, list(models or {})
         self.models = {name: each for name, each in (models or {}).items() if concerns(stage, each)}
         self.started = time.monotonic()
@@ -127,7 +149,7 @@ class Run:
         """The context of what the stage can do without: see `emosafe_lib.study.optional`."""
         return optional(kind, name)
 
-    def finish(self, **numbers) -> dict:
+    def finish(self, **numbers) -> Manifest:
         """Publish the staged files with a manifest that names them, and return it.
 
         `numbers` are JSON values worth keeping, such as row counts or scores.
@@ -158,7 +180,7 @@ class Run:
         write_json(self.out("manifest.json"), manifest)
         self.publish([*staged, self.out("manifest.json")])
         self.lock.release(force=True)  # whoever ran the opening cell twice holds it twice
-        return manifest
+        return Manifest(manifest)
 
     def publish(self, staged: Sequence[Path]) -> None:
         """Move staged files into place, the manifest last.
@@ -192,7 +214,11 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
     """
     refuse_other_checkout()
     loaded, params, named = resolve(stage, study, model, models)
-    return Run(stage, loaded, params, named)
+    tables.show_whole_cells()
+    of_study = tables.resolved(loaded, shown_path("study", study))
+    of_model = tables.resolved(params, shown_path("models", model)) if params else None
+    table = tables.of_a_run(STAGES[stage]["sections"], of_study, of_model, models)
+    return Run(stage, loaded, params, named, table)
 
 
 def resolve(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.study import tables
 from emosafe_lib.study.csv_files import write_csv
 from emosafe_lib.study.optional import optional
 from emosafe_lib.study.pictures import shrink_png
@@ -46,6 +47,7 @@ def apply() -> None:
 
     Figures are optional to a stage, and their style too: where there is no matplotlib that works, it says so and ends.
     """
+    tables.show_whole_cells()
     with optional("figure", "style of all figures"):
         import seaborn as sns
 

@@ -64,6 +64,7 @@ BELOW = {
     "cli": {"study"},
 }
 BELOW["workflow"] = {*BELOW}
+BELOW["teaching"] = {*BELOW} - {"workflow", "cli"}  # notebooks and tests alone call it
 # Imported inside a function, so that who asks for something small does not wait for something large.
 LATE = {
     "emosafe_lib.cli": "one command alone is imported",

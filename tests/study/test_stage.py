@@ -286,3 +286,38 @@ def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():
     code = f"import sys, emosafe_lib, emosafe_lib.study.parameters, emosafe_lib.study.stage; print({heavy})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_reader_sees_the_settings_that_the_stage_depends_on_and_who_set_them(checkout):
+    table = begin("04_lora_finetuning", "toy", "nano-1").parameters
+    assert list(table.columns) == ["value", "from", "meaning"] and table.index.is_unique
+    assert {name.split(".")[0] for name in table.index} == {"finetuning", "model"}
+    assert table.loc["model.training.learning_rate", ["value", "from"]].tolist() == [0.002, "params/models/nano-1.yaml"]
+    assert table.loc["model.training.lora.rank", ["value", "from"]].tolist() == [8, "default"]
+    assert table["meaning"].str.fullmatch(r".{10,}\.").all()
+    assert not table.index.str.contains("resources").any()
+
+
+def test_models_that_the_notebook_names_are_said_to_be_its_own(checkout):
+    table = begin("05_scaling_analysis", "toy", models=["minilm"]).parameters
+    assert table.loc["models", ["value", "from"]].tolist() == [["minilm"], "this notebook"]
+    assert begin("05_scaling_analysis", "toy").parameters.loc["models", "from"] == "params/study/toy.yaml"
+
+
+def test_a_parameter_file_elsewhere_is_named_without_its_folders(checkout, tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\ndata: {sources: [emosafe_sample]}\nmodels: [nano-1]\n")
+    table = begin(STAGE, str(tmp_path / "mine.yaml")).parameters
+    assert set(table["from"]) == {"mine.yaml", "default"}
+
+
+def test_a_notebook_ends_in_one_line_and_not_in_its_manifest(checkout):
+    run = begin("03_prompting_baselines", "toy", "nano-1")
+    run.out("scores.csv").write_text("a")
+    manifest = run.finish(rows=1)
+    assert repr(manifest).startswith("03_prompting_baselines (toy, nano-1) is finished: 1 file")
+    assert "\n" not in repr(manifest) and manifest["numbers"] == {"rows": 1}
+
+
+def test_definitions_are_not_cut_off_in_a_notebook_s_tables(checkout):
+    table = begin("04_lora_finetuning", "toy", "nano-1").parameters
+    assert max(table["meaning"], key=len) in table.to_html()
