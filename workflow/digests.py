@@ -17,7 +17,11 @@ from emosafe_lib.study.paths import ASSETS, project_root
 from emosafe_lib.study.stage import STAGES, reads_all_models
 
 # Registered sources whose file comes with the package: its hash stands in no registry.
-SHIPPED_SOURCES = {"emosafe_sample": "sample/sample.jsonl", "emosafe_contrast": "sample/contrast.jsonl"}
+SHIPPED_SOURCES = {
+    "emosafe_sample": "sample/sample.jsonl",
+    "emosafe_contrast": "sample/contrast.jsonl",
+    "emosafe_helpline_sample": "sample/helpline.jsonl",
+}
 
 
 def code_modules(notebook: Path) -> list[Path]:

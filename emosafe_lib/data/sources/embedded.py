@@ -1,9 +1,11 @@
-"""What this package carries itself: the sample, and harmless requests in the form of alarming prompts.
+"""What this package carries itself: the sample of two sources, and harmless requests in the form of alarming prompts.
 
-Both were written for the package, are marked synthetic everywhere, and need no download.
+All were written for the package, are marked synthetic everywhere, and need no download. The lines of an invented
+helpline are what the sample needs a second source for: they speak otherwise, were labelled otherwise, and hold what a
+merge has to find (`assets/sample/README.md` says what was planted).
 """
 
-from emosafe_lib.data.sources.base import File, Record, Source, direct
+from emosafe_lib.data.sources.base import File, Record, Source, direct, weak
 from emosafe_lib.data.sources.raw_tables import read_jsonl
 from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.paths import ASSETS
@@ -43,28 +45,74 @@ REGISTERS = (
 )
 
 
-def embedded(name: str, title: str, file: str, as_register: str | None = None, **options) -> Source:
-    """A source out of `assets/sample/`; levels are the file's own, and so are registers unless one is named for all."""
-    kinds = {kind: as_register or kind for kind in REGISTERS}
-    labels = {f"{level}, {kind}": direct(level, register=kinds[kind]) for level in SAFETY_LEVELS for kind in kinds}
+def embedded(name: str, title: str, file: str, labels: dict, **options) -> Source:
+    """A source out of `assets/sample/`; `labels` are what its labels mean, `options` those of a `Source`."""
+    own = {"licence": "CC0-1.0", "citation": "written for this package", "origin": "synthetic"}
     return Source(
-        name,
-        title,
-        repository="",
-        commit="",
-        licence="CC0-1.0",
-        citation="written for this package",
-        files=(File(file, file, ()),),
-        labels=labels,
-        records=records_of(file),
-        known=CATEGORIES,
-        origin="synthetic",
-        folder=ASSETS / "sample",
-        **options,
+        name, title, "", "", files=(File(file, file, ()),), labels=labels, folder=ASSETS / "sample", **own | options
     )
 
 
+def levels(as_register: str | None = None) -> dict:
+    """Labels such as `unsafe, question`: the level is the file's own, and so is the register unless one is named for all."""
+    kinds = {kind: as_register or kind for kind in REGISTERS}
+    return {f"{level}, {kind}": direct(level, register=kinds[kind]) for level in SAFETY_LEVELS for kind in kinds}
+
+
+# What the helpline's desk wrote behind each line. It hands over earlier than our definitions ask, and nobody judged its
+# own replies. Its form has boxes for four of the six categories, so of the other two a row says nothing.
+TRIAGE = {
+    "closed": direct("safe"),
+    "call back": direct("borderline"),
+    "hand over now": direct("unsafe"),
+    "counsellor": weak("safe", register="reply"),
+    "test": None,
+    "wrong number": None,
+}
+BOXES = {
+    "violence": "violence_hate",
+    "sexual": "sexual_content",
+    "substances": "regulated_substances",
+    "self-harm": "suicide_self_harm",
+}
+
+
+def helpline_lines(files):
+    """The helpline's lines; a chat stays together."""
+    for number, line in enumerate(read_jsonl(files["helpline.jsonl"]), start=1):
+        unknown = set(line["boxes"]) - set(BOXES)
+        if unknown:
+            raise SourceError("helpline.jsonl", f"line {number}: unknown box {min(unknown)[:40]!r}", "see BOXES")
+        ticked = tuple(BOXES[box] for box in line["boxes"])
+        yield Record(line["line"], line["said"], line["triage"], link=line["chat"], extra=ticked)
+
+
+TOLD = {"register": "first-person", "mental_health": True}
 SOURCES = [
-    embedded("emosafe_sample", "Embedded sample", "sample.jsonl", register="first-person", mental_health=True),
-    embedded("emosafe_contrast", "Harmless requests in an alarming form", "contrast.jsonl", as_register="prompt"),
+    embedded(
+        "emosafe_sample",
+        "Embedded sample",
+        "sample.jsonl",
+        levels(),
+        records=records_of("sample.jsonl"),
+        known=CATEGORIES,
+        **TOLD,
+    ),
+    embedded(
+        "emosafe_contrast",
+        "Harmless requests in an alarming form",
+        "contrast.jsonl",
+        levels(as_register="prompt"),
+        records=records_of("contrast.jsonl"),
+        known=CATEGORIES,
+    ),
+    embedded(
+        "emosafe_helpline_sample",
+        "Lines of an invented helpline",
+        "helpline.jsonl",
+        TRIAGE,
+        records=helpline_lines,
+        known=tuple(BOXES.values()),
+        **TOLD,
+    ),
 ]
