@@ -21,6 +21,7 @@ SHIPPED_SOURCES = {
     "emosafe_sample": "sample/sample.jsonl",
     "emosafe_contrast": "sample/contrast.jsonl",
     "emosafe_helpline_sample": "sample/helpline.jsonl",
+    "emosafe_contrast_pairs": "sample/contrast_pairs.jsonl",
 }
 
 

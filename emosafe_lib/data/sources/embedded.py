@@ -1,4 +1,4 @@
-"""What this package carries itself: the sample of two sources, and harmless requests in the form of alarming prompts.
+"""What this package carries itself: the sample of two sources, and prompts that alarm by their words or their form.
 
 All were written for the package, are marked synthetic everywhere, and need no download. The lines of an invented
 helpline are what the sample needs a second source for: they speak otherwise, were labelled otherwise, and hold what a
@@ -87,6 +87,11 @@ def helpline_lines(files):
         yield Record(line["line"], line["said"], line["triage"], link=line["chat"], extra=ticked)
 
 
+def prompts(name: str, title: str, file: str) -> Source:
+    """A source of prompts to an assistant, whatever register each of them has."""
+    return embedded(name, title, file, levels(as_register="prompt"), records=records_of(file), known=CATEGORIES)
+
+
 TOLD = {"register": "first-person", "mental_health": True}
 SOURCES = [
     embedded(
@@ -98,14 +103,8 @@ SOURCES = [
         known=CATEGORIES,
         **TOLD,
     ),
-    embedded(
-        "emosafe_contrast",
-        "Harmless requests in an alarming form",
-        "contrast.jsonl",
-        levels(as_register="prompt"),
-        records=records_of("contrast.jsonl"),
-        known=CATEGORIES,
-    ),
+    prompts("emosafe_contrast", "Harmless requests in an alarming form", "contrast.jsonl"),
+    prompts("emosafe_contrast_pairs", "Harmless words in alarming clothes", "contrast_pairs.jsonl"),
     embedded(
         "emosafe_helpline_sample",
         "Lines of an invented helpline",
