@@ -25,6 +25,10 @@ class EmosafeError(Exception):
         self.where, self.what, self.remedy = str(where), what, remedy
         super().__init__(" ".join(f"{where}: {what}; {remedy}".split()))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: the frames of a library say nothing about a missing file."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class SourceError(EmosafeError):
     """A raw source is missing, changed or malformed."""

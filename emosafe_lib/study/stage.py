@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
-from emosafe_lib.study import tables
+from emosafe_lib.study import earlier, tables
+from emosafe_lib.study.earlier import run_until as run_until
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.files import file_sha256, put_in_place, write_json
 from emosafe_lib.study.machine import peak_memory_mb, versions
@@ -40,6 +42,8 @@ MANIFEST |= {"peak_memory_mb", "not_measured"}
 # Stages that need the weights themselves; a model behind a chat server answers questions and hands out no weights.
 NEED_WEIGHTS = {"04_lora_finetuning", "06_on_device"}
 LOCK_SECONDS = 20
+# By stage, the lock of the run that this process has open.
+HELD: WeakValueDictionary = WeakValueDictionary()
 
 
 class Manifest(dict):
@@ -88,6 +92,9 @@ class Run:
     def hold(self):
         """Keep others from this stage's files until `finish`, or until this process ends in whatever way.
 
+        A process has one run of a stage open: whoever begins it once more, with the same names or others, has left the
+        run before, and what that one held is free.
+
         Raises
         ------
         StageError : another kernel has begun this stage and still runs
@@ -96,6 +103,10 @@ class Run:
 
         self.staging.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.staging}.lock", timeout=LOCK_SECONDS, is_singleton=True)
+        before = HELD.get(self.stage, lock)
+        if before is not lock:
+            before.release(force=True)
+        HELD[self.stage] = lock
         try:
             lock.acquire()
         except Timeout:
@@ -209,11 +220,12 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
     Raises
     ------
     ParameterError : a parameter file breaks the schema
-    StageError : the stage is unknown, needs a model or has none, needs weights that a server keeps, or the library
-        belongs to another checkout
+    StageError : the stage is unknown, needs a model or has none, needs weights that a server keeps, or an earlier stage
+        that has not finished, is open in another kernel, or the library belongs to another checkout
     """
     refuse_other_checkout()
     loaded, params, named = resolve(stage, study, model, models)
+    require_earlier(stage, study, loaded.name, named)
     tables.show_whole_cells()
     of_study = tables.resolved(loaded, shown_path("study", study))
     of_model = tables.resolved(params, shown_path("models", model)) if params else None
@@ -244,6 +256,34 @@ def resolve(
     if params and not concerns(stage, params):
         raise StageError(stage, f"needs weights, and {params.name} is answered by a server", "run notebooks 03 and 05")
     return loaded, params, named
+
+
+def require_earlier(stage: str, given: str, study: str, models: dict[str, ModelParams]) -> None:
+    """Stop where an earlier stage has not finished, and print of which models results are missing.
+
+    A study may be analysed with some of its models; what the others would say is a gap. With none there is nothing to say.
+
+    Parameters
+    ----------
+    given, study : how the notebook calls the study, and its name
+    models : name -> ModelParams of all models of the run, for a stage that reads them all
+
+    Raises
+    ------
+    StageError : names what is missing and the cell that makes it
+    """
+    earlier.refuse_without(earlier.AFTER.get(stage, ()), study, given)
+    asked = {name: [each for each in models if concerns(name, models[each])] for name in earlier.READS.get(stage, ())}
+    missing = {name: earlier.models_without(name, study, of) for name, of in asked.items()}
+    if models and missing == asked:
+        raise StageError(
+            stage, "finds results of no model", f"make some: {earlier.cell(stage, given, list(models)[:1])}"
+        )
+    for name, of in missing.items():
+        if of:
+            print(
+                f"{name}: not there yet for {', '.join(of)}, so gaps below; to make it: {earlier.cell(name, given, of)}"
+            )
 
 
 def concerns(stage: str, model: ModelParams) -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import nbformat
 
-from emosafe_lib.study.stage import STAGES, reads_all_models
+from emosafe_lib.study import earlier
+from emosafe_lib.study.stage import STAGES, begin, reads_all_models
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,13 +34,13 @@ def notebook(stage: str, body: str, tags: list[str] | None = None, last: str = "
     parameters = nbformat.v4.new_code_cell(names)
     parameters.metadata["tags"] = ["parameters"]
     given = "study" + (", model" if model else "") + (", models=models" if models else "")
-    begin = f'from emosafe_lib.study import stage\nrun = stage.begin("{stage}", {given})'
+    opening = f'from emosafe_lib.study import stage\nrun = stage.begin("{stage}", {given})'
     middle = nbformat.v4.new_code_cell(body)
     middle.metadata["tags"] = tags or []
     cells = [
         nbformat.v4.new_markdown_cell(f"# {stage}"),
         parameters,
-        nbformat.v4.new_code_cell(begin),
+        nbformat.v4.new_code_cell(opening),
         middle,
         nbformat.v4.new_code_cell(last),
     ]
@@ -62,3 +63,13 @@ def checkout(folder: Path) -> Path:
 def write(folder: Path, stage: str, body: str, **more) -> None:
     """Put one toy notebook into a toy checkout."""
     nbformat.write(notebook(stage, body, **more), folder / "notebooks" / f"{stage}.ipynb")
+
+
+def finish_before(stage: str, models: tuple[str, ...] = ("nano-1",)) -> None:
+    """Begin and finish, with no files, what a stage of the toy study cannot do without."""
+    for name in earlier.AFTER[stage]:
+        begin(name, "toy").finish()
+    for name in earlier.READS.get(stage, ()):
+        finish_before(name)
+        for model in models:
+            begin(name, "toy", model).finish()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from emosafe_lib.study import files, paths
+from emosafe_lib.study import earlier, files, paths
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.stage import STAGES, begin
@@ -96,12 +96,116 @@ def test_an_opening_cell_that_ran_twice_leaves_no_lock_and_a_last_cell_publishes
         run.finish()
 
 
+def in_another_process(stage, *given):
+    """Begin and finish a stage of the toy study there; returns what it had to say about it."""
+    told = (
+        f"from emosafe_lib.study import stage; stage.LOCK_SECONDS = 0.2; stage.begin{(stage, 'toy', *given)}.finish()"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60, cwd=toy.ROOT)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else "finished"
+
+
+def test_a_run_that_was_begun_twice_is_free_for_another_kernel_once_either_is_finished(checkout):
+    first, second = begin(STAGE, "toy"), begin(STAGE, "toy")
+    assert "is open in another kernel; finish that one or shut it down" in in_another_process(STAGE)
+    first.finish()
+    assert in_another_process(STAGE) == "finished"
+    with pytest.raises(StageError, match="has been finished already"):
+        second.finish()
+
+
+def test_whoever_goes_on_to_another_model_leaves_the_first_to_other_kernels(checkout):
+    toy.finish_before("03_prompting_baselines")
+    left = begin("03_prompting_baselines", "toy", "nano-1")
+    run = begin("03_prompting_baselines", "toy", "nano-2")
+    assert in_another_process("03_prompting_baselines", "nano-1") == "finished"
+    assert "open in another kernel" in in_another_process("03_prompting_baselines", "nano-2")
+    with pytest.raises(StageError, match="has been finished already"):
+        left.finish()
+    run.finish()
+
+
+def test_stages_of_one_process_do_not_take_each_other_s_locks(checkout):
+    toy.finish_before("02_chatgpt_augmentation")
+    merge, augmentation = begin(STAGE, "toy"), begin("02_chatgpt_augmentation", "toy")
+    assert "open in another kernel" in in_another_process(STAGE)
+    merge.finish()
+    augmentation.finish()
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "missing", "cell"),
+    [
+        ("02_chatgpt_augmentation", None, "01_data_merge", 'stage.run_until("01_data_merge", "toy")'),
+        ("03_prompting_baselines", "nano-1", "01_data_merge", 'stage.run_until("01_data_merge", "toy")'),
+        ("04_lora_finetuning", "nano-1", "01_data_merge", 'stage.run_until("02_chatgpt_augmentation", "toy")'),
+        ("05_scaling_analysis", None, "01_data_merge", 'stage.run_until("02_chatgpt_augmentation", "toy")'),
+        ("06_on_device", None, "01_data_merge", 'stage.run_until("01_data_merge", "toy")'),
+    ],
+)
+def test_a_notebook_opened_too_early_says_at_once_which_cell_makes_its_input(
+    checkout, outputs, name, model, missing, cell
+):
+    with pytest.raises(StageError) as told:
+        begin(name, "toy", model)
+    assert str(told.value) == f"outputs/toy/{missing}: is not there yet; run it in a cell of its own: {cell}"
+    assert not list(outputs.rglob("*.lock"))
+
+
+def test_models_without_results_are_gaps_that_are_named_with_the_cell_that_fills_them(checkout, capsys):
+    toy.finish_before("05_scaling_analysis")
+    begin("05_scaling_analysis", "toy")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["03_prompting_baselines", "04_lora_finetuning"]
+    assert said[0].endswith(
+        'not there yet for nano-2, so gaps below; to make it: stage.run_until("03_prompting_baselines", "toy", ["nano-2"])'
+    )
+
+
+def test_with_results_of_no_model_there_is_nothing_to_analyse(checkout):
+    toy.finish_before("05_scaling_analysis", models=())
+    with pytest.raises(
+        StageError, match=r'finds results of no model; make some: .*"05_scaling_analysis", "toy", \["nano'
+    ):
+        begin("05_scaling_analysis", "toy")
+
+
+def test_the_cell_that_is_offered_runs_the_stage(checkout, outputs, capsys):
+    exec("from emosafe_lib.study import stage\n" + earlier.cell("01_data_merge", "toy"))
+    assert "01_data_merge: started" in capsys.readouterr().out
+    assert (outputs / "toy" / "01_data_merge" / "rows.txt").read_text() == "rows"
+    begin("02_chatgpt_augmentation", "toy")
+
+
+def test_a_cell_whose_stage_fails_says_so(checkout, capsys):
+    toy.write(checkout, "01_data_merge", "1 / 0")
+    with pytest.raises(StageError, match="01_data_merge: did not finish; the lines above say why"):
+        earlier.run_until("01_data_merge", "toy")
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_what_a_notebook_needs_is_what_the_engine_runs_before_it():
+    assert set(earlier.AFTER) | set(earlier.READS) == set(STAGES) - {"01_data_merge"}
+    assert all(before < name for table in (earlier.AFTER, earlier.READS) for name, of in table.items() for before in of)
+
+
+def test_a_notebook_shows_an_expected_failure_as_one_line():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    with capture_output() as shown:
+        InteractiveShell().run_cell("from emosafe_lib.study.errors import StageError\nraise StageError('a', 'b', 'c')")
+    assert shown.stdout.strip() == "StageError: a: b; c"
+
+
 def test_an_input_that_is_not_there_names_itself(checkout):
+    toy.finish_before("02_chatgpt_augmentation")
     with pytest.raises(StageError, match=r"01_data_merge/rows.parquet: is not there yet; run the earlier notebook"):
         begin("02_chatgpt_augmentation", "toy").use("01_data_merge/rows.parquet")
 
 
 def test_71_nothing_is_written_outside_its_folder(checkout):
+    toy.finish_before("03_prompting_baselines")
     run = begin("03_prompting_baselines", "toy", "nano-1")
     for name, at in (("../../../x", "stage"), ("/tmp/x", "study"), ("../x", "model")):
         with pytest.raises(StageError, match="outside its folder"):
@@ -116,6 +220,7 @@ def test_a_stage_knows_whether_it_belongs_to_a_model(checkout):
 
 
 def test_a_stage_reads_all_models_of_the_run_or_none(checkout):
+    toy.finish_before("05_scaling_analysis", ("nano-1", "minilm"))
     assert list(begin("05_scaling_analysis", "toy").models) == ["nano-1", "nano-2"]
     run = begin("05_scaling_analysis", "toy", models=["minilm"])
     assert list(run.models) == ["minilm"] and run.finish()["parameters"]["models"] == ["minilm"]
@@ -266,6 +371,7 @@ def test_a_served_model_has_nothing_to_train_and_nothing_to_measure(checkout):
     name = served(checkout)
     with pytest.raises(StageError, match=r"needs weights, and served is answered by a server; run notebooks 03 and 05"):
         begin("04_lora_finetuning", "toy", name)
+    toy.finish_before("05_scaling_analysis")
     assert begin("03_prompting_baselines", "toy", name).model.name == name
     run = begin("06_on_device", "toy", models=["nano-1", name])
     assert list(run.models) == ["nano-1"] and run.finish()["parameters"]["models"] == ["nano-1", name]
@@ -273,6 +379,7 @@ def test_a_served_model_has_nothing_to_train_and_nothing_to_measure(checkout):
 
 
 def test_a_manifest_says_whether_work_of_an_earlier_run_was_taken_up(checkout):
+    toy.finish_before("03_prompting_baselines")
     first = begin("03_prompting_baselines", "toy", "nano-1")
     (first.keep("shards") / "shard").write_text("kept")
     assert first.keep("shards").is_dir() and first.finish()["resumed"] is False
@@ -289,6 +396,7 @@ def test_importing_the_library_and_its_light_modules_loads_nothing_heavy():
 
 
 def test_a_reader_sees_the_settings_that_the_stage_depends_on_and_who_set_them(checkout):
+    toy.finish_before("04_lora_finetuning")
     table = begin("04_lora_finetuning", "toy", "nano-1").parameters
     assert list(table.columns) == ["value", "from", "meaning"] and table.index.is_unique
     assert {name.split(".")[0] for name in table.index} == {"finetuning", "model"}
@@ -299,6 +407,7 @@ def test_a_reader_sees_the_settings_that_the_stage_depends_on_and_who_set_them(c
 
 
 def test_models_that_the_notebook_names_are_said_to_be_its_own(checkout):
+    toy.finish_before("05_scaling_analysis", ("nano-1", "minilm"))
     table = begin("05_scaling_analysis", "toy", models=["minilm"]).parameters
     assert table.loc["models", ["value", "from"]].tolist() == [["minilm"], "this notebook"]
     assert begin("05_scaling_analysis", "toy").parameters.loc["models", "from"] == "params/study/toy.yaml"
@@ -311,6 +420,7 @@ def test_a_parameter_file_elsewhere_is_named_without_its_folders(checkout, tmp_p
 
 
 def test_a_notebook_ends_in_one_line_and_not_in_its_manifest(checkout):
+    toy.finish_before("03_prompting_baselines")
     run = begin("03_prompting_baselines", "toy", "nano-1")
     run.out("scores.csv").write_text("a")
     manifest = run.finish(rows=1)
@@ -319,5 +429,6 @@ def test_a_notebook_ends_in_one_line_and_not_in_its_manifest(checkout):
 
 
 def test_definitions_are_not_cut_off_in_a_notebook_s_tables(checkout):
+    toy.finish_before("04_lora_finetuning")
     table = begin("04_lora_finetuning", "toy", "nano-1").parameters
     assert max(table["meaning"], key=len) in table.to_html()

@@ -133,7 +133,7 @@ def checkout(tmp_path, monkeypatch, outputs):
 def test_a_measured_run_corrects_what_a_scheduler_is_asked_for_until_a_parameter_changes(checkout, outputs):
     study, model = load_study("toy"), load_model("nano-1")
     assert resources.resources("04_lora_finetuning", study, model) == model.resources
-    stage.begin("01_data_merge", "toy").finish()
+    toy.finish_before("04_lora_finetuning")
     stage.begin("04_lora_finetuning", "toy", "nano-1").finish()
     path = outputs / "toy" / "nano-1" / "04_lora_finetuning" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"peak_memory_mb": 1600, "seconds": 600.0}))
@@ -149,17 +149,19 @@ def test_a_measured_run_corrects_what_a_scheduler_is_asked_for_until_a_parameter
 
 def test_what_manifests_measured_stands_beside_what_was_computed(checkout, outputs):
     study, models = load_study("toy"), {"nano-1": load_model("nano-1")}
-    stage.begin("01_data_merge", "toy").finish()
+    toy.finish_before("04_lora_finetuning")
     stage.begin("04_lora_finetuning", "toy", "nano-1").finish()
     table = costs.costs(study, models, "2 CPU cores")
     beside = forecast.comparison(study, models, table)
-    assert beside[["stage", "model"]].values.tolist() == [["01_data_merge", ""], ["04_lora_finetuning", "nano-1"]]
-    assert beside.at[1, "computed_gb"] == table.at[0, "training_gb"] and beside.at[1, "measured_gb"] > 0
+    merged, augmented, trained = beside[["stage", "model"]].values.tolist()
+    assert merged == ["01_data_merge", ""] and augmented == ["02_chatgpt_augmentation", ""]
+    assert trained == ["04_lora_finetuning", "nano-1"]
+    assert beside.at[2, "computed_gb"] == table.at[0, "training_gb"] and beside.at[2, "measured_gb"] > 0
 
 
 def test_a_run_that_took_up_kept_work_measured_nothing_that_holds_for_a_whole_one(checkout, outputs):
     study, model = load_study("toy"), load_model("nano-1")
-    stage.begin("01_data_merge", "toy").finish()
+    toy.finish_before("04_lora_finetuning")
     for resumed in (False, True):
         run = stage.begin("04_lora_finetuning", "toy", "nano-1")
         (run.keep("runs") / "checkpoint").write_text("kept")
@@ -167,7 +169,8 @@ def test_a_run_that_took_up_kept_work_measured_nothing_that_holds_for_a_whole_on
         asked = resources.resources("04_lora_finetuning", study, model)
         assert (asked == model.resources) is resumed and (asked.minutes < model.resources.minutes) is not resumed
     table = costs.costs(study, {"nano-1": model}, "2 CPU cores")
-    assert forecast.comparison(study, {"nano-1": model}, table)["stage"].tolist() == ["01_data_merge"]
+    compared = forecast.comparison(study, {"nano-1": model}, table)["stage"].tolist()
+    assert compared == ["01_data_merge", "02_chatgpt_augmentation"]
 
 
 def test_a_served_model_is_planned_without_fine_tuning(checkout, outputs):
