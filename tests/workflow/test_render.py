@@ -83,6 +83,13 @@ def test_79_script_and_svg_mime_types_are_dropped():
     assert "alert(1)" not in page and "kept" in page
 
 
+def test_a_progress_bar_of_a_finished_run_leaves_nothing_on_its_page():
+    bar = {"text/plain": "fine-tuning:   0%|          | 0/3", "application/vnd.jupyter.widget-view+json": {}}
+    made = notebook(nbformat.v4.new_output("display_data", data=bar))
+    rendering.clean(made)
+    assert not any(cell.get("outputs") for cell in made["cells"])
+
+
 def test_style_sheets_of_outputs_do_not_turn_into_prose():
     made = notebook(
         display(text_html="<style>.x { color: red }</style><table><tbody><tr><td>1</td></tr></tbody></table>")

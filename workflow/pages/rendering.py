@@ -27,6 +27,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 PARTS = TEMPLATES.get_template("parts.html").module
+WIDGET = "application/vnd.jupyter.widget-view+json"  # what is left of a progress bar would stand at 0 % for ever
 KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRIVATE = (
@@ -65,6 +66,8 @@ def clean(notebook: dict) -> None:
     notebook["metadata"] = {"kernelspec": dict(KERNEL)} | ({"language_info": language} if language else {})
     for number, cell in enumerate(notebook["cells"]):
         cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
+        if "outputs" in cell:
+            cell["outputs"] = [each for each in cell["outputs"] if WIDGET not in each.get("data", {})]
         for output in cell.get("outputs", []):
             if "metadata" in output:
                 output["metadata"] = {}
