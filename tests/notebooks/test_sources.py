@@ -12,6 +12,7 @@ from displayed_text import displayed
 
 from emosafe_lib.study.stage import STAGES, reads_all_models
 from workflow.checks import check_source
+from workflow.pages import words
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -151,17 +152,32 @@ def test_no_typed_results_in_prose(path):
         assert not re.search(r"(?i)\b(f1|accuracy|recall|auprc|auc)\s*(of|=|is|was|:)\s*0?\.\d", source)
 
 
-def glossary():
+GLOSSARY = words.glossary()
+
+
+def test_the_glossary_explains_each_word_once_in_a_few_sentences():
     text = (ROOT / "notebooks" / "GLOSSARY.md").read_text()
-    return re.findall(r"^\*\*(.+?)\*\* \((\w+)\):", text, re.MULTILINE)
+    assert len(GLOSSARY) == text.count("\n### ") > 40
+    assert all(len(meaning) < 600 for _, _, meaning in GLOSSARY.values())
 
 
-def test_the_glossary_explains_each_word_once():
-    words = [word for word, _ in glossary()]
-    assert len(words) > 40 and len(set(words)) == len(words)
+@every
+def test_links_into_the_glossary_lead_to_a_word(path):
+    linked = re.findall(r"GLOSSARY\.md#([\w-]+)", path.read_text())
+    assert set(linked) <= set(GLOSSARY)
 
 
-@pytest.mark.parametrize(("word", "notebook"), glossary())
+# Words of notebooks that are being rewritten.
+WAITING = {"chat template", "group bootstrap", "paired test", "p-value"}
+
+
+@pytest.mark.parametrize(
+    ("word", "notebook"),
+    [
+        pytest.param(word, number, marks=pytest.mark.xfail(word in WAITING, reason="its notebook has not landed"))
+        for word, number, _ in GLOSSARY.values()
+    ],
+)
 def test_a_word_of_the_glossary_stands_in_the_notebook_that_it_names(word, notebook):
     (path,) = (path for path in NOTEBOOKS if path.stem.startswith(f"{notebook}_"))
     read = " ".join([*cells(path, "markdown"), *cells(path, "code")]).split()

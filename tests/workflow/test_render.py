@@ -90,6 +90,20 @@ def test_a_progress_bar_of_a_finished_run_leaves_nothing_on_its_page():
     assert not any(cell.get("outputs") for cell in made["cells"])
 
 
+LINKED = (
+    "# Title\n\nA [score](GLOSSARY.md#log-probability), an [unknown](../GLOSSARY.md#none), [solved](solutions/x.ipynb)."
+)
+
+
+def test_a_word_linked_into_the_glossary_is_explained_at_the_end_of_the_page():
+    made = notebook(prose=LINKED)
+    rendering.clean(made)
+    page = rendering.page(made, MANIFEST)
+    assert page.count('href="#word-log-probability"') == page.count('id="word-log-probability"') == 1
+    assert "The logarithm of how likely" in page and "GLOSSARY" not in page and "solutions/" not in page
+    assert "GLOSSARY.md#log-probability" in made["cells"][0]["source"], "the notebook beside the page keeps its link"
+
+
 def test_style_sheets_of_outputs_do_not_turn_into_prose():
     made = notebook(
         display(text_html="<style>.x { color: red }</style><table><tbody><tr><td>1</td></tr></tbody></table>")

@@ -17,6 +17,7 @@ from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.paths import outputs_root, project_root
 from emosafe_lib.study.pictures import data_address, shrink_base64
 from emosafe_lib.study.yaml_files import SECRET_VALUE
+from workflow.pages import words
 
 FOLDER = Path(__file__).with_name("templates")
 TEMPLATES = Environment(
@@ -137,7 +138,7 @@ def body(notebook: dict) -> str:
     exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": sanitise})
     exporter.exclude_input_prompt = True
     exporter.exclude_output_prompt = True
-    converted, _ = exporter.from_notebook_node(notebook)
+    converted, _ = exporter.from_notebook_node(words.with_words(notebook))
     converted = "".join(formulas(part) if not part.startswith("<") else part for part in MARKUP.split(converted))
     return TABLE.sub(lambda found: PARTS.scrollable(Markup(found.group()), "Table"), converted)
 
