@@ -42,7 +42,9 @@ def test_every_line_has_the_fields_and_only_known_values():
         assert list(line) == ["line", "chat", "from", "said", "triage", "boxes"]
         assert line["line"] == f"h{number:04d}" and re.fullmatch(r"k\d{3}", line["chat"])
         assert line["triage"] in TRIAGE and set(line["boxes"]) <= set(BOXES), line["line"]
-        assert (line["from"] == "desk") == (line["triage"] in ("counsellor", "test")) or line["triage"] == "wrong number"
+        assert (line["from"] == "desk") == (line["triage"] in ("counsellor", "test")) or line[
+            "triage"
+        ] == "wrong number"
         assert not line["boxes"] or line["triage"] in ("call back", "hand over now"), line["line"]
 
 
