@@ -214,9 +214,9 @@ def encode_pieces(tokenizer, *pieces: str) -> list[int]:
     return [token for piece in pieces for token in encode_plain(tokenizer, piece)]
 
 
-def opening_of(instruction: str) -> tuple[str, ...]:
-    """The pieces of a user's turn up to the message; later turns have no instruction."""
-    return (f"{instruction}\n\n", OPENING) if instruction else (OPENING,)
+def opening_of(instruction: str) -> str:
+    """A user's turn up to the message, tokenised as one text; later turns have no instruction."""
+    return f"{instruction}\n\n{OPENING}" if instruction else OPENING
 
 
 def ask(tokenizer, instruction: str, text: str, question: str, limit: int | None = None) -> list[int]:
@@ -226,8 +226,7 @@ def ask(tokenizer, instruction: str, text: str, question: str, limit: int | None
     """
     message = encode_plain(tokenizer, wrap_inner(text))
     message = message if limit is None else cut(message, limit, tokenizer)
-    opening = encode_pieces(tokenizer, *opening_of(instruction))
-    return opening + message + encode_pieces(tokenizer, CLOSING, question)
+    return encode_plain(tokenizer, opening_of(instruction)) + message + encode_plain(tokenizer, CLOSING + question)
 
 
 def encode_exchange(tokenizer, user: str | list[int], answer: str | None = None) -> list[int]:
@@ -275,11 +274,11 @@ def build_prompt(
         prefix += ask(tokenizer, instruction, turn.text, question.words, shown_tokens)
         prefix += [*frame.answer, *encode_pieces(tokenizer, *question.reply(turn.answer, frame.space)), *frame.again]
         instruction = ""
-    prefix += encode_pieces(tokenizer, *opening_of(instruction))
+    prefix += encode_plain(tokenizer, opening_of(instruction))
     suffixes = []
     for question in questions:
         begun, _ = question.reply("", frame.space)
-        closing = encode_pieces(tokenizer, CLOSING, question.words)
+        closing = encode_plain(tokenizer, CLOSING + question.words)
         suffixes.append([*closing, *frame.generate, *encode_plain(tokenizer, begun)])
     answers = [encode_plain(tokenizer, questions[0].reply(word, frame.space)[1]) for word in VERBALIZERS[task]]
     return Prompt(

@@ -22,7 +22,7 @@ def tokenizer(chat: bool = True, pad: bool = True, marks: tuple[str, ...] = (), 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    words = ["safe borderline unsafe yes no answer category message level"] * 3
+    words = ["safe borderline unsafe yes no answer category message level\n\n"] * 3
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=list(CONTROL), initial_alphabet=alphabet, show_progress=False
     )
