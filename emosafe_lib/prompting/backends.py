@@ -77,22 +77,6 @@ class CausalBackend:
         """The prompt as the model reads it, control tokens included, with a mark where the message stands."""
         return self.tokenizer.decode(question.prefix) + "{message}" + self.tokenizer.decode(question.suffixes[0])
 
-    def steps(self, question: wordings.Prompt, text: str, number: int = 0) -> pd.DataFrame:
-        """One message, one question, token by token: each answer token's place in the sequence and log-probability.
-
-        Column `rank` says how many tokens the model finds at least as likely there, the token itself included.
-        """
-        (message,), _ = wordings.encode_messages(self.tokenizer, [text], question.max_text_tokens)
-        context, found = [*question.prefix, *message, *question.suffixes[number]], []
-        for word, answer in zip(wordings.VERBALIZERS[question.task], question.answers, strict=True):
-            likely = shared_prefix.answer_steps(self.network, context, answer)
-            for place, token in enumerate(answer):
-                value = likely[place, token]
-                step = {"answer": word, "place": len(context) + place, "token": self.tokenizer.decode([token])}
-                rank = int((likely[place] >= value).sum())
-                found.append(step | {"log_probability": value.item(), "rank": rank})
-        return pd.DataFrame(found)
-
     def explain(self, question: wordings.Prompt, text: str) -> pd.DataFrame:
         """One message scored by hand: a sequence per question and answer, and what the shared prefix makes of it."""
         (message,), _ = wordings.encode_messages(self.tokenizer, [text], question.max_text_tokens)

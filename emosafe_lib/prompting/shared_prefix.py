@@ -370,27 +370,19 @@ def refuse_too_long(network, tokens: int) -> None:
 
 
 @torch.inference_mode()
-def answer_steps(network, context: list[int], answer) -> torch.Tensor:
-    """Log-probability of every vocabulary token at each place of an answer, shape (len(answer), vocabulary).
-
-    One whole sequence through the model, nothing shared: what stands before a place decides what is likely there.
-    """
-    logits = network(torch.tensor([[*context, *answer]], device=device_of(network))).logits[0].float()
-    return logits[len(context) - 1 : -1].log_softmax(dim=-1)
-
-
 def plain_log_probabilities(network, prompt: Prompt, message: list[int]) -> np.ndarray:
     """The same numbers for one message the plain way: one whole sequence per question and answer.
 
     Returns
     -------
-    array (questions, answers); the yardstick of tests and the by-hand example of notebook 03
+    array (questions, answers); the yardstick of tests and of notebook 03
     """
     scores = np.zeros((len(prompt.suffixes), len(prompt.answers)))
     for number, suffix in enumerate(prompt.suffixes):
         context = [*prompt.prefix, *message, *suffix]
         for which, answer in enumerate(prompt.answers):
-            steps = answer_steps(network, context, answer)
+            logits = network(torch.tensor([[*context, *answer]], device=device_of(network))).logits[0].float()
+            steps = logits[len(context) - 1 : -1].log_softmax(dim=-1)  # a place's logits speak of the next place
             scores[number, which] = steps[range(len(answer)), answer].cpu().double().sum().item()
     return scores
 

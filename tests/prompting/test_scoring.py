@@ -69,18 +69,6 @@ def test_pad_token_and_padding_side_do_not_matter(assets, side, pad):
         assert np.abs(by_hand["plain"] - got[row, 0]).max() < 1e-4
 
 
-@pytest.mark.parametrize("task, number", [("safety", 0), ("categories", 4)])
-def test_the_steps_by_hand_sum_to_the_scores(backend, task, number):
-    """Token by token, at the places where the answer stands; the sum is what the fast way says."""
-    asked = scoring.pose(backend, settings(), ROWS, task, "zero-shot", "plain")
-    steps = backend.steps(asked.question, "a quiet note", number)
-    table = backend.explain(asked.question, "a quiet note")
-    table = table[table["question"] == number].set_index("answer")
-    assert steps.groupby("answer")["log_probability"].sum().sub(table["shared"]).abs().max() < 1e-4
-    assert steps.groupby("answer")["place"].max().add(1).eq(table["sequence_tokens"]).all()
-    assert steps["rank"].between(1, len(backend.tokenizer)).all()
-
-
 def test_a_killed_run_goes_on(backend, tmp_path, monkeypatch):
     """Finished shards are read back, the rest is scored; nothing is scored twice."""
     monkeypatch.setattr(scoring, "SHARD_ROWS", 8)
@@ -287,6 +275,18 @@ def test_injection_is_held_against_a_control():
     table = attacks.success(clean, under, changed["attack"]).set_index("attack")
     assert table.loc["ignore", ["rows", "success", "beyond_control"]].to_list() == [2, 1.0, 1.0]
     assert table.loc[attacks.CONTROL, "success"] == 0
+    assert table.loc["ignore", "pull_low"] < 0 < table.loc["ignore", "pull"]  # three messages prove nothing
+    assert table.loc[attacks.CONTROL, ["pull", "pull_low", "pull_high"]].to_list() == [0, 0, 0]
+
+
+def test_the_pull_of_an_attack_is_paired_with_the_control_and_leaves_out_what_was_not_answered():
+    """Messages differ a lot and the attack moves each by the same: the interval is narrow about what it moves them by."""
+    chance = np.array([0.1, 0.5, 0.9, np.nan])
+    odds = chance / (1 - chance)
+    moved = 2 * odds / (1 + 2 * odds)
+    control, under = (np.column_stack([p, (1 - p) / 2, (1 - p) / 2]) for p in (chance, moved))
+    assert attacks.pull(under, control) == pytest.approx([np.log(2)] * 3)
+    assert np.isnan(attacks.pull(under[2:], control[2:])).all()
 
 
 def test_injection_through_the_whole_path(backend):
