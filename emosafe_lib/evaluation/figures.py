@@ -10,6 +10,7 @@ from emosafe_lib.study.style import (
     PALETTE,
     WIDTH,
     beside,
+    joined,
     look,
     short_number,
     whiskers,
@@ -33,7 +34,7 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
         for panel, task in zip(row, tasks, strict=False):
             here = [part[(part["task"] == task) & (part["metric"] == metric)] for part in (table, references, curves)]
             size_panel(panel, *here, looks, x)
-            panel.set(title=f"{task}, {METRIC_TITLES.get(metric, metric)}", xlabel=label or x)
+            panel.set(title=f"{task}, {METRIC_TITLES.get(metric, metric)}", xlabel=f"{label or x} (logarithmic)")
         row[0].set_ylabel("macro-F1")
     beside(panels[0][-1])
     return figure
@@ -43,7 +44,7 @@ def size_panel(panel, table: pd.DataFrame, references: pd.DataFrame, curves: pd.
     """One panel of `score_by_size`: a task and metric."""
     for name, (colour, marker, line) in looks.items():
         part = table[table["setting"] == name].sort_values(x)
-        marks = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
+        marks = {"color": colour, "marker": marker, "linestyle": joined(part, line), "capsize": 3, "label": name}
         panel.errorbar(part[x], part["value"], yerr=whiskers(part), **marks)
         fit = curves[curves["setting"] == name]
         panel.fill_between(fit["parameters"], fit["low"], fit["high"], color=colour, alpha=0.15, linewidth=0)
@@ -72,7 +73,7 @@ def score_by_label(table: pd.DataFrame):
         panel.set_title(label.replace("_", " "), fontsize=9)
     for panel in panels.flat[len(labels) :]:
         panel.set_visible(False)
-    figure.supxlabel("parameters", fontsize=10)
+    figure.supxlabel("parameters (logarithmic)", fontsize=10)
     figure.supylabel("F1", fontsize=10)
     beside(panels[0][-1])
     return figure
@@ -90,10 +91,10 @@ def budget_curves(table: pd.DataFrame):
     for panel, task in zip(panels[0], tasks, strict=False):
         for name, (colour, marker, line) in look(table["model"]).items():
             part = table[(table["task"] == task) & (table["model"] == name)].sort_values("rows")
-            marks = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
+            marks = {"color": colour, "marker": marker, "linestyle": joined(part, line), "capsize": 3, "label": name}
             panel.errorbar(part["rows"], part["value"], yerr=whiskers(part), **marks)
         ticks = sorted(set(table["rows"]))
-        panel.set(title=task, xlabel="training rows", xscale="log")
+        panel.set(title=task, xlabel="training rows (logarithmic)", xscale="log")
         panel.set_xticks(ticks, [f"{int(tick)}" for tick in ticks])
         panel.set_xticks([], minor=True)
     panels[0][0].set_ylabel("macro-F1, fine-tuned")

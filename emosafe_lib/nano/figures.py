@@ -4,6 +4,9 @@ import pandas as pd
 
 from emosafe_lib.study.style import MARKERS, PALETTE, WIDTH, look, short_number, whiskers
 
+SIZE = "parameters outside the embedding (logarithmic)"
+SCORES = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision"}
+
 
 def ladder_curves(table: pd.DataFrame):
     """Training loss against tokens read, one line a rung; `table` has the columns rung, tokens and loss."""
@@ -32,10 +35,11 @@ def ladder_losses(table: pd.DataFrame):
         panel.plot(part.groupby("parameters")["loss"].mean(), color=PALETTE[0])
         panel.scatter(part["parameters"], part["loss"], color=PALETTE[0], zorder=3)
         ticks = sorted(set(part["parameters"]))
-        panel.set(xscale="log", xlabel="parameters outside the embedding", title=text)
+        panel.set(xscale="log", title=text)
         panel.set_xticks(ticks, [short_number(tick) for tick in ticks])
         panel.set_xticks([], minor=True)
     panels[0][0].set_ylabel("held-out loss (nats a token)")
+    figure.supxlabel(SIZE, fontsize=10)
     return figure
 
 
@@ -53,8 +57,9 @@ def ladder_zero_shot(table: pd.DataFrame):
         marks = {"color": PALETTE[1], "marker": MARKERS[1], "capsize": 3}
         panel.errorbar(part["parameters"], part["value"], yerr=whiskers(part), **marks)
         panel.plot(part["parameters"], part["chance"], color="#555555", linestyle="--", label="chance")
-        panel.set(xscale="log", xlabel="parameters outside the embedding", title=task, ylabel=part["metric"].iloc[0])
+        panel.set(xscale="log", title=task, ylabel=SCORES.get(part["metric"].iloc[0], ""))
         panel.set_xticks(list(part["parameters"]), [short_number(tick) for tick in part["parameters"]])
         panel.set_xticks([], minor=True)
     panels[0][0].legend()
+    figure.supxlabel(SIZE, fontsize=10)
     return figure

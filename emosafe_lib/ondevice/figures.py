@@ -17,7 +17,7 @@ def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
     figure, panel = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * part["title"].nunique()))
     sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
     panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
-    panel.set(xscale="log", xlabel="GB at inference, computed (weights, cache, activations)", ylabel="")
+    panel.set(xscale="log", xlabel="GB at inference, computed, logarithmic (weights, cache, activations)", ylabel="")
     beside(panel)
     return figure
 
@@ -42,7 +42,10 @@ def latency(table: pd.DataFrame):
             above = [[0] * len(one), high - middle]
             panel.errorbar(places, middle, yerr=above, color=colour, marker=marker, label=f"{dtype}, {length} tokens")
         panel.set(
-            title=f"batch {batch}", yscale="log", xlabel="", ylabel="ms per message" if batch == batches[0] else ""
+            title=f"batch {batch}",
+            yscale="log",
+            xlabel="",
+            ylabel="ms per message (logarithmic)" if batch == batches[0] else "",
         )
         panel.set_xticks(range(len(models)), models, rotation=30)
     beside(panels[0][-1])

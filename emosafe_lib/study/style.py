@@ -120,6 +120,11 @@ def slant(panel) -> None:
     )
 
 
+def joined(table: pd.DataFrame, line: str) -> str:
+    """The line style of a curve: none for a single point, which would promise a curve in the legend."""
+    return line if len(table) > 1 else "none"
+
+
 def whiskers(table: pd.DataFrame):
     """Lengths of error bars below and above `value`, array (2, n); zero where an interval is undefined."""
     below, above = table["value"] - table["low"], table["high"] - table["value"]
