@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.augment import tactics
-from emosafe_lib.augment.journal import Answer, same_model
+from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.reply import Reply, parse
 from emosafe_lib.augment.requests import Request, Shares, positive_categories
 from emosafe_lib.data import cleaning, pseudonyms
 from emosafe_lib.data.near_duplicates import near_duplicate_pairs
 from emosafe_lib.evaluation.baselines import words_pipeline
+from emosafe_lib.models.completion import same_model
 from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS
 

@@ -3,14 +3,14 @@
 Nothing of a body that is no answer is kept or quoted, because servers repeat messages in there.
 """
 
-from openai.types.chat import ChatCompletion
-from pydantic import ValidationError
-
 from emosafe_lib.augment import cost, tactics
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.requests import CHARACTERS_PER_TOKEN, Request
-from emosafe_lib.models.server import TryAgain, client_options, outcome_of
+from emosafe_lib.models.completion import Completion, believed, clean_name, outcome_of, read_completion
+from emosafe_lib.models.wire import client_options
 from emosafe_lib.study.parameters import AugmentationParams
+
+MOST_CHARACTERS_PER_TOKEN = 8  # words of English have four to five; a count below that many tokens is no count of ours
 
 
 def body_of(request: Request, params: AugmentationParams) -> dict:
@@ -30,28 +30,39 @@ def body_of(request: Request, params: AugmentationParams) -> dict:
     }
 
 
-def read_body(data: dict | None, request: Request, params: AugmentationParams) -> Answer:
-    """The answer in the body of a response with status 200, given as the JSON object that it holds.
+def read_body(data: object, request: Request, params: AugmentationParams) -> Answer:
+    """The answer in the body of a response with status 200, given as the JSON that it holds.
+
+    The server's count of tokens makes the bill where it is possible at all, else our upper estimate does; what counts
+    against the cap is the larger of both.
 
     Raises
     ------
     TryAgain : the body is not a chat completion
     """
-    try:
-        completion = ChatCompletion.model_validate(data)
-    except (ValidationError, RecursionError):
-        completion = None
-    if completion is None:
-        raise TryAgain("unreadable body")
+    completion = read_completion(data)
     outcome, content = outcome_of(completion)
-    if completion.usage:
-        prompt, written = completion.usage.prompt_tokens, completion.usage.completion_tokens
-    else:
-        prompt, written = request.prompt_tokens, len(content or "") // CHARACTERS_PER_TOKEN + 1
-    dollars = cost.of_tokens(prompt, written, params)
-    return Answer(request.key, outcome, content, completion.model, prompt, written, dollars)
+    counted, most, note = tokens_of(completion, request)
+    name = clean_name(completion.model, params.model, request.said)
+    dollars, against_cap = cost.of_tokens(*counted, params), cost.of_tokens(*most, params)
+    return Answer(request.key, outcome, content, name, *counted, dollars, note=note, cap_usd=against_cap)
+
+
+def tokens_of(completion: Completion, request: Request) -> tuple[tuple[int, int], tuple[int, int], str]:
+    """Tokens (prompt, answer) of the bill and of the cap, and a note if the server's count was not believed."""
+    choice = completion.choices[0] if completion.choices else None
+    text = (choice.message.content or choice.message.refusal or "") if choice else ""
+    cut = choice is not None and choice.finish_reason == "length"
+    ours = request.prompt_tokens, tactics.MAX_REPLY_TOKENS if cut else len(text) // CHARACTERS_PER_TOKEN + 1
+    usage = completion.usage if isinstance(completion.usage, dict) else {}
+    said = [
+        believed(usage.get(name), len(words) // MOST_CHARACTERS_PER_TOKEN)
+        for name, words in (("prompt_tokens", request.said), ("completion_tokens", text))
+    ]
+    counted = tuple(mine if its is None else its for its, mine in zip(said, ours, strict=True))
+    return counted, tuple(map(max, counted, ours)), "usage doubted" if None in said else ""
 
 
 def options_of(params: AugmentationParams) -> dict:
-    """Arguments of the official client; see `server.client_options`, also for what it raises."""
-    return client_options(params.base_url, "augmentation.base_url", params.attempt_seconds)
+    """Arguments of the client; see `wire.client_options`, also for what it raises."""
+    return client_options(params.base_url, "augmentation.base_url", params.attempt_seconds, params.proxy)

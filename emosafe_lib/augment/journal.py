@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from emosafe_lib.augment import tactics
 from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.files import PRIVATE
 from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.strict_reading import Lines, json_value
 
@@ -30,7 +30,8 @@ FINAL = ("ok", "length", "refusal", "content_filter", "no_choices")
 @dataclass(frozen=True)
 class Answer:
     """What became of one request. `content` is the model's text, `model` the one that answered, `attempts` counts
-    requests on the wire, `seconds` includes waiting between them.
+    requests on the wire, `seconds` includes waiting between them. `cap_usd` is what counts against the cap, where that
+    is more than the bill.
     """
 
     key: str
@@ -43,15 +44,13 @@ class Answer:
     seconds: float = 0.0
     attempts: int = 1
     note: str = ""
+    cap_usd: float = 0.0
 
 
-KINDS = get_type_hints(Answer) | dict.fromkeys(("cost_usd", "seconds"), int | float)
+KINDS = get_type_hints(Answer) | dict.fromkeys(("cost_usd", "cap_usd", "seconds"), int | float)
+AMOUNTS = [name for name, kind in KINDS.items() if kind in (int, int | float)]
+LARGEST = 1e12
 KINDS |= dict.fromkeys(("sent", "batch", "batch_done"), str)
-
-
-def same_model(asked: str, answered: str) -> bool:
-    """Whether the answering model is the one that was asked; a dated snapshot of it counts."""
-    return bool(re.fullmatch(re.escape(asked) + r"(-\d{4}-?\d{2}-?\d{2})?", answered, re.IGNORECASE))
 
 
 def journal_path(folder: Path, params: AugmentationParams) -> Path:
@@ -71,6 +70,7 @@ class Journal:
     failed : key -> Answer, requests that ended without an answer
     torn : 1 if the last line was half-written and removed
     events : other records, such as batches, in order
+    spent_usd : what counts against the cap
     """
 
     def __init__(self, path: Path, settings: dict | None = None, *, durable: bool = True):
@@ -93,7 +93,7 @@ class Journal:
             raise AugmentationError(self.path.name, "another run is writing this journal", remedy)
         try:
             self.load()
-            self.descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self.descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
             if not os.path.getsize(self.path):
                 self.append({"settings": self.settings})
         except BaseException:
@@ -128,6 +128,8 @@ class Journal:
         record = json_value(line)
         if not all(isinstance(value, KINDS.get(name, object)) for name, value in record.items()):
             raise TypeError
+        if not all(0 <= record.get(name, 0) <= LARGEST for name in AMOUNTS):
+            raise ValueError
         self.remember(record)
 
     def remember(self, record: dict) -> None:
@@ -137,7 +139,7 @@ class Journal:
         elif "outcome" in record:
             answer = Answer(**record)
             self.open.discard(answer.key)
-            self.spent_usd += answer.cost_usd
+            self.spent_usd += max(answer.cost_usd, answer.cap_usd)
             if answer.outcome in FINAL:
                 self.answers.setdefault(answer.key, answer)
                 self.failed.pop(answer.key, None)

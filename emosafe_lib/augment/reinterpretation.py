@@ -119,6 +119,7 @@ def card_of(
         "cost_usd": round(sum(answer.cost_usd for answer in mine), 6),
         "tokens": sum(answer.prompt_tokens + answer.completion_tokens for answer in mine),
         "failed_requests": dict(sorted(Counter(answer.note for answer in journal.failed.values()).items())),
+        "usage_doubted": sum(answer.note == "usage doubted" for answer in mine),
         "lost_in_flight": len(journal.open),
         "torn_lines": journal.torn,
         "diversity": diversity.summary(accepted),

@@ -43,9 +43,14 @@ class Request:
         return [{"role": "system", "content": tactics.system_prompt()}, {"role": "user", "content": user}]
 
     @property
+    def said(self) -> str:
+        """All that the messages say."""
+        return "\n".join(message["content"] for message in self.messages)
+
+    @property
     def prompt_tokens(self) -> int:
         """An upper estimate of the prompt's tokens."""
-        return sum(len(message["content"]) for message in self.messages) // CHARACTERS_PER_TOKEN + 20
+        return len(self.said) // CHARACTERS_PER_TOKEN + 20
 
 
 def parents_of(rows: pd.DataFrame) -> pd.DataFrame:

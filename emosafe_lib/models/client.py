@@ -8,7 +8,7 @@ everybody waits and not only the request that was told so; and what an estimate 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from emosafe_lib.models import server
-from emosafe_lib.models.server import Busy, TryAgain
+from emosafe_lib.models import server, wire
+from emosafe_lib.models.server import Busy, Refused, TryAgain
 from emosafe_lib.study.errors import ServerError
 
 BURST_SECONDS = 2.0  # this much of a limit may be used at once
@@ -55,19 +55,18 @@ def wait_as_told(state) -> float:
     return BACK_OFF(state) if after is None else after
 
 
-def trying_again(limits: Limits, kind=AsyncRetrying, **options) -> Callable:
+def trying_again(limits: Limits, **options) -> Callable:
     """tenacity's loops as a function of what to try: faults are counted, rate limits are only waited for.
 
     Parameters
     ----------
-    kind : `Retrying` for a function that is no coroutine
-    options : further arguments of `kind`
+    options : further arguments of `AsyncRetrying`
     """
     options = {"wait": wait_as_told, "reraise": True} | options
     late, fault = stop_before_delay(limits.deadline_seconds), retry_if_exception_type(TryAgain)
-    busy = kind(retry=retry_if_exception_type(Busy), stop=late, **options)
+    busy = AsyncRetrying(retry=retry_if_exception_type(Busy), stop=late, **options)
     fault &= retry_if_not_exception_type(Busy)
-    return partial(kind(retry=fault, stop=late | stop_after_attempt(limits.attempts), **options), busy)
+    return partial(AsyncRetrying(retry=fault, stop=late | stop_after_attempt(limits.attempts), **options), busy)
 
 
 def bucket(per_minute: float, largest: float) -> AsyncLimiter:
@@ -76,13 +75,27 @@ def bucket(per_minute: float, largest: float) -> AsyncLimiter:
     return AsyncLimiter(size, size * 60 / per_minute)
 
 
+def run_alone(work: Coroutine, interrupted: Callable = lambda interrupt: None):
+    """What a coroutine returns, in a thread and loop of its own, since a notebook has a loop already.
+
+    An interrupt is told to `interrupted`, and raised when the coroutine has ended.
+    """
+    with server.quiet_clients(), ThreadPoolExecutor(1) as thread:
+        future = thread.submit(asyncio.run, work)
+        try:
+            return future.result()
+        except KeyboardInterrupt as interrupt:
+            interrupted(interrupt)
+            raise
+
+
 class ChatClient:
     """Sends requests to one server, and stops when it is pointless to go on.
 
     Parameters
     ----------
     where : the server's name in errors
-    options : see `server.client_options`
+    options : see `wire.client_options`
     largest : tokens of the largest request
 
     Attributes
@@ -90,6 +103,7 @@ class ChatClient:
     halt : why nothing more is sent, if so
     failures : requests in a row that got no answer
     answered : whether any request got one
+    other_limit : whether the server refuses the name of the limit that a body has, and is given the other one
     """
 
     def __init__(self, where: str, options: dict, limits: Limits, largest: int = 1):
@@ -97,13 +111,13 @@ class ChatClient:
         self.halt: BaseException | None = None
         self.failures, self.answered = 0, False
         self.closed_until, self.credit = 0.0, 0.0
+        self.other_limit = False
 
     def run(self, jobs: Iterable, work: Callable[[object], Awaitable[str]], alone: Callable | None = None) -> None:
         """Do the work for all jobs: one after another at first, so that a wrong key, address or option costs one
         request, and then as many at once as allowed.
 
-        The event loop runs in a thread of its own, since a notebook has one already. An interrupt lets the requests in
-        flight finish, because they are paid for.
+        An interrupt lets the requests in flight finish, because they are paid for.
 
         Parameters
         ----------
@@ -116,13 +130,7 @@ class ChatClient:
         """
         self.halt = None
         alone = alone or (lambda: not self.answered)
-        with server.quiet_clients(), ThreadPoolExecutor(1) as thread:
-            future = thread.submit(asyncio.run, self.work_off(iter(jobs), work, alone))
-            try:
-                future.result()
-            except KeyboardInterrupt as interrupt:
-                self.halt = interrupt
-                raise
+        run_alone(self.work_off(iter(jobs), work, alone), lambda interrupt: setattr(self, "halt", interrupt))
         if self.halt:
             raise self.halt
 
@@ -130,8 +138,7 @@ class ChatClient:
         """Open the client and the limiters, which belong to one event loop, and set the workers to work."""
         self.requests = bucket(self.limits.requests_per_minute, 1)
         self.tokens = bucket(self.limits.tokens_per_minute, self.largest)
-        http = openai.DefaultAsyncHttpx2Client(follow_redirects=False)
-        async with openai.AsyncOpenAI(**self.options, http_client=http) as self.openai:
+        async with wire.open_client(**self.options) as self.openai:
             await self.worker(jobs, work, alone)
             await asyncio.gather(*(self.worker(jobs, work) for _ in range(self.limits.concurrency)))
 
@@ -192,17 +199,39 @@ class ChatClient:
         tries = trying_again(self.limits, sleep=pause)
         try:
             async with asyncio.timeout(self.limits.deadline_seconds) as deadline:
-                return await tries(self.attempt, body, read, leave, deadline, options)
+                try:
+                    return await tries(self.attempt, body, read, leave, deadline, options)
+                except Refused as refused:
+                    if self.other_limit or self.answered or not refused.of_limit:
+                        raise
+                self.other_limit = True
+                try:
+                    return await tries(self.attempt, body, read, leave, deadline, options)
+                except Refused:
+                    self.other_limit = False
+                    raise
         except TimeoutError:
             pass
         raise TryAgain("deadline")
 
+    def with_limit(self, body: dict) -> dict:
+        """The body with its limit of tokens under the name that the server takes."""
+        old, new = server.LIMITS if server.LIMITS[0] in body else server.LIMITS[::-1]
+        return {new if name == old else name: value for name, value in body.items()} if self.other_limit else body
+
     async def attempt(self, body: dict, read: Callable, leave: Callable, deadline: asyncio.Timeout, options: dict):
-        """One request on the wire; raises what `server.judge_error` makes of its failure."""
+        """One request on the wire, from its first byte to the answer's last within `attempt_seconds`; raises what
+        `server.judge_error` makes of its failure.
+        """
         leave()
+        verdict = TryAgain("timeout")
         try:
-            raw = await self.openai.chat.completions.with_raw_response.create(**body, **options)
+            async with asyncio.timeout(self.limits.attempt_seconds):
+                completions = self.openai.chat.completions.with_raw_response
+                raw = await completions.create(**self.with_limit(body), **options)
             verdict = None
+        except TimeoutError:
+            pass
         except openai.OpenAIError as error:
             left = deadline.when() - asyncio.get_running_loop().time()
             verdict = server.judge_error(error, left, self.where)

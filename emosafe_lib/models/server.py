@@ -1,4 +1,4 @@
-"""A chat server as both of its users know it: its address, the key, what it answers, and what its errors mean.
+"""What a chat server's errors mean: try again, do without this answer, or send nothing more.
 
 Servers fail in many ways, and they put message text into their error bodies. So nothing of a body is ever quoted: every
 error becomes one of four exceptions with a short note of our own. `client` sends the requests.
@@ -6,84 +6,21 @@ error becomes one of four exceptions with a short note of our own. `client` send
 
 import contextlib
 import email.utils
-import ipaddress
-import json
 import logging
-import os
 import re
 import time
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 import openai
-from openai.types.chat import ChatCompletion
 
+from emosafe_lib.models.wire import Oversized
 from emosafe_lib.study.errors import ServerError
 
 LOGGERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 FILTER_CODES = ("content_filter", "content_policy_violation")
-
-
-def api_key() -> str:
-    """The key from `OPENAI_API_KEY`, the only place it is ever read from; it is never shown.
-
-    Raises
-    ------
-    ServerError : no key, or one that cannot be sent in a header
-    """
-    key = os.environ.get("OPENAI_API_KEY", "")
-    if not key:
-        raise ServerError("OPENAI_API_KEY", "is not set", "export it in the shell that runs the study")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        remedy = "copy the key again; it is plain ASCII without spaces"
-        raise ServerError("OPENAI_API_KEY", "holds characters that no key has", remedy)
-    return key
-
-
-def check_address(base_url: str | None, where: str = "augmentation.base_url") -> str:
-    """The server's address; refused where it carries a password or would send texts unencrypted across networks.
-
-    Raises
-    ------
-    ServerError : not such an address
-    """
-    url = base_url or "https://api.openai.com/v1"
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query or parts.fragment or parts.scheme not in ("http", "https"):
-        remedy = "give scheme, host, port and path only, as in http://localhost:8000/v1"
-        raise ServerError(where, "is not a plain web address", remedy)
-    if parts.scheme == "http" and not is_near(url):
-        remedy = "use https; plain http is for this machine and the local network"
-        raise ServerError(where, "would send messages unencrypted", remedy)
-    return url
-
-
-def is_near(url: str) -> bool:
-    """Whether an address is on this machine or the local network: private, or a bare host name."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return bool(host) and "." not in host
-
-
-def client_options(base_url: str | None, where: str, attempt_seconds: float, key_optional: bool = False) -> dict:
-    """Arguments of the official client, which here never tries again by itself; `client` decides that.
-
-    Parameters
-    ----------
-    where : the parameter that holds `base_url`, named in an error
-    attempt_seconds : how long one try may take
-    key_optional : whether a server on this machine or the local network may do without a key
-
-    Raises
-    ------
-    ServerError : no usable key or address
-    """
-    address = check_address(base_url, where)
-    keyless = key_optional and is_near(address) and not os.environ.get("OPENAI_API_KEY")
-    key = "none" if keyless else api_key()
-    return {"api_key": key, "base_url": address, "max_retries": 0, "timeout": attempt_seconds}
+# One option under two names; some servers know the old one only, some models take the new one only.
+LIMITS = ("max_tokens", "max_completion_tokens")
+LONGEST_WAIT = 366 * 86400.0
 
 
 @contextlib.contextmanager
@@ -118,11 +55,13 @@ class Busy(TryAgain):
 
 
 class Refused(Exception):
-    """The server will not answer this one request; `filtered` if it was for what the message says."""
+    """The server will not answer this one request; `filtered` if it was for what the message says, `of_limit` if the
+    server speaks of the option that limits an answer.
+    """
 
-    def __init__(self, note: str, filtered: bool = False):
+    def __init__(self, note: str, filtered: bool = False, of_limit: bool = False):
         super().__init__(note)
-        self.note, self.filtered = note, filtered
+        self.note, self.filtered, self.of_limit = note, filtered, of_limit
 
     def error(self, where: str) -> ServerError:
         """The error to end with, for a user who cannot do without the answer."""
@@ -130,44 +69,24 @@ class Refused(Exception):
         return no_more(where, f"refuses the request ({self.note})", remedy)
 
 
-def decoded(body: bytes) -> dict:
-    """The JSON object in the body of an answer.
-
-    Raises
-    ------
-    TryAgain : the body is something else
-    """
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
-        raise TryAgain("unreadable body")
-    return data
-
-
-def outcome_of(completion: ChatCompletion) -> tuple[str, str | None]:
-    """The outcome of a completion and its text; a text that is cut or filtered is not kept."""
-    if not completion.choices:
-        return "no_choices", None
-    choice = completion.choices[0]
-    if choice.message.refusal:
-        return "refusal", None
-    if choice.finish_reason in ("content_filter", "length"):
-        return choice.finish_reason, None
-    return ("ok", choice.message.content) if choice.message.content else ("no_choices", None)
-
-
 def wait_named(headers) -> float | None:
     """Seconds that `Retry-After` (seconds or a date) or `retry-after-ms` asks for; None where unusable."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name, "")
-        if re.fullmatch(r"\d{1,12}(\.\d+)?", value):
+        if re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
             return float(value) / unit
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except (ValueError, TypeError):
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def wait_told(wait: float) -> str:
+    """A server's wish to be left alone, as the end of a sentence; the calendar ends before some of them do."""
+    if wait > LONGEST_WAIT:
+        return "for more than a year"
+    return f"until {datetime.fromtimestamp(time.time() + wait, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def code_of(error: openai.APIStatusError) -> str:
@@ -184,7 +103,7 @@ def judge_error(error: openai.OpenAIError, patience: float, where: str) -> TryAg
     if isinstance(error, openai.APITimeoutError):
         return TryAgain("timeout")
     if not isinstance(error, openai.APIStatusError):
-        return TryAgain("connection")
+        return TryAgain("oversized body" if isinstance(error.__cause__, Oversized) else "connection")
     status, code, wait = error.status_code, code_of(error), wait_named(error.response.headers)
     note = f"status {status}{', ' + code if code else ''}"
     if code in FILTER_CODES:
@@ -196,11 +115,10 @@ def judge_error(error: openai.OpenAIError, patience: float, where: str) -> TryAg
         remedy = "check OPENAI_API_KEY and base_url, then run again"
         return no_more(where, f"refused the key (status {status})", remedy)
     if wait is not None and wait > patience:
-        when = datetime.fromtimestamp(time.time() + wait, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return no_more(where, f"asks to wait until {when} (status {status})", "run again after that")
+        return no_more(where, f"asks to wait {wait_told(wait)} (status {status})", "run again after that")
     if status == 429:
         return Busy(f"status {status}", wait)
     if status in (408, 409) or status >= 500:
         return TryAgain(f"status {status}", wait)
-    refused = Refused(note)
+    refused = Refused(note, of_limit=any(name in error.response.text for name in LIMITS))
     return refused if status in (400, 413, 422) else refused.error(where)

@@ -42,6 +42,8 @@ class Anchors:
 class CausalBackend:
     """A local causal language model; scores are exact, nothing is generated."""
 
+    kind = ""  # of the answers; a server alone has several
+
     def __init__(self, model: ModelParams):
         self.model, self.notes = model, []
         self.network, self.tokenizer = backbone.load_causal(model)
@@ -99,6 +101,8 @@ class CausalBackend:
 
 class EncoderBackend:
     """A sentence encoder: the cosine between a message and the anchors of each answer."""
+
+    kind = ""
 
     def __init__(self, model: ModelParams):
         self.model, self.notes = model, []

@@ -25,6 +25,7 @@ from emosafe_lib.study.progress import bar
 from emosafe_lib.study.taxonomy import TASKS
 
 SHARD_ROWS = 256
+NO_MATTER = {"resources", "training", "title", "tokens_per_batch", "proxy"}  # of a model's parameters, to its scores
 SETTINGS = ("zero-shot", "few-shot")
 
 
@@ -118,14 +119,18 @@ def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = 
 def one_shard(backend, asked: Asked, rows: pd.DataFrame, home: Path | None, number: int) -> dict:
     """Read a finished shard, or score it and keep it by rename.
 
-    A shard with a row that a server failed to answer is not kept: whoever runs the stage again asks for it again.
+    A shard with a row that a server failed to answer is not kept: whoever runs the stage again asks for it again. A kept
+    one is of the kind that the others have, or a server's backend refuses it.
     """
     path = home / f"shard-{number:05d}.npz" if home else None
     if path and (kept := read_shard(path, len(rows))):
+        if kept["kind"]:
+            backend.settle(str(kept["kind"]))
         return kept
     start = time.perf_counter()
     scores, outcomes = backend.score(asked.question, rows["text"].to_list())
     shard = {"scores": scores, "outcomes": np.array(outcomes), "seconds": time.perf_counter() - start}
+    shard["kind"] = backend.kind
     if path and "api_error" not in outcomes:
         with replacing(path) as partial, open(partial, "wb") as stream:
             np.savez(stream, **shard)
@@ -138,7 +143,7 @@ def read_shard(path: Path, rows: int) -> dict | None:
 
     try:
         with np.load(path, allow_pickle=False) as kept:
-            shard = {name: kept[name] for name in ("scores", "outcomes", "seconds")}
+            shard = {name: kept[name] for name in ("scores", "outcomes", "seconds", "kind")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return shard if len(shard["scores"]) == len(shard["outcomes"]) == rows else None
@@ -149,7 +154,7 @@ def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
 
     Comments and docstrings are no code: whoever words them better keeps the shards of a model that took days.
     """
-    model = backend.model.model_dump(mode="json", exclude={"resources", "training", "title", "tokens_per_batch"})
+    model = backend.model.model_dump(mode="json", exclude=NO_MATTER)
     facts = {"weights": weights_digest(backend.model), "code": checkpoints.code_digest(*scoring_code(backend.model))}
     facts["hardware"] = precision.precision(backend.model)
     texts = hashlib.sha256("\x00".join([*rows["id"], *rows["text"]]).encode()).hexdigest()
@@ -162,7 +167,7 @@ def scoring_code(model: ModelParams) -> list[Path]:
     here, models, data = Path(__file__).parent, Path(backbone.__file__).parent, Path(pseudonyms.__file__).parent
     common = [here / f"{name}.py" for name in ("scoring", "backends", "wordings")]
     if model.backend == "openai":
-        return [*common, here / "served.py", data / "pseudonyms.py"]
+        return [*common, here / "served.py", here / "label_reading.py", data / "pseudonyms.py"]
     local = [models / f"{name}.py" for name in ("backbone", "precision", "quantization", "batching")]
     return [*common, *local] if model.family == "encoder" else [*common, *local, here / "shared_prefix.py"]
 

@@ -1,32 +1,33 @@
 """Prompting through any OpenAI-compatible chat server, such as vLLM with a model that no single machine here holds.
 
-Where the server tells the log-probabilities of its first token, labels are scored by them. Where it does not, its
-answer is parsed strictly, and an answer that does not parse is an outcome of its own: it counts as wrong and lowers
-coverage, it is never guessed at. Which of the two it is, the first request finds out, for all that follow. The server
-tokenises by itself, so control-like strings in a message are spelled out first, and since a message may leave this
-machine, identifiers give way to placeholders as they do before an augmentation. `models.client` sends the requests.
+Where the server tells log-probabilities, labels are scored by them at the place of the answer; where it does not, its
+answer is parsed strictly (`label_reading`). What was done is the outcome of a row. Which of the two a server can, the
+first request finds out for all that follow, and a server that changes midway ends the run: scores of two kinds, or of
+two models, in one table would be no measure. The server tokenises by itself, so control-like strings in a message are
+spelled out first, and since a message may leave this machine, identifiers give way to placeholders as they do before an
+augmentation. `models.client` sends the requests.
 """
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from openai.types.chat import ChatCompletion
 
 from emosafe_lib.data.pseudonyms import pseudonymise
-from emosafe_lib.models import server
+from emosafe_lib.models import completion, wire
 from emosafe_lib.models.client import ChatClient, Limits
-from emosafe_lib.models.server import Refused, TryAgain
-from emosafe_lib.prompting import wordings
+from emosafe_lib.models.completion import Completion
+from emosafe_lib.models.server import Refused, TryAgain, no_more
+from emosafe_lib.prompting import label_reading, wordings
+from emosafe_lib.prompting.label_reading import parsed_scores
 from emosafe_lib.study.parameters import ModelParams, PromptingParams
 
 # What a request asks for, the best first: vLLM and OpenAI list 20 tokens, some servers fewer, some none.
 WAYS = ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 5}, {})
 ANSWER_TOKENS = 8
 CHARACTERS_PER_TOKEN = 4
-# A parsed answer has no probability of its own; this much goes to it, the rest evenly to the other answers.
-PARSED_SHARE = 0.98
+PARSES = "the server tells no log-probabilities: its answers were parsed"
+OTHER_MODEL = "the server says that {} answers"
 
 
 @dataclass(frozen=True)
@@ -68,82 +69,29 @@ def as_sent(text: str, limit: int) -> tuple[str, bool]:
     return text[:half] + wordings.GAP + text[-half:], True
 
 
-def parse_answer(text: str | None, words) -> str | None:
-    """The label that an answer consists of, else None: one word, at most introduced by `answer`, `label` or `level`.
-
-    >>> parse_answer("Unsafe.", ("safe", "borderline", "unsafe"))
-    'unsafe'
-    >>> parse_answer("not safe", ("safe", "borderline", "unsafe"))
-    """
-    pattern = rf"[^\w?]*(?:(?:answer|label|level)[^\w?]+)?({'|'.join(words)})[^\w?]*"
-    found = re.fullmatch(pattern, text or "", flags=re.IGNORECASE)
-    return found.group(1).lower() if found else None
+def read_body(body: bytes) -> Completion:
+    """A body with status 200 as a completion that holds an answer; TryAgain where it holds none."""
+    found = completion.read_completion(completion.decoded(body))
+    if not found.choices:
+        raise TryAgain("unreadable body")
+    return found
 
 
-def first_token_scores(top: list[tuple[str, float]], words) -> np.ndarray | None:
-    """Log-probability of each word's beginning among a server's likeliest first tokens, or None if none begins any.
-
-    A token counts for a word if it begins that word and no other; a word that no listed token begins gets the smallest
-    listed value, which it cannot exceed.
-    """
-    mass = np.zeros(len(words))
-    for token, log_probability in top:
-        start = token.strip().strip("*\"'").lower()
-        fits = [number for number, word in enumerate(words) if start and word.startswith(start)]
-        if len(fits) == 1:
-            mass[fits[0]] += np.exp(log_probability)
-    if not mass.any():
-        return None
-    floor = np.exp(min(log_probability for _, log_probability in top))
-    return np.log(np.maximum(mass, max(floor, 1e-12)))
-
-
-def parsed_scores(label: str | None, words) -> np.ndarray:
-    """Log-probabilities for a parsed answer; equal ones where there is none."""
-    if label is None:
-        return np.full(len(words), -np.log(len(words)))
-    shares = np.full(len(words), (1 - PARSED_SHARE) / (len(words) - 1))
-    shares[list(words).index(label)] = PARSED_SHARE
-    return np.log(shares)
-
-
-def read_choice(choice, words) -> tuple[np.ndarray, str]:
-    """Scores and outcome of one answer of the server; AttributeError or TypeError where it is not shaped like one."""
-    equal = parsed_scores(None, words)
-    if choice.finish_reason == "content_filter" or getattr(choice.message, "refusal", None):
-        return equal, "refused"
-    listed = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
-    top = [(entry.token, entry.logprob) for entry in listed[0].top_logprobs or []] if listed else []
-    scores = first_token_scores(top, words) if top else None
-    if scores is not None:
-        return scores, "ok"
-    label = parse_answer(choice.message.content, words)
-    return parsed_scores(label, words), "ok" if label else "parse_error"
-
-
-def read_body(body: bytes, words) -> tuple[np.ndarray, str]:
-    """Scores and outcome of a body with status 200. What we do not look at may be missing: servers differ.
-
-    Raises
-    ------
-    TryAgain : the body is not a chat completion
-    """
-    data = server.decoded(body)
-    try:
-        return read_choice(ChatCompletion.construct(**data).choices[0], words)
-    except (ValueError, TypeError, AttributeError, IndexError):
-        pass
-    raise TryAgain("unreadable body")
+def outcome_of_row(outcomes: list[str], was_cut: bool) -> str:
+    """One outcome for all questions about a text: the first that failed, else how its answers were read."""
+    failed = [outcome for outcome in outcomes if outcome not in ("ok", "parsed")]
+    return failed[0] if failed else "parsed" if "parsed" in outcomes else "truncated" if was_cut else "ok"
 
 
 class ChatBackend:
     """A model behind a chat server; the key comes from OPENAI_API_KEY and is shown nowhere.
 
-    A server on this machine or the local network may need no key.
+    A server on this machine may need no key.
 
     Attributes
     ----------
     way : what requests ask for, one of `WAYS`; None until a request has succeeded
+    kind : which model answers, and whether with log-probabilities; "" until a request, or a kept shard, has told it
 
     Raises
     ------
@@ -153,9 +101,26 @@ class ChatBackend:
     def __init__(self, model: ModelParams):
         self.model, self.notes, limits = model, [], Limits()
         where = f"{model.name}: base_url"
-        options = server.client_options(model.base_url, where, limits.attempt_seconds, key_optional=True)
+        options = wire.client_options(model.base_url, where, limits.attempt_seconds, model.proxy)
         self.client = ChatClient(model.name, options, limits)
         self.way: dict | None = None
+        self.kind = ""
+
+    def settle(self, kind: str) -> None:
+        """Note of what kind answers are: the first tells it, and no other may come after it.
+
+        Raises
+        ------
+        ServerError : the server answers otherwise than before
+        """
+        if self.kind and kind != self.kind:
+            remedy = "run it as before, or delete this model's kept shards to ask everything anew"
+            raise no_more(self.model.name, f"{kind}, where it was {self.kind} before", remedy)
+        if not self.kind:
+            self.kind = kind
+            name = kind.partition(" answers")[0]
+            self.notes += [OTHER_MODEL.format(name)] if not completion.same_model(self.model.path, name) else []
+            self.notes += [PARSES] if kind.endswith("without log-probabilities") else []
 
     def words(self, task: str) -> tuple[str, ...]:
         """The questions of a task, whatever the wording: not every server lets its reply be begun for it."""
@@ -211,8 +176,7 @@ class ChatBackend:
         outcomes = []
         for row, (_, was_cut) in enumerate(sent):
             outcomes_of_row = [outcome for _, outcome in answers[row * len(question.words) :][: len(question.words)]]
-            failed = [outcome for outcome in outcomes_of_row if outcome != "ok"]
-            outcomes.append(failed[0] if failed else "truncated" if was_cut else "ok")
+            outcomes.append(outcome_of_row(outcomes_of_row, was_cut))
         return scores, outcomes
 
     async def answer(self, question: ChatQuestion, text: str, words: str) -> tuple[np.ndarray, str]:
@@ -230,17 +194,24 @@ class ChatBackend:
         body = {"model": self.model.path, "messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0}
         for way in ways:
             try:
-                answer = await self.client.ask(body | way, lambda raw: read_body(raw, labels))
+                answered = await self.client.ask(body | way, lambda raw: read_body(raw))
             except Refused as refused:
                 if refused.filtered:
                     return parsed_scores(None, labels), "refused"
                 if way is ways[-1]:
                     raise
                 continue
-            if self.way is None and not way:
-                self.notes.append("the server tells no log-probabilities: its answers were parsed")
             self.way = way
-            return answer
+            return self.read(answered, body, labels)
+
+    def read(self, answered: Completion, body: dict, labels: tuple[str, ...]) -> tuple[np.ndarray, str]:
+        """Scores and outcome of an answer; ServerError where it is of another kind than those before."""
+        choice = answered.choices[0]
+        said = " ".join(message["content"] for message in body["messages"])
+        name = completion.clean_name(answered.model, self.model.path, said) or self.model.path
+        if (choice.message.content or "").strip():
+            self.settle(f"{name} answers {'with' if label_reading.told(choice) else 'without'} log-probabilities")
+        return label_reading.read_choice(choice, labels)
 
     def shown(self, question: ChatQuestion) -> str:
         """The last turn's words, with a mark where the message stands."""

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from emosafe_lib.study.errors import EmosafeError, StageError
 
+PRIVATE = 0o600  # the mode of files with messages of people, and of an augmentation's journal
+WITH_MESSAGES = ("rows.parquet", "reinterpretations.parquet", "external.parquet")
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, read in pieces."""
@@ -38,6 +41,8 @@ def replacing(target: Path, error: type[EmosafeError] = StageError) -> Iterator[
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
             remove(leftover)
+        if target.name in WITH_MESSAGES:
+            partial.touch(PRIVATE)  # from its first byte on
         yield partial
         put_in_place(partial, target)
     except OSError as refusal:
@@ -49,11 +54,15 @@ def replacing(target: Path, error: type[EmosafeError] = StageError) -> Iterator[
 
 
 def put_in_place(written: Path, target: Path) -> None:
-    """Rename a finished file or folder to `target`, with its content on the disk and readable as any new file is."""
+    """Rename a finished file or folder to `target`, with its content on the disk and readable as any new file is, or by its
+    owner alone if it holds messages.
+    """
     for path in [written] if written.is_file() else [path for path in written.rglob("*") if path.is_file()]:
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())  # or a power failure could leave the new name with nothing in it
-        path.chmod(0o666 & ~umask())  # safetensors makes files that only their owner may read
+        name = target.name if path == written else path.name
+        # By name and not by what it is: safetensors makes files that only their owner may read.
+        path.chmod(PRIVATE if name in WITH_MESSAGES else 0o666 & ~umask())
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(written, target)

@@ -147,6 +147,11 @@ class AugmentationParams(Section):
     base_url: str | None = Field(
         None, max_length=200, description="The address of an OpenAI-compatible server; null is OpenAI's own."
     )
+    proxy: str | None = Field(
+        None,
+        max_length=200,
+        description="A proxy to ask through; without one the server is asked directly, whatever HTTPS_PROXY says.",
+    )
     max_share: Fraction = Field(0.2, description="The largest share of a class that may be re-interpretations.")
     max_rows: Positive = Field(2000, description="The most re-interpretations to ask for.")
     max_cost_usd: float = Field(5.0, ge=0, description="What may be spent, in US dollars; a run stops before it.")
@@ -350,6 +355,7 @@ class ModelParams(Section):
         "transformers", description="`openai` asks a server for log-probabilities in place of loading weights."
     )
     base_url: str | None = Field(None, max_length=200, description="The server's address, with `backend: openai`.")
+    proxy: str | None = Field(None, max_length=200, description="The same as a study's `augmentation.proxy`.")
     tokens_per_batch: Positive = Field(8192, description="The most tokens in one scoring batch.")
     context_tokens: Positive = Field(2048, description="How many tokens the model can read at once.")
     training: TrainingParams = TrainingParams()

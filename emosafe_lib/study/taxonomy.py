@@ -72,9 +72,10 @@ SPLITS = ("train", "validation", "test")
 # human: written and labelled by people; synthetic: written for this package; reinterpretation: made from a parent row.
 ORIGINS = ("human", "synthetic", "reinterpretation")
 
-# `ok` and `truncated` carry a usable prediction; every other outcome counts as wrong and lowers coverage.
-OUTCOMES = ("ok", "truncated", "parse_error", "api_error", "refused")
-USABLE_OUTCOMES = ("ok", "truncated")
+# `ok`, `truncated` and `parsed` (read from a server's words, for want of log-probabilities) carry a usable prediction;
+# every other outcome counts as wrong and lowers coverage.
+OUTCOMES = ("ok", "truncated", "parsed", "parse_error", "api_error", "refused")
+USABLE_OUTCOMES = ("ok", "truncated", "parsed")
 
 ROW_COLUMNS = (
     "id",

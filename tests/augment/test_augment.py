@@ -19,7 +19,7 @@ from emosafe_lib.augment.journal import Answer, Journal, journal_path
 from emosafe_lib.augment.providers import phrases
 from emosafe_lib.augment.reply import parse
 from emosafe_lib.data import cleaning, pseudonyms
-from emosafe_lib.models import server
+from emosafe_lib.models import server, wire
 from emosafe_lib.study import taxonomy
 from emosafe_lib.study.errors import AugmentationError
 from emosafe_lib.study.parameters import AugmentationParams
@@ -328,13 +328,13 @@ def test_17_a_missing_or_broken_key_fails_before_the_first_row(key, tmp_path, mo
 )
 def test_an_address_that_leaks_is_refused(url):
     with pytest.raises(AugmentationError, match="base_url") as caught:
-        server.check_address(url)
+        wire.check_address(url)
     assert "pw" not in str(caught.value)
 
 
 def test_local_and_encrypted_addresses_are_fine():
-    for url in ("http://127.0.0.1:8000/v1", "http://node17:8000/v1", "http://10.0.0.4/v1", "https://example.org/v1"):
-        assert server.check_address(url) == url
+    for url in ("http://127.0.0.1:8000/v1", "http://localhost:8000/v1", "http://[::1]/v1", "https://example.org/v1"):
+        assert wire.check_address(url) == url
 
 
 def test_33_the_http_clients_loggers_are_silent_during_a_run(caplog):

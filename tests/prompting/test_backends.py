@@ -12,7 +12,7 @@ from prompting import make_rows, model_params, settings
 from tenacity import wait_none
 
 from emosafe_lib.models import client
-from emosafe_lib.prompting import attacks, backends, scoring, served, wordings
+from emosafe_lib.prompting import attacks, backends, label_reading, scoring, wordings
 from emosafe_lib.prompting.answers import Calibration, chances
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.taxonomy import CATEGORY_TABLE
@@ -108,7 +108,7 @@ def ask(backend, task="safety", setting="zero-shot", rows=TEST, variant="plain")
 )
 def test_only_a_whole_answer_is_a_label(answer, label):
     """Two labels, a negated label, "unsafe" containing "safe"."""
-    assert served.parse_answer(answer, LEVELS) == label
+    assert label_reading.parse_answer(answer, LEVELS) == label
 
 
 def test_log_probabilities_score_the_labels(serve):
@@ -121,16 +121,16 @@ def test_log_probabilities_score_the_labels(serve):
 
 
 def test_a_label_that_is_not_listed_gets_the_smallest_value():
-    assert np.exp(served.first_token_scores([("safe", np.log(0.9)), ("?", np.log(0.02))], LEVELS)) == pytest.approx(
-        [0.9, 0.02, 0.02]
-    )
-    assert served.first_token_scores([("?", -0.1)], LEVELS) is None
+    assert np.exp(
+        label_reading.first_token_scores([("safe", np.log(0.9)), ("?", np.log(0.02))], LEVELS)
+    ) == pytest.approx([0.9, 0.02, 0.02])
+    assert label_reading.first_token_scores([("?", -0.1)], LEVELS) is None
 
 
 def test_without_log_probabilities_the_answer_is_parsed(serve):
     _, backend = serve(lambda _: completion("Unsafe."))
     scores = ask(backend)
-    assert scores.log_probabilities[:, 0].argmax(axis=1).tolist() == [2] * 4 and scores.outcomes == ["ok"] * 4
+    assert scores.log_probabilities[:, 0].argmax(axis=1).tolist() == [2] * 4 and scores.outcomes == ["parsed"] * 4
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -140,7 +140,7 @@ def test_a_server_that_refuses_the_option_is_asked_without_from_then_on_and_it_i
 
     server, backend = serve(reply)
     scores = ask(backend)
-    assert scores.outcomes == ["ok"] * 4 and "parsed" in scores.facts["notes"][0]
+    assert scores.outcomes == ["parsed"] * 4 and "parsed" in scores.facts["notes"][0]
     assert ["logprobs" in request for request in server.requests] == [True, True, False, False, False, False]
 
 
@@ -325,7 +325,7 @@ def test_exemplars_are_earlier_turns_and_control_tokens_are_spelled_out(serve):
 
 
 def test_a_long_message_is_cut_and_says_so(serve):
-    server, backend = serve(lambda _: completion("safe"))
+    server, backend = serve(lambda _: completion("safe", {"safe": -0.1}))
     scores = ask(backend, rows=TEST.head(1).assign(text="a" * 5000))
     assert scores.outcomes == ["truncated"]
     content = server.requests[0]["messages"][-1]["content"]
@@ -334,7 +334,7 @@ def test_a_long_message_is_cut_and_says_so(serve):
 
 def test_a_row_that_a_server_failed_to_answer_is_asked_again_by_the_next_run(serve, tmp_path):
     healthy = []
-    _, backend = serve(lambda _: completion("safe") if healthy else (503, "down"))
+    _, backend = serve(lambda _: completion("safe", {"safe": -0.1}) if healthy else (503, "down"))
     asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
     assert scoring.score_rows(backend, asked, TEST, tmp_path).outcomes == ["api_error"] * 4
     healthy.append(True)

@@ -73,6 +73,20 @@ files.put_in_place(pathlib.Path(name), home / "moved")
     assert found == dict.fromkeys(("plain.json", "w.safetensors", "moved"), mode)
 
 
+def test_files_with_messages_are_for_their_owner_alone(tmp_path):
+    """While they are written as well, and whoever moves them; and no notebook writes rows under another name."""
+    for name in files.WITH_MESSAGES:
+        with files.replacing(tmp_path / name) as partial:
+            assert partial.stat().st_mode & 0o777 == 0o600
+            partial.write_bytes(b"a message")
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        files.put_in_place(tmp_path / name, tmp_path / "moved" / name)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "moved").iterdir()} == {0o600}
+    notebooks = (Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb")
+    written = re.findall(r"write_rows\(.*?\\\"([\w.]+)\\\"", "".join(path.read_text() for path in notebooks))
+    assert len(written) == 3 and set(written) == set(files.WITH_MESSAGES)
+
+
 def test_nothing_else_renames_files():
     """One way to write a file: where a room renames by itself, a crash or a umask is forgotten."""
     root = Path(__file__).resolve().parents[2]

@@ -5,18 +5,18 @@ its id is in the journal as soon as there is one, the batch carries a digest of 
 a batch of its own that is under way before it hands in another.
 """
 
-import io
+import asyncio
 import json
 import time
+from collections.abc import Callable
 
 import openai
-from tenacity import Retrying
 
 from emosafe_lib.augment import cost, exchange, tactics
 from emosafe_lib.augment.journal import Answer, Journal
 from emosafe_lib.augment.requests import Request
-from emosafe_lib.models import server
-from emosafe_lib.models.client import trying_again
+from emosafe_lib.models import server, wire
+from emosafe_lib.models.client import run_alone, trying_again
 from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.study import progress
 from emosafe_lib.study.errors import AugmentationError
@@ -24,32 +24,44 @@ from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.strict_reading import json_value
 
 LARGEST = 50_000  # requests a batch, by OpenAI's rules
+BYTES_OF_ANSWER = 16 * 2**10  # a reply of the permitted length, each character escaped
 OVER = ("completed", "failed", "expired", "cancelled")
 WHERE = "chat server"
 
 
-def call(function, *arguments, params: AugmentationParams, **options):
-    """One call of the official client, tried again after passing faults.
+class BatchServer:
+    """Calls of the official client, one by one, each bounded in time and size and tried again after passing faults."""
 
-    Raises
-    ------
-    ServerError : the server refuses, or goes on failing
-    """
+    def __init__(self, params: AugmentationParams, requests: int):
+        largest = wire.LARGEST_BODY + requests * BYTES_OF_ANSWER
+        self.params, self.options = params, exchange.options_of(params) | {"largest_body": largest}
 
-    def once():
+    def call(self, ask: Callable):
+        """What `ask` gets from the client that it is handed.
+
+        Raises
+        ------
+        ServerError : the server refuses, or goes on failing
+        """
         try:
-            return function(*arguments, **options)
-        except openai.OpenAIError as error:
-            verdict = server.judge_error(error, params.deadline_seconds, WHERE)
-        raise verdict
+            return run_alone(trying_again(self.params)(self.once, ask))
+        except Refused as refused:
+            error = refused.error(WHERE)
+        except TryAgain as fault:
+            error = server.no_more(WHERE, f"goes on failing ({fault.note})", "run again later")
+        raise error
 
-    try:
-        return trying_again(params, Retrying)(once)
-    except Refused as refused:
-        error = refused.error(WHERE)
-    except TryAgain as fault:
-        error = server.no_more(WHERE, f"goes on failing ({fault.note})", "run again later")
-    raise error
+    async def once(self, ask: Callable):
+        """One call; raises what `server.judge_error` makes of its failure."""
+        verdict = TryAgain("timeout")
+        try:
+            async with asyncio.timeout(self.params.deadline_seconds), wire.open_client(**self.options) as client:
+                return await ask(client)
+        except TimeoutError:
+            pass
+        except openai.OpenAIError as error:
+            verdict = server.judge_error(error, self.params.deadline_seconds, WHERE)
+        raise verdict
 
 
 def lines_of(todo: list[Request], params: AugmentationParams) -> bytes:
@@ -68,45 +80,40 @@ def lines_of(todo: list[Request], params: AugmentationParams) -> bytes:
     )
 
 
-def under_way(client: openai.OpenAI, digest: str, journal: Journal, params: AugmentationParams) -> str | None:
+def under_way(batches: BatchServer, digest: str, journal: Journal) -> str | None:
     """The id of a batch that was handed in and not fetched yet: from the journal, or found at the server."""
     done = {event["batch_done"] for event in journal.events if "batch_done" in event}
     known = [event["batch"] for event in journal.events if "batch" in event and event["batch"] not in done]
     if known:
         return known[0]
-    for batch in call(client.batches.list, limit=50, params=params).data:
+    for batch in batches.call(lambda client: client.batches.list(limit=50)).data:
         if (batch.metadata or {}).get("emosafe") == digest and batch.id not in done and batch.status != "failed":
             journal.event({"batch": batch.id, "found": True})
             return batch.id
     return None
 
 
-def hand_in(client: openai.OpenAI, todo: list[Request], digest: str, journal: Journal, params) -> str:
+def hand_in(batches: BatchServer, todo: list[Request], digest: str, journal: Journal) -> str:
     """Upload the requests and start a batch; returns its id."""
-    upload = ("requests.jsonl", io.BytesIO(lines_of(todo, params)))
-    file = call(client.files.create, file=upload, purpose="batch", params=params)
-    batch = call(
-        client.batches.create,
-        input_file_id=file.id,
-        endpoint="/v1/chat/completions",
-        completion_window="24h",
-        metadata={"emosafe": digest},
-        params=params,
-    )
+    upload = ("requests.jsonl", lines_of(todo, batches.params))
+    file = batches.call(lambda client: client.files.create(file=upload, purpose="batch"))
+    what = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = batches.call(lambda client: client.batches.create(**what, metadata={"emosafe": digest}))
     journal.event({"batch": batch.id, "requests": len(todo)})
     return batch.id
 
 
-def wait_for(client: openai.OpenAI, batch_id: str, params: AugmentationParams):
+def wait_for(batches: BatchServer, batch_id: str):
     """The batch once it is over.
 
     Raises
     ------
     AugmentationError : it is not over within `batch_wait_seconds`; a later run goes on from here
     """
+    params = batches.params
     end = time.monotonic() + params.batch_wait_seconds
     while True:
-        batch = call(client.batches.retrieve, batch_id, params=params)
+        batch = batches.call(lambda client: client.batches.retrieve(batch_id))
         if batch.status in OVER:
             return batch
         if batch.request_counts:
@@ -116,13 +123,13 @@ def wait_for(client: openai.OpenAI, batch_id: str, params: AugmentationParams):
         time.sleep(min(params.batch_poll_seconds, max(end - time.monotonic(), 0.01)))
 
 
-def fetch(client: openai.OpenAI, batch, requests: dict[str, Request], journal: Journal, params) -> set[str]:
+def fetch(batches: BatchServer, batch, requests: dict[str, Request], journal: Journal) -> set[str]:
     """Write a finished batch's answers to the journal; returns the keys that it spoke of."""
     seen: set[str] = set()
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-        content = call(client.files.content, file_id, params=params).content
-        for line in content.splitlines():
-            answer = read_line(line, requests, params)
+        result = batches.call(lambda client, file_id=file_id: client.files.content(file_id))
+        for line in result.content.splitlines():
+            answer = read_line(line, requests, batches.params)
             if answer and answer.key not in seen and answer.key not in journal.answers:
                 seen.add(answer.key)
                 journal.answered(answer)
@@ -154,23 +161,20 @@ def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal
     ------
     AugmentationError : no usable key or address, a cap that might be exceeded, a batch that failed or is not over yet
     """
-    requests = {request.key: request for request in todo}
-    with server.quiet_clients():
-        http = openai.DefaultHttpx2Client(follow_redirects=False)
-        with openai.OpenAI(**exchange.options_of(params), http_client=http) as client:
-            while todo:
-                todo = todo[:LARGEST]
-                digest = tactics.digest([request.key for request in todo])
-                found = under_way(client, digest, journal, params)
-                if found is None:
-                    cost.check_cap(todo, journal, params)
-                    found = hand_in(client, todo, digest, journal, params)
-                batch = wait_for(client, found, params)
-                if batch.status == "failed":
-                    journal.event({"batch_done": batch.id, "status": batch.status})
-                    remedy = "check augmentation.model; the server names the reason"
-                    raise server.no_more(WHERE, "refused the batch", remedy)
-                seen = fetch(client, batch, requests, journal, params)
-                todo = [r for r in requests.values() if r.key not in journal.answers and r.key not in seen]
-                if not seen:
-                    return
+    requests, batches = {request.key: request for request in todo}, BatchServer(params, len(todo))
+    while todo:
+        todo = todo[:LARGEST]
+        digest = tactics.digest([request.key for request in todo])
+        found = under_way(batches, digest, journal)
+        if found is None:
+            cost.check_cap(todo, journal, params)
+            found = hand_in(batches, todo, digest, journal)
+        batch = wait_for(batches, found)
+        if batch.status == "failed":
+            journal.event({"batch_done": batch.id, "status": batch.status})
+            remedy = "check augmentation.model; the server names the reason"
+            raise server.no_more(WHERE, "refused the batch", remedy)
+        seen = fetch(batches, batch, requests, journal)
+        todo = [r for r in requests.values() if r.key not in journal.answers and r.key not in seen]
+        if not seen:
+            return

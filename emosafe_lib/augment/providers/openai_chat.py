@@ -8,10 +8,11 @@ import time
 from dataclasses import replace
 
 from emosafe_lib.augment import cost, exchange
-from emosafe_lib.augment.journal import Answer, Journal, same_model
+from emosafe_lib.augment.journal import Answer, Journal
 from emosafe_lib.augment.requests import Request
 from emosafe_lib.models.client import ChatClient
-from emosafe_lib.models.server import Refused, TryAgain, decoded
+from emosafe_lib.models.completion import decoded, same_model
+from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.study import progress
 from emosafe_lib.study.errors import ServerError
 from emosafe_lib.study.parameters import AugmentationParams
@@ -37,7 +38,8 @@ class Bookkeeper:
         ServerError : nothing more should be sent
         """
         price = cost.estimate([request], self.params)["cost_usd"]
-        if self.journal.spent_usd + self.reserved + price > self.params.max_cost_usd + 1e-9:
+        lost = self.journal.timeouts * price
+        if self.journal.spent_usd + self.reserved + lost + price > self.params.max_cost_usd + 1e-9:
             what = f"the cap of {self.params.max_cost_usd} US dollars is reached"
             self.client.stop(what, "raise augmentation.max_cost_usd to go on")
             return ""
