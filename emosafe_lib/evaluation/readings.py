@@ -13,7 +13,11 @@ from emosafe_lib.evaluation.scaling import INSUFFICIENT, METRICS
 from emosafe_lib.study.taxonomy import TASKS
 
 OVER_SOURCE = "over_source_name"
-LADDER_NAMES = {"nano": "the nano ladder (teaching models of a few million parameters)", "llama": "the LLaMA ladder"}
+LADDER_NAMES = {
+    "nano": "the nano ladder (teaching models of a few million parameters)",
+    "smollm2": "the SmolLM2 ladder",
+    "llama": "the LLaMA ladder",
+}
 
 
 def headline_rows(table: pd.DataFrame, metrics=METRICS) -> pd.DataFrame:

@@ -32,7 +32,10 @@ CEILING_LIMIT = 0.99
 INSUFFICIENT = "insufficient"
 
 # Pre-training tokens as the model cards state them (Llama 3.2: "up to 9 trillion", Llama 3.1 and 3.3: "15 trillion+").
-STATED_TOKENS = {"llama-1b": 9e12, "llama-3b": 9e12, "llama-8b": 15e12, "llama-70b": 15e12}
+STATED_TOKENS = {
+    **{"llama-1b": 9e12, "llama-3b": 9e12, "llama-8b": 15e12, "llama-70b": 15e12},
+    **{"smollm2-135m": 2e12, "smollm2-360m": 4e12, "smollm2-1.7b": 11e12},
+}
 
 
 def sizes(models: dict[str, ModelParams]) -> pd.DataFrame:

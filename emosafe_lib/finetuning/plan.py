@@ -23,7 +23,10 @@ HERE, MODELS = Path(__file__).parent, Path(checkpoints.__file__).parent
 # What decides the numbers of a run beside its rows and parameters; thresholds and metrics are computed from them anew.
 CODE = (
     *(HERE / f"{name}.py" for name in ("plan", "network", "objective", "trainer", "finetune")),
-    *(MODELS / f"{name}.py" for name in ("batching", "backbone", "precision", "quantization", "classifier", "pooling")),
+    *(
+        MODELS / f"{name}.py"
+        for name in ("batching", "backbone", "gguf_files", "precision", "quantization", "classifier", "pooling")
+    ),
 )
 
 

@@ -1,19 +1,18 @@
-"""Load a backbone: a rung of the nano ladder, a hub checkpoint, an encoder from a package, or a true shape with random
-weights.
+"""Load a backbone: a rung of the nano ladder, a hub checkpoint, an encoder from a package, a GGUF file, or a true shape
+with random weights.
 
 The same functions serve a model of 0.2 million parameters on a laptop and one of 70 billion on a cluster; which one it
-is stands in the model's parameter file. Only safetensors are read, and code from a repository is never run. Where the
-machine cannot do what the file asks for (a GPU, bfloat16, 4-bit weights), the fallback is declared by
+is stands in the model's parameter file. Only safetensors and GGUF are read, and code from a repository is never run.
+Where the machine cannot do what the file asks for (a GPU, bfloat16, 4-bit weights), the fallback is declared by
 `precision.hardware`, so that every result can say what it really ran on.
 """
 
-import importlib.util
 import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from emosafe_lib.models import precision
+from emosafe_lib.models import gguf_files, precision
 from emosafe_lib.models.quantization import is_sharded, keep_narrow_layers_plain, quantization_options
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
@@ -28,7 +27,7 @@ def weights_location(model: ModelParams) -> str:
 
     Raises
     ------
-    ModelError : an asset folder or package is not installed
+    ModelError : an asset folder or package is not installed, or a GGUF file cannot be read
     """
     if model.weights == "assets":
         folder = ASSETS / model.path
@@ -37,11 +36,26 @@ def weights_location(model: ModelParams) -> str:
         return str(folder)
     if model.weights == "package":
         package, _, inside = model.path.partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ModelError(package, "is not installed", "run `make setup`")
-        return str(Path(spec.origin).parent / inside)
+        return str(gguf_files.package_folder(package) / inside)
+    if model.weights == "gguf":
+        with quiet():
+            return str(gguf_files.checkpoint(model))
     return model.path
+
+
+def weights_file(model: ModelParams) -> Path:
+    """The one safetensors file of a model that is not in GGUF; a hub's is downloaded unless it is in its cache.
+
+    Raises
+    ------
+    ModelError : there is none, or there are several
+    """
+    if model.weights == "hub":
+        return gguf_files.from_hub(model, model.path, "model.safetensors")
+    path = Path(weights_location(model)) / "model.safetensors"
+    if not path.is_file():
+        raise ModelError(model.name, "weights_sha256 needs weights in one safetensors file", "leave it out")
+    return path
 
 
 def hub_options(model: ModelParams) -> dict:
@@ -95,7 +109,8 @@ def readable_errors(model: ModelParams):
             raise
         raise ModelError(model.path, "wants to run its own code", "name a model that transformers knows") from None
     except SafetensorError:
-        raise ModelError(model.path, "its weights are damaged", "fetch or train them again") from None
+        remedy = "delete the cache folder" if model.weights == "gguf" else "fetch or train them again"
+        raise ModelError(model.path, "its weights are damaged", remedy) from None
     except OSError:
         if model.weights != "hub":
             raise ModelError(model.path, "holds no readable safetensors model", "install or train it again") from None
@@ -154,7 +169,7 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
 
     Raises
     ------
-    ModelError : weights absent or damaged, or a repository that wants to run its own code
+    ModelError : weights absent, damaged or not those of `weights_sha256`, or a repository that wants to run its own code
     """
     dtype = dtype or precision.pick_dtype(model)
     if model.weights == "random":
@@ -165,6 +180,8 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
         config = shape_config(model)
         config.update(options)
         return auto_class.from_config(config, dtype=dtype).to(precision.pick_device(model)).eval()
+    if model.weights_sha256 and model.weights != "gguf":
+        gguf_files.refuse_other_bytes(model, weights_file(model))
     options |= hub_options(model) | quantization_options(model)
     with quiet(), readable_errors(model):
         network = auto_class.from_pretrained(weights_location(model), dtype=dtype, use_safetensors=True, **options)

@@ -12,12 +12,13 @@ import json
 from functools import cache
 from pathlib import Path
 
+from emosafe_lib.models import gguf_files
 from emosafe_lib.models.backbone import quiet, weights_location
 from emosafe_lib.models.classifier import classifier_class, load_classifier
 from emosafe_lib.models.precision import pick_device, trained_dtype
 from emosafe_lib.models.quantization import spare_bitsandbytes
 from emosafe_lib.study.errors import ModelError, TrainingError
-from emosafe_lib.study.files import file_sha256, replacing, write_json
+from emosafe_lib.study.files import file_sha256, known_sha256, replacing, write_json
 from emosafe_lib.study.parameters import ModelParams
 
 SEAL = "sealed.json"
@@ -148,6 +149,9 @@ def base_digest(model: ModelParams) -> str:
 
     if model.weights == "random":
         return text_digest("random", model.shape.model_dump_json())
+    if model.weights == "gguf":
+        path = gguf_files.gguf_file(model)
+        return text_digest(path.name, known_sha256(path), str(gguf_files.VERSION))
     folder = Path(weights_location(model))
     if folder.is_dir():
         files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer.json"))]

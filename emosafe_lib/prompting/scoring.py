@@ -168,7 +168,7 @@ def scoring_code(model: ModelParams) -> list[Path]:
     common = [here / f"{name}.py" for name in ("scoring", "backends", "wordings")]
     if model.backend == "openai":
         return [*common, here / "served.py", here / "label_reading.py", data / "pseudonyms.py"]
-    local = [models / f"{name}.py" for name in ("backbone", "precision", "quantization", "batching")]
+    local = [models / f"{name}.py" for name in ("backbone", "gguf_files", "precision", "quantization", "batching")]
     return [*common, *local] if model.family == "encoder" else [*common, *local, here / "shared_prefix.py"]
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from emosafe_lib.study.errors import EmosafeError, StageError
@@ -22,6 +23,18 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, read in pieces."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """SHA-256 of a large file, read once a process as long as its size and time stay the same."""
+    facts = Path(path).stat()
+    return sha256_at(path, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def sha256_at(path: Path, size: int, time: int) -> str:
+    """`file_sha256`, remembered for a file of this size and time."""
+    return file_sha256(path)
 
 
 @contextmanager

@@ -30,19 +30,21 @@ from emosafe_lib.study.errors import ParameterError
 from emosafe_lib.study.paths import project_root, without_braces
 from emosafe_lib.study.yaml_files import read_yaml, refuse_secrets
 
-NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 RELATIVE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_./-]*)?$"
+WEIGHTS_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_./-]*(:[A-Za-z0-9_][A-Za-z0-9_./-]*)?)?$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 def stays_below(path: str) -> str:
     """Refuse `..`, so that a relative path cannot climb out of its folder."""
-    if ".." in path.split("/"):
+    if ".." in re.split("[/:]", path):
         raise ValueError("must not contain ..")
     return path
 
 
 RelativePath = Annotated[str, StringConstraints(pattern=RELATIVE_PATH, max_length=200), AfterValidator(stays_below)]
+WeightsPath = Annotated[str, StringConstraints(pattern=WEIGHTS_PATH, max_length=200), AfterValidator(stays_below)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
@@ -325,21 +327,23 @@ class ModelParams(Section):
     family: Literal["llama", "encoder"] = Field(
         description="A causal language model, or an encoder such as BERT.", examples=["llama"]
     )
-    ladder: Literal["nano", "llama", "none"] = Field("none", description="The scaling curve that the model belongs to.")
-    weights: Literal["assets", "hub", "package", "random"] = Field(
-        description="Where weights come from: this package, the hub, a Python package, or chance, which needs a shape.",
+    ladder: Name = Field(
+        "none", description="The scaling curve that the model belongs to, by any name; `none` is no curve."
+    )
+    weights: Literal["assets", "hub", "package", "gguf", "random"] = Field(
+        description="From where: assets here, the hub, a Python package, a GGUF file, or chance, which needs a shape.",
         examples=["assets"],
     )
-    path: RelativePath = Field(
+    path: WeightsPath = Field(
         "",
-        description="The asset folder, hub repository or package of the weights, or the server's name for the model.",
+        description="Asset folder, hub repository or package; of GGUF `package:file`, `owner/name:file` or a file's path.",
         examples=["nano/nano-1"],
     )
     revision: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The hub's commit, tag or branch; null takes main."
     )
     weights_sha256: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="Noted in manifests, and not compared with the weights."
+        None, pattern=r"^[0-9a-f]{64}$", description="The digest that the one file of weights must have."
     )
     shape: ShapeParams | None = Field(None, description="The shape of a LLaMA; the weights' own configuration if null.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -367,6 +371,8 @@ class ModelParams(Section):
             raise ValueError("weights: random needs a shape")
         if self.weights != "random" and not self.path:
             raise ValueError(f"weights: {self.weights} needs a path")
+        if ":" in self.path and self.weights != "gguf" and self.backend == "transformers":
+            raise ValueError(f"path: only weights: gguf names a file after a colon, and weights is {self.weights}")
         return self
 
     @model_validator(mode="after")
@@ -471,7 +477,7 @@ def file_of(kind: Literal["study", "models"], name: str | Path) -> Path:
     """The parameter file of that name (`sample`) or path, whether or not it exists."""
     by_path = str(name).endswith((".yaml", ".yml"))
     if not by_path and not re.fullmatch(NAME, str(name)):
-        raise ParameterError(f"params/{kind}", f"{str(name)[:60]!r} is not a name", "use letters, digits, - and _")
+        raise ParameterError(f"params/{kind}", f"{str(name)[:60]!r} is not a name", "use letters, digits, ., - and _")
     return without_braces(Path(name)) if by_path else project_root() / "params" / kind / f"{name}.yaml"
 
 

@@ -67,6 +67,13 @@ def outputs_root() -> Path:
     return folder_named("EMOSAFE_OUTPUTS", "outputs")
 
 
+def cache_root() -> Path:
+    """Where is kept what can be made again: `EMOSAFE_CACHE`, else the user's cache folder. It may be deleted at any time."""
+    import pooch
+
+    return folder_named("EMOSAFE_CACHE", str(pooch.os_cache("emosafe")))
+
+
 def stage_folder(study: str, stage: str, model: str | None = None, outputs: Path | None = None) -> Path:
     """`outputs/<study>/<stage>` or `outputs/<study>/<model>/<stage>`."""
     base = (outputs or outputs_root()) / study

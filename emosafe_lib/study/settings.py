@@ -13,7 +13,15 @@ from pathlib import Path
 
 from emosafe_lib.study.errors import ParameterError
 from emosafe_lib.study.files import replacing
-from emosafe_lib.study.parameters import FOLDERS, NAME, RELATIVE_PATH, ModelParams, StudyParams, settings_of
+from emosafe_lib.study.parameters import (
+    FOLDERS,
+    NAME,
+    RELATIVE_PATH,
+    WEIGHTS_PATH,
+    ModelParams,
+    StudyParams,
+    settings_of,
+)
 from emosafe_lib.study.paths import project_root
 
 BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
@@ -26,7 +34,7 @@ TYPES = {
     "null": "null",
 }
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-PATTERNS = {NAME: "a name of a-z, 0-9, - and _", RELATIVE_PATH: "a relative path"}
+PATTERNS = {NAME: "a name of a-z, 0-9, ., - and _", RELATIVE_PATH: "a relative path", WEIGHTS_PATH: "as described"}
 HEAD = """\
 # All settings of a file in {folder}/, with their defaults. Copy this file there or, better, the lines that you change:
 # what a file does not name keeps its default. Written by `make params` from emosafe_lib/study/parameters.py.

@@ -77,7 +77,7 @@ def test_a_list_is_no_study_and_no_model(schema):
         ("data.own_sources", "a list, each the settings below"),
         ("data.own_sources.role", "one of train, external"),
         ("title", "text of at most 120 characters"),
-        ("name", "a name of a-z, 0-9, - and _"),
+        ("name", "a name of a-z, 0-9, ., - and _"),
     ],
 )
 def test_types_and_ranges_are_told_in_words(path, words):

@@ -317,7 +317,7 @@ def test_the_workflow_runs_every_small_model_and_refuses_an_unknown_one():
     listing = [sys.executable, str(toy.ROOT / ".ci" / "models.py")]
     said = subprocess.run(listing, capture_output=True, text=True, env=os.environ | {"ASKED": "llama-1b llama-70b"})
     lists = {line.partition("=")[0]: json.loads(line.partition("=")[2]) for line in said.stdout.splitlines()}
-    assert lists["small"] == ["minilm", "nano-1", "nano-2", "nano-3", "nano-4"]
+    assert lists["small"] == ["minilm", "nano-1", "nano-2", "nano-3", "nano-4", "smollm2-135m"]
     assert lists["asked"] == ["llama-1b", "llama-70b"]
     refused = subprocess.run(listing, capture_output=True, text=True, env=os.environ | {"ASKED": "x; rm -rf /"})
     assert refused.returncode == 1 and "no file for" in refused.stderr
