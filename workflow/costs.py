@@ -9,7 +9,7 @@ from emosafe_lib.finetuning.plan import runs_of
 from emosafe_lib.finetuning.trainer import epochs_of
 from emosafe_lib.models import capacity
 from emosafe_lib.models.capacity import count_parameters, on_meta
-from emosafe_lib.prompting.scoring import SHARD_ROWS, ways_of_asking
+from emosafe_lib.prompting.scoring import SHARD_ROWS, shots_of, ways_of_asking
 from emosafe_lib.prompting.wordings import INSTRUCTIONS, VERBALIZERS, questions_of
 from emosafe_lib.study import stage
 from emosafe_lib.study.errors import EmosafeError
@@ -93,10 +93,10 @@ def text_tokens(rows: Rows | None, cap: int) -> float:
     return min(cap, rows.text_tokens) if rows and rows.text_tokens else float(cap)
 
 
-def prompt_tokens(task: str, variant: str, setting: str, shots: int) -> tuple[float, float]:
+def prompt_tokens(task: str, variant: str, shots: int) -> tuple[float, float]:
     """Tokens of the prefix, before its exemplars are cut to a context, and of all questions with their answers."""
     prefix, questions = len(INSTRUCTIONS[task, variant]) / CHARACTERS_PER_TOKEN, questions_of(task, variant)
-    if setting == "few-shot":
+    if shots:
         turns = len(questions) * shots * len(VERBALIZERS[task])
         prefix += turns * (SHOWN_TOKENS + FRAME_TOKENS)
     asked = sum(len(words) / CHARACTERS_PER_TOKEN + FRAME_TOKENS for words in {q.words for q in questions})
@@ -113,7 +113,7 @@ def prompting_tokens(study: StudyParams, model: ModelParams, rows: Rows | None) 
     messages, total = sum(parts), 0.0
     readings = 1 + (0 if math.isnan(messages) else sum(math.ceil(n / SHARD_ROWS) for n in parts))
     for way in ways_of_asking(settings):
-        prefix, asked = prompt_tokens(way["task"], way["variant"], way["setting"], settings.shots_per_class)
+        prefix, asked = prompt_tokens(way["task"], way["variant"], shots_of(settings, way["setting"]))
         if model.family == "encoder":
             prefix, asked = 0.0, 0.0
         prefix = min(prefix, model.context_tokens)

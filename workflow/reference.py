@@ -242,10 +242,16 @@ def score_text(scores: pd.DataFrame, model: str, task: str, setting: str) -> str
 
 
 def verdicts(copies: Sequence[Path]) -> list[list[str]]:
-    """Each of the paper's claims and its verdict in every study."""
+    """Each of the paper's claims and its verdicts in every study, by the paper's own words and by our stricter measure."""
     found = [json.loads((place / "claims.json").read_text(encoding="utf-8")) for place in copies]
     names = front_page.claims_in_order(found[0])
-    return [[found[0][name]["claim"], *(each.get(name, {}).get("verdict", "–") for each in found)] for name in names]
+    return [[found[0][name]["claim"], *(verdict_text(each.get(name, {})) for each in found)] for name in names]
+
+
+def verdict_text(claim: dict) -> str:
+    """A claim's verdict, after the one by the paper's own words where that is another."""
+    both = [(claim.get("paper") or claim).get("verdict", "–"), claim.get("verdict", "–")]
+    return " / ".join(dict.fromkeys(both))
 
 
 def write_readme(path: Path | None = None) -> None:

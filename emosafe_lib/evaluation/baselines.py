@@ -1,4 +1,4 @@
-"""What a model has to beat: five baselines that know next to nothing, or next to no language.
+"""What a model has to beat: seven baselines that know next to nothing, or next to no language.
 
 A merged corpus gives itself away. Its sources differ in labels, length and topic, so the name of a text's source, or
 how long it is, already predicts a good part of a pooled score. These baselines put a number on that, and TF-IDF with
@@ -48,6 +48,16 @@ def fit_majority(train: pd.DataFrame, task: str) -> Predictor:
     at least half of the rows that were asked about it have it."""
     shares = label_shares(train, task)
     return lambda rows: np.tile(shares, (len(rows), 1))
+
+
+def fit_always(answer: float) -> Callable[[pd.DataFrame, str], Predictor]:
+    """A filter that reads nothing: every message is unsafe and touches every category (1.0), or is safe and touches none."""
+
+    def fit(train: pd.DataFrame, task: str) -> Predictor:
+        row = [1 - answer, 0.0, answer] if task == "safety" else [answer] * len(CATEGORIES)
+        return lambda rows: np.tile(row, (len(rows), 1))
+
+    return fit
 
 
 def fit_source(train: pd.DataFrame, task: str) -> Predictor:
@@ -167,6 +177,8 @@ def spread(model, features, classes) -> np.ndarray:
 
 # name -> (fit, whether thresholds are chosen on validation rows)
 BASELINES: dict[str, tuple[Callable[[pd.DataFrame, str], Predictor], bool]] = {
+    "always-safe": (fit_always(0.0), False),
+    "always-unsafe": (fit_always(1.0), False),
     "majority": (fit_majority, False),
     "source": (fit_source, True),
     "length": (fit_length, True),
@@ -174,6 +186,8 @@ BASELINES: dict[str, tuple[Callable[[pd.DataFrame, str], Predictor], bool]] = {
     "tfidf": (fit_tfidf, True),
 }
 BASELINE_TITLES = {
+    "always-safe": "Always safe",
+    "always-unsafe": "Always unsafe",
     "majority": "Majority class",
     "source": "Source name only",
     "length": "Text length only",

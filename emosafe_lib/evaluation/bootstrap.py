@@ -185,22 +185,24 @@ def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: 
     chosen, ranks = metrics.penalised(truth, answers)
     real, known = truth.categories, truth.known
     cells = np.hstack([real & chosen & known, ~real & chosen & known, real & ~chosen & known]).astype(float)
-    sums = by_group(np.hstack([cells, row_columns(truth, answers, chosen, ranks)]), codes, groups)
+    sums = by_group(np.hstack([cells, known, row_columns(truth, answers, chosen, ranks)]), codes, groups)
     inside = source_parts(truth, answers, codes, cells)
     rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]], groups) for c in range(6)]
     names = [("macro_f1", ""), *(("f1", name) for name in CATEGORIES), ("micro_f1", "")]
     names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), *within_names(inside)]
     names += [("macro_auprc", ""), *(("auprc", name) for name in CATEGORIES)]
+    names += [("accuracy", ""), *(("accuracy", name) for name in CATEGORIES)]
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         total = (weights @ sums).astype(float)
-        counts, rest = total[:, :18].reshape(-1, 3, 6), total[:, 18:]
+        counts, asked, rest = total[:, :18].reshape(-1, 3, 6), total[:, 18:24], total[:, 24:]
         f1, micro = category_f1(counts), category_f1(counts.sum(axis=2, keepdims=True))[:, 0]
         shares = [ratio(rest[:, 0], rest[:, 1]), ratio(rest[:, 2], rest[:, 3]), calibration(rest[:, 5:], rest[:, 4])]
-        columns = np.ascontiguousarray(weights.T)
-        auprc = np.stack([ranking.average_precision(columns) for ranking in rankings], axis=1)
-        inner = within(weights, inside, category_f1)
-        return np.stack([average(f1), *f1.T, micro, *shares, *inner, average(auprc), *auprc.T], axis=1)
+        by_resample = np.ascontiguousarray(weights.T)
+        auprc = np.stack([ranking.average_precision(by_resample) for ranking in rankings], axis=1)
+        accuracy = 1 - ratio(counts[:, 1] + counts[:, 2], asked)
+        columns = [average(f1), *f1.T, micro, *shares, *within(weights, inside, category_f1), average(auprc), *auprc.T]
+        return np.stack([*columns, accuracy.mean(axis=1), *accuracy.T], axis=1)
 
     return Measure(names, evaluate)
 

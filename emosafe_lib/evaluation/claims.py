@@ -1,8 +1,11 @@
 """The paper's five claims as executable checks.
 
-Each check is a function of the evidence and one ladder of sizes. It returns a verdict (supported, contradicted, cannot
-tell), the numbers behind it and the test in words. "Cannot tell" is an answer: missing runs, too few sizes or an
-interval that holds zero lead to it. A verdict speaks of the ladder it was computed on and of nothing else.
+Each check is a function of the evidence, one ladder of sizes and a yardstick. It returns a verdict (supported,
+contradicted, cannot tell), the numbers behind it and the test in words. Every claim is measured twice: by the paper's own
+words (accuracy, its three categories, the large model shown examples) and by a stricter yardstick, under which neither
+the majority answer nor a source's name earns anything. "Cannot tell" is an answer: missing runs, too few sizes or an
+interval that holds zero lead to it, and `reason` says whether the study could have told. A verdict speaks of the ladder
+it was computed on and of nothing else.
 """
 
 import math
@@ -11,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.evaluation import paper, power
 from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.paired_tests import Difference
@@ -22,8 +26,7 @@ from emosafe_lib.study.parameters import ModelParams, load_model
 from emosafe_lib.study.taxonomy import CATEGORIES, TASKS
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
-# A pooled score of a merged corpus rewards guessing the source, so verdicts rest on the score within sources.
-METRIC = "within_source_macro_f1"
+NO_RUNS = "runs missing"
 MEMORY_LIMIT_GB = 2.0
 MEMORY_MODEL = "llama-1b"
 SEVERAL = 2
@@ -35,6 +38,32 @@ STATEMENTS = {
     "fits_two_gigabytes": "The 1B model needs less than 2 GB of memory at inference.",
     "small_is_viable": "A small on-device model is a viable, privacy-preserving choice.",
 }
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What "stronger" and "level" mean.
+
+    Attributes
+    ----------
+    metric : of a task as a whole, in claims 1, 2 and 5
+    label_metric : of one category, in claim 3
+    also : further metrics of safety that claim 5 asks for
+    categories : the high-data categories; empty for the half with the most positive training rows
+    words : whether rivals are the paper's: the largest model shown examples and BERT. Otherwise they are every larger
+        model and the encoder, trained as the smallest is, and TF-IDF must be beaten
+    """
+
+    metric: str
+    label_metric: str
+    also: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    words: bool = False
+
+
+PAPER = Yardstick("accuracy", "accuracy", categories=paper.NAMED, words=True)
+# A pooled score of a merged corpus rewards guessing the source, so strict verdicts rest on the score within sources.
+STRICT = Yardstick("within_source_macro_f1", "f1", also=("unsafe_recall",))
 # The settings whose runs a claim looks at; the memory claim looks at none.
 RESTS_ON = {
     "larger_is_stronger": SCALED_SETTINGS,
@@ -58,6 +87,9 @@ class Claim:
     test : how it was decided, in words
     because : one sentence with the numbers
     missing : runs of the ladder that it had to do without, "model: task, setting"
+    reason : why it cannot be told: "runs missing", "underpowered" or "near the margin"; empty for any other verdict
+    power : what the test could have shown: `detectable` differences and the `chance` of a verdict within the margin
+    paper : the same claim measured by the paper's own words
     """
 
     claim: str
@@ -67,16 +99,25 @@ class Claim:
     test: str = ""
     because: str = ""
     missing: list[str] = field(default_factory=list)
+    reason: str = ""
+    power: dict = field(default_factory=dict)
+    paper: "Claim | None" = None
 
 
 def check_all(evidence: Evidence, ladder: str) -> dict[str, Claim]:
-    """The five claims for one ladder, by name."""
+    """The five claims for one ladder, by name, each by the strict yardstick with the paper's own beside it."""
+    strict, words = (measured_by(evidence, ladder, yardstick) for yardstick in (STRICT, PAPER))
+    return {name: replace(claim, paper=words[name]) for name, claim in strict.items()}
+
+
+def measured_by(evidence: Evidence, ladder: str, yardstick: Yardstick) -> dict[str, Claim]:
+    """The five claims for one ladder by one yardstick."""
     claims = {
-        "larger_is_stronger": larger_is_stronger(evidence, ladder),
-        "most_in_categories_and_zero_shot": most_in_categories_and_zero_shot(evidence, ladder),
-        "tuned_small_is_level": tuned_small_is_level(evidence, ladder),
+        "larger_is_stronger": larger_is_stronger(evidence, ladder, yardstick),
+        "most_in_categories_and_zero_shot": most_in_categories_and_zero_shot(evidence, ladder, yardstick),
+        "tuned_small_is_level": tuned_small_is_level(evidence, ladder, yardstick),
         "fits_two_gigabytes": fits_two_gigabytes(),
-        "small_is_viable": small_is_viable(evidence, ladder),
+        "small_is_viable": small_is_viable(evidence, ladder, yardstick),
     }
     return {name: with_gaps(claim, gaps_of_claim(evidence, ladder, name)) for name, claim in claims.items()}
 
@@ -119,8 +160,9 @@ def plain(value):
 
 
 def numbers_of(found: Difference) -> dict:
-    """A difference as numbers for `claims.json`."""
-    return {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
+    """A difference as numbers for `claims.json`, with the smallest true one that would have been found."""
+    numbers = {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
+    return numbers | {"detectable": float(power.detectable(found.error))}
 
 
 def spoken(found: Difference) -> str:
@@ -150,44 +192,68 @@ def present(evidence: Evidence, ladder: str) -> list[str]:
 
 def cannot_tell(name: str, ladder: str, why: str, test: str) -> Claim:
     """A claim about which the evidence allows no statement."""
-    return Claim(STATEMENTS[name], ladder, CANNOT_TELL, {}, test, why)
+    return Claim(STATEMENTS[name], ladder, CANNOT_TELL, {}, test, why, reason=NO_RUNS)
 
 
-def larger_is_stronger(evidence: Evidence, ladder: str) -> Claim:
+def settled(name: str, ladder: str, verdict: str, numbers: dict, test: str, because: str, chance: float) -> Claim:
+    """A claim that was tested; an open one says whether it could have been told, by the chance of telling."""
+    why = power.reason(chance) if verdict == CANNOT_TELL else ""
+    because += f"; {why}: a chance of {chance:.0%} to tell" if why and not math.isnan(chance) else ""
+    numbers_of_power = {"chance": chance, "power": power.POWER}
+    return Claim(STATEMENTS[name], ladder, verdict, numbers, test, because, reason=why, power=numbers_of_power)
+
+
+def chance_of_margin(evidence: Evidence, *found: Difference) -> float:
+    """The chance that tests would each have found a difference as large as the study's margin: that of the weakest."""
+    settings = evidence.study.analysis
+    return min(
+        power.chance_of_difference(settings.margin, each.error, confidence=settings.confidence) for each in found
+    )
+
+
+def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
     """Claim 1: score averaged over tasks and settings; rank correlation with size, and largest against smallest."""
-    name, models = "larger_is_stronger", present(evidence, ladder)
-    test = "Kendall's tau of size and mean score, and largest minus smallest, both by paired bootstrap over groups"
+    name, models, metric = "larger_is_stronger", present(evidence, ladder), yardstick.metric
+    test = (
+        f"Kendall's tau of size and mean {spelled(metric)}, and largest minus smallest, by paired bootstrap over groups"
+    )
     shared = complete_settings(evidence, models) if models else []
     if len(models) < MIN_SIZES or not shared:
         return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
     share = 1 / len(shared)
-    means = [evidence_mean(evidence, model, shared) for model in models]
+    means = [evidence_mean(evidence, model, shared, metric) for model in models]
     gain = evidence.contrast(
-        [(sign * share, Cell(m, t, s)) for m, sign in ((models[-1], 1), (models[0], -1)) for t, s in shared], METRIC
+        [(sign * share, Cell(m, t, s)) for m, sign in ((models[-1], 1), (models[0], -1)) for t, s in shared], metric
     )
     count = np.array([evidence.parameters[model] for model in models], float)
     values, draws = np.array([mean[0] for mean in means]), np.array([mean[1] for mean in means])
     low, high = interval(kendall(count, draws), evidence.study.analysis.confidence)
     tau = float(kendall(count, values))
-    numbers = {"models": models, "mean_score": dict(zip(models, values, strict=True)), "metric": METRIC}
+    numbers = {"models": models, "mean_score": dict(zip(models, values, strict=True)), "metric": metric}
     numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(gain)}
     numbers |= {"averaged_over": [f"{task}, {setting}" for task, setting in shared]}
     because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
     verdict = verdict_of(int(low > 0) - int(high < 0), gain.clear)
-    return Claim(STATEMENTS[name], ladder, verdict, numbers, test, because + spoken(gain))
+    chance = chance_of_margin(evidence, gain)
+    return settled(name, ladder, verdict, numbers, test, because + spoken(gain), chance)
 
 
-def evidence_mean(evidence: Evidence, model: str, pairs: list[tuple[str, str]]) -> tuple[float, np.ndarray]:
+def evidence_mean(
+    evidence: Evidence, model: str, pairs: list[tuple[str, str]], metric: str
+) -> tuple[float, np.ndarray]:
     """A model's score averaged over tasks and settings, with its draws."""
     scores = [evidence.score(Cell(model, task, setting)) for task, setting in pairs]
-    values = [score.values[METRIC, ""] for score in scores]
-    return float(np.mean(values)), np.mean([score.draws[METRIC, ""] for score in scores], axis=0)
+    values = [score.values[metric, ""] for score in scores]
+    return float(np.mean(values)), np.mean([score.draws[metric, ""] for score in scores], axis=0)
 
 
-def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str) -> Claim:
-    """Claim 2: two differences of differences, each in plain F1 points of largest minus smallest."""
+def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
+    """Claim 2: two differences of differences, each in plain points of largest minus smallest."""
     name, models = "most_in_categories_and_zero_shot", present(evidence, ladder)
-    test = "gain from size (largest minus smallest) in one task or setting minus the others, paired bootstrap"
+    test = (
+        f"gain from size in {spelled(yardstick.metric)} (largest minus smallest) in one task or setting minus the others, "
+        "paired bootstrap"
+    )
     if len(models) < MIN_SIZES:
         return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
     small, large = models[0], models[-1]
@@ -203,11 +269,12 @@ def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str) -> Claim:
     across_settings = gain_terms(small, large, {(task, "zero-shot"): 1 / 2 for task in TASKS}) + gain_terms(
         small, large, {(task, s): -1 / (2 * len(others)) for task in TASKS for s in others}
     )
-    first, second = evidence.contrast(across_tasks, METRIC), evidence.contrast(across_settings, METRIC)
-    numbers = {"smallest": small, "largest": large, "metric": METRIC, "settings": both}
+    first, second = (evidence.contrast(terms, yardstick.metric) for terms in (across_tasks, across_settings))
+    numbers = {"smallest": small, "largest": large, "metric": yardstick.metric, "settings": both}
     numbers |= {"categories_minus_safety": numbers_of(first), "zero_shot_minus_others": numbers_of(second)}
     because = f"extra gain in categories {spoken(first)}, in zero-shot {spoken(second)}"
-    return Claim(STATEMENTS[name], ladder, verdict_of(first.clear, second.clear), numbers, test, because)
+    verdict, chance = verdict_of(first.clear, second.clear), chance_of_margin(evidence, first, second)
+    return settled(name, ladder, verdict, numbers, test, because, chance)
 
 
 def gain_terms(small: str, large: str, weights: dict[tuple[str, str], float]) -> list[tuple[float, Cell]]:
@@ -217,46 +284,70 @@ def gain_terms(small: str, large: str, weights: dict[tuple[str, str], float]) ->
     return plus + [(-weight, Cell(small, task, setting)) for weight, task, setting in pairs]
 
 
-def high_data_categories(evidence: Evidence) -> list[str]:
-    """The half of the categories with the most known positives in training."""
+def spelled(metric: str) -> str:
+    """A metric's name in a sentence."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def rivals_of(evidence: Evidence, ladder: str, own: Cell, words: bool) -> dict[str, Cell]:
+    """Whom the smallest trained model is held against, by the name that tables give them; some may have no runs."""
+    models = present(evidence, ladder)
+    encoders = [m for m in evidence.models if evidence.family(m) == "encoder"]
+    if not words:
+        return {m: own._replace(model=m) for m in [*models[1:], *encoders]}
+    large = {m: paper.shown_examples(evidence, m, own.task) for m in models[1:][-1:]}
+    shown = {f"{m}, {cell.setting}": cell for m, cell in large.items()}
+    return shown | {m: own._replace(model=m) for m in encoders}
+
+
+def high_data_categories(evidence: Evidence, yardstick: Yardstick = STRICT) -> list[str]:
+    """The categories that the paper names, or the half with the most known positives in training."""
+    if yardstick.categories:
+        return [name for name in yardstick.categories if evidence.support[name]]
     ranked = sorted(CATEGORIES, key=lambda name: -evidence.support[name])
     return [name for name in ranked[: len(CATEGORIES) // 2] if evidence.support[name]]
 
 
-def tuned_small_is_level(evidence: Evidence, ladder: str) -> Claim:
+def tuned_small_is_level(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
     """Claim 3: non-inferiority of the smallest fine-tuned model, category by category, within the study's margin."""
-    name, models = "tuned_small_is_level", present(evidence, ladder)
-    margin = evidence.study.analysis.margin
+    name, models, metric = "tuned_small_is_level", present(evidence, ladder), yardstick.label_metric
+    settings = evidence.study.analysis
+    margin = settings.margin
+    whose = "the largest's that was shown examples and the encoder's" if yardstick.words else "each fine-tuned rival's"
     test = (
-        f"F1 of the smallest fine-tuned model minus each fine-tuned rival's; level if its interval is above -{margin}"
+        f"{'F1' if metric == 'f1' else metric} of the smallest fine-tuned model minus {whose}; level if its interval "
     )
-    encoders = [m for m in evidence.models if evidence.family(m) == "encoder"]
-    rivals = [m for m in [*models[1:], *encoders] if evidence.keys(Cell(m, "categories", "fine-tuned"))]
+    test += f"is above -{margin}"
     own = Cell(models[0], "categories", "fine-tuned") if models else None
-    have_larger, have_encoder = any(m in models for m in rivals), any(m in encoders for m in rivals)
+    rivals = (
+        {m: cell for m, cell in rivals_of(evidence, ladder, own, yardstick.words).items() if evidence.keys(cell)}
+        if own
+        else {}
+    )
+    have_larger = any(cell.model in models for cell in rivals.values())
+    have_encoder = any(evidence.family(cell.model) == "encoder" for cell in rivals.values())
     if own is None or not evidence.keys(own) or not have_larger or not have_encoder:
         return cannot_tell(
             name, ladder, "fine-tuned runs of the smallest, a larger and an encoder model are needed", test
         )
-    categories = high_data_categories(evidence)
+    categories = high_data_categories(evidence, yardstick)
     if len(categories) < SEVERAL:
         why = f"{len(categories)} high-data categories have positive training rows, {SEVERAL} are needed"
         return cannot_tell(name, ladder, why, test)
-    numbers, level, behind = {"margin": margin, "smallest": models[0], "categories": {}}, [], []
-    for category in categories:
-        found = {m: evidence.contrast([(1, own), (-1, own._replace(model=m))], "f1", category) for m in rivals}
-        numbers["categories"][category] = {m: numbers_of(difference) for m, difference in found.items()}
-        if all(difference.low > -margin for difference in found.values()):
-            level.append(category)
-        if any(difference.high < -margin for difference in found.values()):
-            behind.append(category)
-    numbers |= {"level": level, "behind": behind}
-    possible = len(numbers["categories"]) - len(behind)
+    found = {
+        category: {m: evidence.contrast([(1, own), (-1, cell)], metric, category) for m, cell in rivals.items()}
+        for category in categories
+    }
+    level = [c for c, gaps in found.items() if all(gap.low > -margin for gap in gaps.values())]
+    behind = [c for c, gaps in found.items() if any(gap.high < -margin for gap in gaps.values())]
+    numbers = {"margin": margin, "smallest": models[0], "metric": metric, "level": level, "behind": behind}
+    numbers["categories"] = {c: {m: numbers_of(gap) for m, gap in gaps.items()} for c, gaps in found.items()}
+    possible = len(found) - len(behind)
     verdict = SUPPORTED if len(level) >= SEVERAL else CONTRADICTED if possible < SEVERAL else CANNOT_TELL
-    because = (
-        f"level in {len(level)}, clearly behind in {len(behind)} of {len(numbers['categories'])} high-data categories"
-    )
-    return Claim(STATEMENTS[name], ladder, verdict, numbers, test, f"{because}, against {', '.join(rivals)}")
+    because = f"level in {len(level)}, clearly behind in {len(behind)} of {len(found)} high-data categories"
+    draws = np.stack([np.stack([gap.draws for gap in gaps.values()], axis=1) for gaps in found.values()], axis=1)
+    chance = power.chance_of_level(draws, margin, settings.confidence, SEVERAL)
+    return settled(name, ladder, verdict, numbers, test, f"{because}, against {', '.join(rivals)}", chance)
 
 
 def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
@@ -282,41 +373,48 @@ def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
     return Claim(STATEMENTS[name], ladder, SUPPORTED if below else CONTRADICTED, numbers, test, because)
 
 
-def small_is_viable(evidence: Evidence, ladder: str) -> Claim:
-    """Claim 5: the smallest fine-tuned model beats TF-IDF, is no worse than the encoder and the largest model in safety
-    and in recall of unsafe messages, and fits (claim 4's test on it). Privacy follows from running locally and is no
-    question of scores.
+def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
+    """Claim 5: the smallest fine-tuned model is no worse on safety than the encoder and the largest model, and fits
+    (claim 4's test on it); the strict yardstick also asks that it beat TF-IDF and miss no more unsafe messages. Privacy
+    follows from running locally and is no question of scores.
     """
-    name, models = "small_is_viable", present(evidence, ladder)
-    margin = evidence.study.analysis.margin
+    name, models, metric = "small_is_viable", present(evidence, ladder), yardstick.metric
+    settings = evidence.study.analysis
+    margin, asked = settings.margin, (metric, *yardstick.also)
     test = (
-        f"smallest fine-tuned model on safety: above TF-IDF, within {margin} of each encoder and of the largest model "
-        "in macro-F1 and in unsafe recall; and under 2 GB of memory"
+        f"smallest fine-tuned model on safety: {'' if yardstick.words else 'above TF-IDF, '}within {margin} of each encoder "
+        f"and of the largest model in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
     )
-    encoders = [m for m in evidence.models if evidence.family(m) == "encoder"]
     own = Cell(models[0], "safety", "fine-tuned") if models else None
     if own is None or len(models) < 2 or not evidence.keys(own):
         return cannot_tell(name, ladder, "a fine-tuned run of the smallest and of a larger model is needed", test)
-    over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], METRIC)
-    rivals = [m for m in [models[-1], *encoders] if evidence.keys(own._replace(model=m))]
-    untrained = [m for m in [models[-1], *(encoders or ["an encoder"])] if m not in rivals]
+    wanted = rivals_of(evidence, ladder, own, yardstick.words)
+    wanted = {m: cell for m, cell in wanted.items() if cell.model not in models[1:-1]}
+    rivals = {m: cell for m, cell in wanted.items() if evidence.keys(cell)}
+    untrained = [m for m in wanted if m not in rivals]
+    untrained += [] if any(evidence.family(cell.model) == "encoder" for cell in wanted.values()) else ["an encoder"]
+    over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], metric)
     if over is None or not rivals:
         return cannot_tell(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
     gaps = {
-        f"{METRIC_NAMES[metric]} against {m}": evidence.contrast([(1, own), (-1, own._replace(model=m))], metric)
-        for m in rivals
-        for metric in (METRIC, "unsafe_recall")
+        f"{spelled(each)} against {m}": evidence.contrast([(1, own), (-1, cell)], each)
+        for m, cell in rivals.items()
+        for each in asked
     }
     clear = [int(gap.low > -margin) - int(gap.high < -margin) for gap in gaps.values()]
     memory = fits_two_gigabytes(evidence.models[models[0]])
     fits = {SUPPORTED: 1, CONTRADICTED: -1}.get(memory.verdict, 0)
-    numbers = {"margin": margin, "over_tfidf": numbers_of(over), "memory": memory.verdict, "metric": METRIC}
+    numbers = {"margin": margin, "over_tfidf": numbers_of(over), "memory": memory.verdict, "metric": metric}
     numbers |= {"against": {key: numbers_of(gap) for key, gap in gaps.items()}}
     because = f"{models[0]} minus TF-IDF {spoken(over)}; its " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
     if untrained:
         because += f"; not trained: {', '.join(untrained)}"
-    verdict = verdict_of(over.clear, fits, *clear, *(0 for _ in untrained))
-    return Claim(STATEMENTS[name], ladder, verdict, numbers, test, because)
+    above = () if yardstick.words else (over.clear,)
+    verdict = verdict_of(*above, fits, *clear, *(0 for _ in untrained))
+    draws = np.stack([gap.draws for gap in gaps.values()], axis=1)[:, None, :]
+    chance = power.chance_of_level(draws, margin, settings.confidence)
+    claim = settled(name, ladder, verdict, numbers, test, because, chance)
+    return replace(claim, reason=NO_RUNS) if untrained and verdict == CANNOT_TELL else claim
 
 
 ANCHORS = (
@@ -343,6 +441,14 @@ def anchors() -> pd.DataFrame:
 
 
 def claims_table(claims: dict[str, Claim]) -> pd.DataFrame:
-    """The claims for a reader: what the paper says, the verdict, the numbers, the test."""
-    rows = [(claim.claim, claim.ladder, claim.verdict, claim.because, claim.test) for claim in claims.values()]
-    return pd.DataFrame(rows, columns=["claim", "ladder", "verdict", "because", "test"])
+    """The claims for a reader: what the paper says, both verdicts, why an open one is open, the numbers, the test.
+
+    `verdict` is the strict one; `in_its_words` is measured as the paper measures.
+    """
+    columns = ["claim", "ladder", "in_its_words", "verdict", "reason", "because", "because_in_its_words", "test"]
+    rows = []
+    for claim in claims.values():
+        words = claim.paper or claim
+        facts = (claim.reason, claim.because, words.because, claim.test)
+        rows.append((claim.claim, claim.ladder, words.verdict, claim.verdict, *facts))
+    return pd.DataFrame(rows, columns=columns)

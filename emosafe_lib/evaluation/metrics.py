@@ -208,6 +208,10 @@ def category_scores(truth: Truth, answers: Answers) -> dict[tuple[str, str], flo
     found = {("macro_f1", ""): mean_defined(f1), ("macro_auprc", ""): mean_defined(auprc)}
     found |= {("f1", name): float(value) for name, value in zip(CATEGORIES, f1, strict=True)}
     found |= {("auprc", name): float(value) for name, value in zip(CATEGORIES, auprc, strict=True)}
+    accuracy = [mean_or_undefined((chosen == real)[known[:, c], c]) for c in columns]
+    # Undefined as soon as one part is: a rare category has a high accuracy, so a mean over others is another number.
+    found["accuracy", ""] = float(np.mean(accuracy))
+    found |= {("accuracy", name): value for name, value in zip(CATEGORIES, accuracy, strict=True)}
     micro = f1_score(real[known], chosen[known], zero_division=np.nan) if known.any() else UNDEFINED
     found["micro_f1", ""] = float(micro)
     asked = known.any(axis=1)

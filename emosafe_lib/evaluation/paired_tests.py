@@ -3,7 +3,7 @@
 Two intervals that overlap say little about two models that read the same rows; the difference itself is what is tested.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from emosafe_lib.evaluation.metrics import UNDEFINED, Answers, Truth
 class Difference:
     """First run minus second, on the same rows and the same resamples.
 
-    `p` is two-sided, from the value over its bootstrap standard error. Counting resamples beyond zero instead would
+    `p` is two-sided, from the value over `error`, its bootstrap standard error. Counting resamples beyond zero instead would
     give no p-value below 2 / resamples, and Holm's correction over many comparisons would then never reach a finding.
     """
 
@@ -24,6 +24,8 @@ class Difference:
     low: float
     high: float
     p: float
+    error: float = UNDEFINED
+    draws: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def clear(self) -> int:
@@ -45,9 +47,10 @@ def difference(value: float, draws: np.ndarray, confidence: float = 0.95) -> Dif
 
     low, high = interval(draws, confidence)
     if np.isnan(low):
-        return Difference(value, low, high, UNDEFINED)
+        return Difference(value, low, high, UNDEFINED, UNDEFINED, draws)
     error = float(np.nanstd(draws, ddof=1))
-    return Difference(value, low, high, float(2 * norm.sf(abs(value) / error)) if error else float(value == 0))
+    p = float(2 * norm.sf(abs(value) / error)) if error else float(value == 0)
+    return Difference(value, low, high, p, error, draws)
 
 
 @dataclass(frozen=True)

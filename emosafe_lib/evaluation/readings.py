@@ -225,10 +225,13 @@ def spreads(table: pd.DataFrame) -> str:
 
 
 def verdicts(checked: pd.DataFrame) -> str:
-    """How the paper's claims fare on the ladders of this study, from `claims.claims_table`."""
+    """How the paper's claims fare on the ladders of this study, from `claims.claims_table`: its words, then strictly."""
     if checked.empty:
         return "The study has no ladder of sizes, so no claim can be checked."
-    return " ".join(f"*{row.verdict}* ({row.ladder}): {row.claim}" for row in checked.itertuples())
+    both = [" / ".join(dict.fromkeys(pair)) for pair in zip(checked["in_its_words"], checked["verdict"], strict=True)]
+    return " ".join(
+        f"*{said}* ({row.ladder}): {row.claim}" for said, row in zip(both, checked.itertuples(), strict=True)
+    )
 
 
 def sources_apart(table: pd.DataFrame) -> str:

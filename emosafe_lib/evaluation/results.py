@@ -21,7 +21,7 @@ from emosafe_lib.evaluation.paired_tests import Difference, difference
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.rows import take
-from emosafe_lib.study.taxonomy import CATEGORIES, TASKS
+from emosafe_lib.study.taxonomy import CATEGORIES, FIVE_SHOTS, TASKS
 
 RESULT_COLUMNS = (
     "model",
@@ -39,9 +39,10 @@ RESULT_COLUMNS = (
     "coverage",
     "seeds",
 )
-PROMPTED = ("zero-shot", "few-shot")
+PROMPTED = ("zero-shot", "few-shot", FIVE_SHOTS)
 FIRST_SEED = "first-seed"
-FILES = {"prompting": PROMPTED, "finetuning": ("fine-tuned", "probe")}
+# The settings of each file that a study asks of every model; five shots are asked where a context has room for them.
+FILES = {"prompting": ("zero-shot", "few-shot"), "finetuning": ("fine-tuned", "probe")}
 
 
 class Key(NamedTuple):
@@ -214,8 +215,9 @@ def missing_runs(study: StudyParams, cell: Cell, keys: list[Key]) -> list[str]:
     """Which wordings and seeds a cell lacks of those that the study asks for; all are named."""
     if not keys:
         return ["all runs"]
-    wordings = {"zero-shot": study.prompting.variants, "few-shot": study.prompting.few_shot_variants}
-    seeds = {"few-shot": study.prompting.exemplar_seeds, "fine-tuned": study.finetuning.seeds}.get(cell.setting, [])
+    wordings = dict.fromkeys(PROMPTED, study.prompting.few_shot_variants) | {"zero-shot": study.prompting.variants}
+    seeds = dict.fromkeys(PROMPTED[1:], study.prompting.exemplar_seeds) | {"fine-tuned": study.finetuning.seeds}
+    seeds = seeds.get(cell.setting, [])
     if cell.setting == "fine-tuned" and cell.variant:  # ablations and training budgets
         seeds = seeds[:1]
     asked = wordings.get(cell.setting, []) if not cell.variant else []

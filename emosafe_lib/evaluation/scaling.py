@@ -16,6 +16,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.paired_tests import holm, mcnemar, right_rows
+from emosafe_lib.evaluation.power import detectable
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.models.backbone import weights_location
 from emosafe_lib.models.capacity import count_parameters
@@ -277,7 +278,8 @@ def comparisons(evidence: Evidence) -> pd.DataFrame:
 
     Columns: family, task, metric, first, first_setting, first_variant, second, second_setting, second_variant, value
     (first minus second), low, high, p (paired bootstrap over groups), p_holm, gained, lost, mcnemar_p, mcnemar_p_holm,
-    cohens_g (rows taken as independent, first run of each side), n. Holm's correction runs over a family and metric.
+    cohens_g (rows taken as independent, first run of each side), n, error (bootstrap standard error), detectable (the
+    smallest true difference that would have been found with 80 % power). Holm's correction runs over a family and metric.
     """
     rows = []
     for family, first, second in planned(evidence):
@@ -287,13 +289,14 @@ def comparisons(evidence: Evidence) -> pd.DataFrame:
     for name in ("p", "mcnemar_p"):
         corrected = table.groupby(["family", "metric"])[name].transform(holm)
         table[f"{name}_holm"] = corrected
-    return table
+    tests = table.groupby(["family", "metric"])["p"].transform("count").clip(lower=1)
+    return table.assign(detectable=detectable(table["error"], tests, evidence.study.analysis.confidence))
 
 
 COMPARISON_COLUMNS = (
     *("family", "task", "metric", "first", "first_setting", "first_variant"),
     *("second", "second_setting", "second_variant", "value", "low", "high", "p", "p_holm"),
-    *("gained", "lost", "mcnemar_p", "mcnemar_p_holm", "cohens_g", "n"),
+    *("gained", "lost", "mcnemar_p", "mcnemar_p_holm", "cohens_g", "n", "error"),
 )
 
 
@@ -312,7 +315,7 @@ def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell
     row |= {"second": second.model, "second_setting": second.setting, "second_variant": second.shown}
     row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
     row |= {"gained": flips.gained, "lost": flips.lost, "mcnemar_p": flips.p, "cohens_g": flips.g}
-    return row | {"n": int(mask.sum())}
+    return row | {"n": int(mask.sum()), "error": found.error}
 
 
 def flips_of(evidence: Evidence, first: Cell, second: Cell, mask: np.ndarray):

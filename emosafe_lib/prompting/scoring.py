@@ -22,7 +22,7 @@ from emosafe_lib.study.errors import PromptError
 from emosafe_lib.study.files import file_sha256, replacing
 from emosafe_lib.study.parameters import ModelParams, PromptingParams
 from emosafe_lib.study.progress import bar
-from emosafe_lib.study.taxonomy import TASKS
+from emosafe_lib.study.taxonomy import FIVE_SHOTS, TASKS
 
 SHARD_ROWS = 256
 NO_MATTER = {"resources", "training", "title", "tokens_per_batch", "proxy"}  # of a model's parameters, to its scores
@@ -63,7 +63,8 @@ def ways_of_asking(settings: PromptingParams) -> list[dict]:
     """Every (task, setting, variant, seed) that a study asks for."""
     zero = [{"setting": "zero-shot", "variant": variant, "seed": 0} for variant in settings.variants]
     few = [
-        {"setting": "few-shot", "variant": variant, "seed": seed}
+        {"setting": setting, "variant": variant, "seed": seed}
+        for setting in ("few-shot", FIVE_SHOTS)[: 1 + settings.five_shots]
         for variant in settings.few_shot_variants
         for seed in settings.exemplar_seeds
     ]
@@ -77,14 +78,47 @@ def pose(backend, settings: PromptingParams, rows: pd.DataFrame, task, setting, 
     ------
     PromptError : an unknown setting or wording, or exemplars that cannot be had or do not fit
     """
-    if setting not in SETTINGS:
+    if setting not in (*SETTINGS, FIVE_SHOTS):
         raise PromptError(f"setting {setting}", "is not a way of prompting", f"use one of {', '.join(SETTINGS)}")
     if setting == "zero-shot":
         question, shots = backend.ask(task, variant, settings)
     else:
         train = rows[rows["split"] == "train"]
-        question, shots = backend.show(task, variant, settings, train, seed)
+        wanted = shots_of(settings, setting)
+        question, shots = backend.show(
+            task, variant, settings.model_copy(update={"shots_per_class": wanted}), train, seed
+        )
+        if setting == FIVE_SHOTS and shots < wanted:
+            room = f"{backend.model.context_tokens} tokens of context hold {shots} exemplars a class, not {wanted}"
+            raise PromptError(f"{setting}, {task}", room, "use a model with a longer context")
     return Asked(question, task, setting, variant, seed, shots)
+
+
+def shots_of(settings: PromptingParams, setting: str) -> int:
+    """How many exemplars of each class a setting shows at most."""
+    return {"zero-shot": 0, FIVE_SHOTS: 5}.get(setting, settings.shots_per_class)
+
+
+def pose_all(backend, settings: PromptingParams, rows: pd.DataFrame) -> tuple[list[Asked], pd.DataFrame]:
+    """Every way of asking that a study asks for, and those of five exemplars a class that this model's context refuses.
+
+    Returns
+    -------
+    the ways, and a table with the columns task, setting, variant, seed and reason
+
+    Raises
+    ------
+    PromptError : a way of any other setting cannot be posed
+    """
+    posed, refused = [], []
+    for way in ways_of_asking(settings):
+        try:
+            posed.append(pose(backend, settings, rows, **way))
+        except PromptError as error:
+            if way["setting"] != FIVE_SHOTS:
+                raise
+            refused.append(way | {"reason": error.what})
+    return posed, pd.DataFrame(refused, columns=["task", "setting", "variant", "seed", "reason"])
 
 
 def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = None) -> Scores:

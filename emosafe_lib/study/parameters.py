@@ -188,6 +188,10 @@ class PromptingParams(Section):
         ["plain"], min_length=1, description="The wordings to ask with in few-shot."
     )
     shots_per_class: int = Field(2, ge=1, le=16, description="How many examples of each class are shown in few-shot.")
+    five_shots: Switch = Field(
+        False,
+        description="Also show five examples of each class, the paper's FS-5, where the context has room for them.",
+    )
     exemplar_seeds: Annotated[list[Seed], Once] = Field(
         [0], min_length=1, description="Each seed draws other examples, and few-shot runs once with each."
     )
@@ -234,7 +238,7 @@ class AnalysisParams(Section):
 
 # Folders in outputs/ and in a study's own folder that hold something else than a study or a model.
 TAKEN_BY_OUTPUTS = ("reference", "compare")
-TAKEN_BY_STUDY = ("logs", "majority", "source", "length", "keyword", "tfidf")
+TAKEN_BY_STUDY = ("logs", "always-safe", "always-unsafe", "majority", "source", "length", "keyword", "tfidf")
 
 
 def not_among(taken: tuple[str, ...]):

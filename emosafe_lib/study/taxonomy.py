@@ -66,7 +66,8 @@ SAFETY_DEFINITIONS = {
 
 TASKS = ("safety", "categories")
 TASK_LABELS = {"safety": SAFETY_LEVELS, "categories": CATEGORIES}
-SETTINGS = ("baseline", "zero-shot", "few-shot", "probe", "fine-tuned")
+FIVE_SHOTS = "few-shot-5"  # the paper's FS-5: five exemplars of each class, or the setting is not run
+SETTINGS = ("baseline", "zero-shot", "few-shot", FIVE_SHOTS, "probe", "fine-tuned")
 SPLITS = ("train", "validation", "test")
 
 # human: written and labelled by people; synthetic: written for this package; reinterpretation: made from a parent row.

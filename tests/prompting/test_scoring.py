@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from prompting import make_rows, model_params, save, settings
@@ -308,3 +309,14 @@ def test_scores_use_no_gradient(backend):
     asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
     scoring.score_rows(backend, asked, TEST.head(2))
     assert torch.is_grad_enabled() and all(p.grad is None for p in backend.network.parameters())
+
+
+@pytest.mark.parametrize(("context", "tasks"), [(65_536, {"safety", "categories"}), (1400, set())])
+def test_five_exemplars_a_class_are_shown_in_full_or_the_setting_is_declared_not_run(assets, context, tasks):
+    save(assets / "tiny")
+    many = [ROWS.assign(id=ROWS["id"] + f"-{n}", group=ROWS["group"] + f"-{n}") for n in range(6)]
+    narrow = backends.open_backend(model_params(context_tokens=context))
+    ways, refused = scoring.pose_all(narrow, settings(five_shots=True), pd.concat(many))
+    shown = {way.task: way.shots for way in ways if way.setting == "few-shot-5"}
+    assert set(shown) == tasks and set(refused["task"]) == {"safety", "categories"} - tasks
+    assert set(shown.values()) <= {5} and refused["reason"].str.contains("tokens").all()

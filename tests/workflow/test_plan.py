@@ -82,12 +82,12 @@ def test_prompting_counts_every_exemplar_and_every_reading_of_the_prefix():
     real = load_study("real")
     study = real.model_copy(update={"prompting": real.prompting.model_copy(update=changes)})
     model = load_model("llama-1b")
-    few, _ = costs.prompt_tokens("categories", "plain", "few-shot", 2)
-    zero, _ = costs.prompt_tokens("categories", "plain", "zero-shot", 2)
+    few, _ = costs.prompt_tokens("categories", "plain", 2)
+    zero, _ = costs.prompt_tokens("categories", "plain", 0)
     assert few - zero == 6 * 2 * 2 * (costs.SHOWN_TOKENS + costs.FRAME_TOKENS)
     rows = costs.Rows(train=1000, validation=10, test=300, text_tokens=12.0)
-    ways = [(t, s) for t in ("safety", "categories") for s in ("zero-shot", "few-shot")]
-    told = [costs.prompt_tokens(t, "plain", s, 2) for t, s in ways]
+    ways = [(t, shots) for t in ("safety", "categories") for shots in (0, 2)]
+    told = [costs.prompt_tokens(t, "plain", shots) for t, shots in ways]
     expected = sum((2 + 1 + 1) * prefix + 310 * (12 + asked) for prefix, asked in told)
     assert costs.prompting_tokens(study, model, rows) == pytest.approx(expected)
 

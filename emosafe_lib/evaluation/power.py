@@ -1,0 +1,103 @@
+"""What a test could have shown: the smallest difference it would have found, and the chance to have proved two models level.
+
+"Cannot tell" means one thing where the study was too small and another where it was not and the models are close. The
+standard error of a paired difference, from the bootstrap over groups, tells the two apart: power is computed from it for
+an effect that is named beforehand (the study's margin), never for the effect that was found, which would only repeat
+the p-value (Hoenig & Heisey 2001, doi 10.1198/000313001300339897).
+"""
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.evaluation.results import Cell, Evidence
+
+POWER = 0.8
+UNDERPOWERED, NEAR_MARGIN = "underpowered", "near the margin"
+
+
+def detectable(error, tests: int = 1, confidence: float = 0.95, power: float = POWER):
+    """The smallest true difference that a two-sided test finds with this power, from its standard error.
+
+    `tests` is how many are corrected for by Holm's method; its first step, which the smallest p-value has to pass, asks
+    for the full Bonferroni level.
+    """
+    from scipy.stats import norm
+
+    return (norm.isf((1 - confidence) / tests / 2) + norm.ppf(power)) * np.asarray(error, float)
+
+
+def chance_of_difference(effect: float, error: float, tests: int = 1, confidence: float = 0.95) -> float:
+    """The power of the two-sided test against a true difference `effect`, found on either side; NaN without an error."""
+    from scipy.stats import norm
+
+    if not error > 0:
+        return float("nan")
+    limit, shift = norm.isf((1 - confidence) / tests / 2), effect / error
+    return float(norm.sf(limit - shift) + norm.cdf(-limit - shift))
+
+
+def chance_of_level(draws: np.ndarray, margin: float, confidence: float = 0.95, needed: int = 0) -> float:
+    """The chance that intervals would have stayed above -margin, had the true differences all been zero.
+
+    Parameters
+    ----------
+    draws : (R, places, rivals), bootstrap draws of the differences; what they vary by is what another sample would
+    needed : in how many places all rivals must be matched; 0 stands for all places
+    """
+    draws = draws[~np.isnan(draws).any(axis=(1, 2))]
+    if not len(draws):
+        return float("nan")
+    around_zero = draws - draws.mean(axis=0)
+    low = around_zero + np.quantile(around_zero, (1 - confidence) / 2, axis=0)
+    matched = (low > -margin).all(axis=2).sum(axis=1)
+    return float((matched >= (needed or draws.shape[1])).mean())
+
+
+def reason(chance: float) -> str:
+    """Why a verdict is open: the study could hardly have told, or it could and the truth lies near the margin."""
+    return UNDERPOWERED if not chance >= POWER else NEAR_MARGIN
+
+
+def what_rows_buy(evidence: Evidence, ladder: str, task: str = "safety", metric: str = "within_source_macro_f1"):
+    """What the smallest model's paired tests could show with fewer of the test rows, with all, and with four times as many.
+
+    Rows come in a stable random order, so the first n are what a study capped at n would have scored. One row a rival
+    and number of rows: rival, rows, error, detectable (one test), chance_of_level; the error beyond the rows at hand is
+    that of all rows, shrunk by the square root.
+    """
+    models = [name for name in evidence.ladder(ladder) if evidence.parameters[name]]
+    encoders = [name for name in evidence.models if evidence.family(name) == "encoder"]
+    own, found = Cell(models[0], task, "fine-tuned") if models else None, []
+    margin, confidence = evidence.study.analysis.margin, evidence.study.analysis.confidence
+    for rival in dict.fromkeys([*models[1:][-1:], *encoders]):
+        both = evidence.answered(own, own._replace(model=rival))
+        for rows in row_steps(int(both.sum())):
+            mask = both & (np.cumsum(both) <= rows)
+            gap = evidence.contrast([(1, own), (-1, own._replace(model=rival))], metric, mask=mask)
+            if gap is None:
+                break
+            found.append((rival, rows, gap.error, chance_of_level(gap.draws[:, None, None], margin, confidence)))
+        if found and found[-1][0] == rival:
+            error, spread = gap.error / 2, (gap.draws - np.nanmean(gap.draws)) / 2
+            found.append((rival, 4 * rows, error, chance_of_level(spread[:, None, None], margin, confidence)))
+    table = pd.DataFrame(found, columns=["rival", "rows", "error", "chance_of_level"])
+    return table.assign(detectable=detectable(table["error"], confidence=confidence))
+
+
+def row_steps(rows: int) -> list[int]:
+    """Rows to look at: a quarter, a half and all of them."""
+    return sorted({rows // 4, rows // 2, rows} - {0})
+
+
+def open_verdicts(tests: pd.DataFrame, margin: float, confidence: float = 0.95) -> pd.DataFrame:
+    """Of the paired comparisons of `scaling.comparisons`, how many found something and why the others did not.
+
+    One row a family and metric: tests, clear, underpowered, near_margin, and the medians of `error` and `detectable`.
+    """
+    clear = tests["p_holm"] < 1 - confidence
+    could = tests["detectable"] <= margin
+    told = tests.assign(tests=1, clear=clear, underpowered=~clear & ~could, near_margin=~clear & could)
+    kinds = {name: (name, "sum") for name in ("tests", "clear", "underpowered", "near_margin")}
+    return (
+        told.groupby(["family", "metric"], sort=False).agg(**kinds, detectable=("detectable", "median")).reset_index()
+    )
