@@ -197,6 +197,7 @@ def costs(study: StudyParams, models: dict[str, ModelParams], hardware: str):
 
 def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: Hardware) -> dict:
     """One row of `costs`; a model whose size cannot be counted offline keeps its tokens only."""
+    study = study.for_model(model.name)
     asked = prompting_tokens(study, model, rows)
     trained, read = finetuning_tokens(study, model, rows)
     row = {"model": model.name, "parameters_m": math.nan, "scoring_gb": math.nan, "training_gb": math.nan}

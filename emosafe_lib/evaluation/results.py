@@ -7,7 +7,6 @@ other sources. Comparisons are made on common rows as well, and on the same resa
 """
 
 from dataclasses import dataclass, field
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -215,6 +214,7 @@ def missing_runs(study: StudyParams, cell: Cell, keys: list[Key]) -> list[str]:
     """Which wordings and seeds a cell lacks of those that the study asks for; all are named."""
     if not keys:
         return ["all runs"]
+    study = study.for_model(cell.model)
     wordings = dict.fromkeys(PROMPTED, study.prompting.few_shot_variants) | {"zero-shot": study.prompting.variants}
     seeds = dict.fromkeys(PROMPTED[1:], study.prompting.exemplar_seeds) | {"fine-tuned": study.finetuning.seeds}
     seeds = seeds.get(cell.setting, [])
@@ -300,7 +300,8 @@ def gaps_of(evidence: Evidence) -> pd.DataFrame:
         keys = [key for key in evidence.answers if key[:3] == cell[:3] and (setting in PROMPTED or not key.variant)]
         missing = missing_runs(evidence.study, cell, keys)
         found += [(model, task, setting, ", ".join(missing))] if missing else []
-    for model, (task, variant) in product(evidence.models, variants_asked(evidence.study)):
+    asked = [(model, each) for model in evidence.models for each in variants_asked(evidence.study.for_model(model))]
+    for model, (task, variant) in asked:
         main = Cell(model, task, "fine-tuned", seed=evidence.study.finetuning.seeds[0])
         if evidence.keys(main) and not evidence.keys(main._replace(variant=variant)):  # else the main run's gap says it
             found.append((model, task, "fine-tuned", variant))

@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from accelerate import PartialState
 
-    model, study = load_model(options.model), load_study(options.study)
+    model = load_model(options.model)
+    study = load_study(options.study).for_model(model.name)
     paths, folder = places(options, study, model)
     rows = read_rows(*paths)
     asked = [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning)

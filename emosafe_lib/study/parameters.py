@@ -236,6 +236,25 @@ class AnalysisParams(Section):
     seed: Seed = Field(0, description="The seed of the bootstrap.")
 
 
+class ModelCaps(Section):
+    """What a study asks of one model less than of the others, because it is slow where the study runs."""
+
+    model: Name = Field(description="The model that is asked less.", examples=["smollm2-135m"])
+    variants: Annotated[list[Name], Once, Field(min_length=1)] | None = Field(
+        None, description="Its wordings in zero-shot; null asks with the study's."
+    )
+    train_rows: Positive | None = Field(None, description="Its training rows; null trains on the study's.")
+    epochs: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        None, description="Its passes over the training rows; null makes the study's."
+    )
+    budgets: Annotated[list[Positive], Once] | None = Field(
+        None, description="The numbers of training rows of its learning curve; null takes the study's."
+    )
+    ablation: Switch | None = Field(
+        None, description="Its training without re-interpretations; null does as the study."
+    )
+
+
 # Folders in outputs/ and in a study's own folder that hold something else than a study or a model.
 TAKEN_BY_OUTPUTS = ("reference", "compare")
 TAKEN_BY_STUDY = ("logs", "always-safe", "always-unsafe", "majority", "source", "length", "keyword", "tfidf")
@@ -269,6 +288,25 @@ class StudyParams(Section):
         description="The models to run, each the name of a file in params/models/.",
         examples=[["nano-1", "minilm"]],
     )
+    model_caps: list[ModelCaps] = Field([], description="Models that are asked less than the others, and what.")
+
+    def for_model(self, model: str) -> "StudyParams":
+        """The study as one model meets it, `model_caps` in place of what they cap."""
+        caps = next((caps for caps in self.model_caps if caps.model == model), None)
+        if caps is None:
+            return self
+        changes = {name: value for name in type(caps).model_fields if (value := getattr(caps, name)) is not None}
+        parts = {name: getattr(self, name) for name in ("prompting", "finetuning")}
+        capped = {
+            name: part.model_copy(update={key: changes[key] for key in changes.keys() & type(part).model_fields.keys()})
+            for name, part in parts.items()
+        }
+        return self.model_copy(update=capped)
+
+    @model_validator(mode="after")
+    def a_model_is_capped_once(self):
+        named_once([caps.model for caps in self.model_caps])
+        return self
 
 
 class ShapeParams(Section):
@@ -443,6 +481,7 @@ def nearest(location: tuple, schema: type[Section]) -> str:
         for path in settings_of(kind):
             mine = kind is schema
             gain = (BESIDE if path.rpartition(".")[0] == section else 0) if mine else -ELSEWHERE
+            gain -= ELSEWHERE if path.startswith("model_caps.") else 0  # they repeat what other sections name
             said = f"{path!r}" if mine else f"{path!r} in a file of {folder}"
             scores.setdefault(said, likeness(key, path) + gain)
     best = max(scores.values())

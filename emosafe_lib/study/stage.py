@@ -33,7 +33,7 @@ STAGES = {
     "02_chatgpt_augmentation": {"model": False, "sections": ["augmentation"]},
     "03_prompting_baselines": {"model": True, "sections": ["prompting"]},
     "04_lora_finetuning": {"model": True, "sections": ["finetuning"]},
-    "05_scaling_analysis": {"model": False, "sections": ["analysis", "models"]},
+    "05_scaling_analysis": {"model": False, "sections": ["analysis", "models", "model_caps"]},
     "06_on_device": {"model": False, "sections": ["models"]},
 }
 # What every manifest holds.
@@ -255,7 +255,7 @@ def resolve(
     params = load_model(model) if model else None
     if params and not concerns(stage, params):
         raise StageError(stage, f"needs weights, and {params.name} is answered by a server", "run notebooks 03 and 05")
-    return loaded, params, named
+    return loaded.for_model(params.name) if params else loaded, params, named
 
 
 def require_earlier(stage: str, given: str, study: str, models: dict[str, ModelParams]) -> None:
@@ -310,7 +310,7 @@ def refuse_other_checkout() -> None:
 
 def parameters_of(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict:
     """The parameters that this stage depends on, and no others, as plain JSON values; `models` as in `begin`."""
-    dumped = study.model_dump(mode="json")
+    dumped = (study.for_model(model.name) if model else study).model_dump(mode="json")
     chosen = {section: dumped[section] for section in STAGES[stage]["sections"]}
     if model:
         chosen["model"] = {k: v for k, v in model.model_dump(mode="json").items() if k != "resources"}

@@ -278,3 +278,16 @@ def test_a_name_whose_folder_holds_something_else_is_refused(kind, name):
 
 def test_names_that_outputs_have_already_are_those_of_the_baselines():
     assert set(TAKEN_BY_STUDY) == {"logs", *baselines.BASELINES}
+
+
+def test_a_cap_lets_a_study_ask_one_model_less_and_leaves_the_others_alone():
+    caps = {"model": "slow", "variants": ["plain"], "train_rows": 5, "budgets": [], "ablation": False}
+    data = {"name": "s", "data": {"sources": ["a"]}, "models": ["slow", "quick"], "model_caps": [caps]}
+    study = validate(data | {"finetuning": {"budgets": [3], "epochs": 2.0}}, StudyParams, "s.yaml")
+    slow = study.for_model("slow")
+    assert study.for_model("quick") is study and slow.for_model("slow") == slow
+    assert slow.prompting.variants == ["plain"] and slow.prompting.few_shot_variants == ["plain"]
+    settings = slow.finetuning
+    assert (settings.train_rows, settings.budgets, settings.ablation, settings.epochs) == (5, [], False, 2.0)
+    with pytest.raises(ParameterError, match="named once"):
+        validate(data | {"model_caps": [caps, caps]}, StudyParams, "s.yaml")
