@@ -17,6 +17,7 @@ from workflow.pages import words
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COURSE = [
+    "00_first_look",
     "01_data_merge",
     "02_chatgpt_augmentation",
     "03_prompting_baselines",
