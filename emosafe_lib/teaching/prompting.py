@@ -46,8 +46,8 @@ def tokens_saved_by_the_form(answer: float, tokenizer) -> Verdict:
     plain, form = (len(shared_prefix.plant(prompt.suffixes, prompt.answers).ids) for prompt in prompts)
     apart = [sum(map(len, prompt.suffixes)) for prompt in prompts]
     if answer == plain - form:
-        why = "its six questions part only at the category's title, behind all that they share"
-        return right(f"{plain} tokens behind each message become {form}: {why}.")
+        why = "its questions part only at the category's title, behind all that they share"
+        return right(f"{plain} tokens behind each message in `plain` are {form} in `form`: {why}.")
     if answer == form - plain:
         return wrong("The number is right and its sign is not: take the tokens of `form` from those of `plain`.")
     if answer == apart[0] - apart[1]:
