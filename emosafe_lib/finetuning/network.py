@@ -1,8 +1,9 @@
-"""The network that is trained: a backbone, LoRA's adapters beside its linear layers, and a fresh head."""
+"""The network that is trained: a backbone, LoRA's adapters beside its linear layers, and a head."""
 
 from transformers import set_seed
 
 from emosafe_lib.finetuning.plan import Plan
+from emosafe_lib.finetuning.probe_head import begin_head
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.models.classifier import load_classifier
 from emosafe_lib.models.precision import use_threads
@@ -38,10 +39,14 @@ def add_lora(network, model: ModelParams):
 
 @quiet()
 def build_network(plan: Plan):
-    """The network to train and its tokenizer; head and adapters are drawn from the plan's seed, what trains is float32."""
+    """The network to train and its tokenizer; adapters, and a fresh head, are drawn from the plan's seed, what trains is
+    float32.
+    """
     set_seed(plan.seed)
     use_threads(plan.model)
     network, tokenizer = load_classifier(plan.model, TASK_LABELS[plan.task])
+    if plan.model.training.head == "probe":
+        begin_head(network, tokenizer, plan)
     if plan.model.training.method == "lora":
         network = add_lora(network, plan.model)
     for parameter in trainable(network):

@@ -22,7 +22,7 @@ RECIPE = {"epochs", "min_steps", "max_length", "early_stopping_patience", "class
 HERE, MODELS = Path(__file__).parent, Path(checkpoints.__file__).parent
 # What decides the numbers of a run beside its rows and parameters; thresholds and metrics are computed from them anew.
 CODE = (
-    *(HERE / f"{name}.py" for name in ("plan", "network", "objective", "trainer", "finetune")),
+    *(HERE / f"{name}.py" for name in ("plan", "network", "objective", "probes", "probe_head", "trainer", "finetune")),
     *(
         MODELS / f"{name}.py"
         for name in ("batching", "backbone", "gguf_files", "precision", "quantization", "classifier", "pooling")

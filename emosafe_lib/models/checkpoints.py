@@ -224,7 +224,7 @@ def restore_whole(model: ModelParams, folder: Path, facts: dict):
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     refuse_foreign(tokenizer_digest(tokenizer), facts["tokenizer"], folder, "tokenizer")
-    network = classifier_class(model.training.pooling).from_pretrained(
+    network = classifier_class(model.training.pooling, model.family).from_pretrained(
         folder, dtype=trained_dtype(model), use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
     return network.to(pick_device(model)).eval(), tokenizer

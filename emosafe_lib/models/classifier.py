@@ -10,48 +10,65 @@ from emosafe_lib.models.quantization import is_sharded
 from emosafe_lib.study.parameters import ModelParams
 
 
-def mean_pooled_bert():
-    """A BERT classifier that pools by the mean over a text's tokens, as sentence encoders like MiniLM were trained to.
+def mean_pooled(family: str):
+    """A classifier that pools by the mean over a text's tokens, for a BERT ("encoder") or a LLaMA ("llama").
 
-    Their first token was never trained to stand for the text, so a head on it starts from noise.
+    A sentence encoder's first token was never trained to stand for the text, and what a LLaMA's last token holds is about
+    the next word; a head on either starts from noise.
     """
-    import torch
-    from transformers import BertModel, BertPreTrainedModel
+    from torch.nn import Dropout, Linear
+    from transformers import BertModel, BertPreTrainedModel, LlamaModel, LlamaPreTrainedModel
     from transformers.modeling_outputs import SequenceClassifierOutput
 
     class MeanPooledBert(BertPreTrainedModel):
         def __init__(self, config):
             super().__init__(config)
             self.bert = BertModel(config, add_pooling_layer=False)
-            self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
-            self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
+            self.dropout = Dropout(config.hidden_dropout_prob)
+            self.classifier = Linear(config.hidden_size, config.num_labels)
             self.post_init()
 
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask, **_):
             states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             return SequenceClassifierOutput(logits=self.classifier(self.dropout(pool(states, attention_mask))))
 
-    return MeanPooledBert
+    class MeanPooledLlama(LlamaPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.model = LlamaModel(config)
+            self.score = Linear(config.hidden_size, config.num_labels)
+            self.post_init()
+
+        def forward(self, input_ids, attention_mask, **_):
+            states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return SequenceClassifierOutput(logits=self.score(pool(states, attention_mask)))
+
+    return MeanPooledLlama if family == "llama" else MeanPooledBert
 
 
-def classifier_class(pooling: str):
-    """What loads a classifier: transformers' own class, or the mean-pooled BERT."""
+def classifier_class(pooling: str, family: str):
+    """What loads a classifier: transformers' own class, or a mean-pooled one."""
     from transformers import AutoModelForSequenceClassification
 
-    return mean_pooled_bert() if pooling == "mean" else AutoModelForSequenceClassification
+    return mean_pooled(family) if pooling == "mean" else AutoModelForSequenceClassification
+
+
+def head_of(network):
+    """The linear head over a task's labels, whatever its class calls it."""
+    return network.get_submodule("score" if hasattr(network, "score") else "classifier")
 
 
 def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
 
     The head is drawn from torch's global generator: seed it first. A LLaMA pools its last real token, an encoder its
-    first one, or the mean of all where its parameter file says so. The head reads in its own precision, float32. Over
+    first one, or either the mean of all where its parameter file says so. The head reads in its own precision, float32. Over
     quantized weights norms and embeddings are in float32 too, in answering as in training.
     """
     names = dict(enumerate(labels))
     network = load_network(
         model,
-        classifier_class(model.training.pooling),
+        classifier_class(model.training.pooling, model.family),
         dtype=precision.trained_dtype(model),
         num_labels=len(labels),
         id2label=names,
@@ -63,7 +80,7 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
         from peft import prepare_model_for_kbit_training
 
         network = prepare_model_for_kbit_training(network, gradient_checkpointing_kwargs={"use_reentrant": False})
-    head = network.get_submodule("score" if hasattr(network, "score") else "classifier")
+    head = head_of(network)
     head.register_forward_pre_hook(in_own_precision)
     if not is_sharded():  # FSDP flattens weights of one dtype only
         head.float()

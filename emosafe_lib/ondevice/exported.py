@@ -1,5 +1,6 @@
 """An exported classifier as it lies on disk: its network and its tokenizer, read again without its recipe."""
 
+import json
 from pathlib import Path
 
 from emosafe_lib.models import checkpoints
@@ -18,8 +19,9 @@ def load_exported(folder: Path):
     checkpoints.check_tensors(folder / "model.safetensors")
     facts = read_seal(folder)
     options = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True}
+    family = "llama" if json.loads((folder / "config.json").read_text())["model_type"] == "llama" else "encoder"
     with quiet():
-        network = classifier_class(facts["pooling"]).from_pretrained(folder, **options)
+        network = classifier_class(facts["pooling"], family).from_pretrained(folder, **options)
     return network.eval(), load_tokenizer(folder, facts), facts
 
 

@@ -339,6 +339,9 @@ class TrainingParams(Section):
     pooling: Literal["usual", "mean"] = Field(
         "usual", description="`mean` averages over tokens, as sentence encoders do; `usual` is the family's own way."
     )
+    head: Literal["fresh", "probe"] = Field(
+        "fresh", description="`probe` begins with logistic regression on the frozen features, with `pooling: mean`."
+    )
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="The highest learning rate.")
     tokens_per_batch: Positive = Field(2048, description="The most tokens in one training batch.")
     accumulation: Positive = Field(1, description="How many batches make one step of the optimizer.")
@@ -348,6 +351,14 @@ class TrainingParams(Section):
         False, description="Multiply in bfloat16 on CPUs that can; it pays for wide models."
     )
     lora: LoraParams = LoraParams()
+
+    @model_validator(mode="after")
+    def a_probe_has_an_intercept(self):
+        if self.head == "probe" and self.pooling != "mean":
+            raise ValueError(
+                "head: probe needs pooling: mean, since the usual heads have no intercept or pool otherwise"
+            )
+        return self
 
 
 class ResourceParams(Section):
