@@ -8,7 +8,7 @@ is an error. What comes back is read up to a limit, counted after decompression:
 import ipaddress
 import os
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 import openai
@@ -52,18 +52,24 @@ def check_address(base_url: str | None, where: str = "augmentation.base_url") ->
     ServerError : not such an address
     """
     url = base_url or OPENAI
-    try:
-        parts, port = urlsplit(url), httpx2.URL(url).port
-    except (ValueError, httpx2.InvalidURL):
-        parts, port = urlsplit(""), None
-    secret = parts.username or parts.password or parts.query or parts.fragment
-    if secret or parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    parts = split(url)
+    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
         remedy = "give scheme, host, port and path only, as in http://localhost:8000/v1"
         raise ServerError(where, "is not a plain web address", remedy)
     if parts.scheme == "http" and not is_here(url):
         remedy = "use https; plain http is for this machine, where a tunnel such as ssh -L can end"
         raise ServerError(where, "would send messages unencrypted", remedy)
     return url
+
+
+def split(url: str) -> SplitResult:
+    """The parts of a web address, none of them where it is malformed; numbers of the octal kind are."""
+    try:
+        parts = urlsplit(url)
+        fits = url.isascii() and parts.scheme in ("http", "https") and parts.port != 0 and bool(httpx2.URL(url).host)
+    except (ValueError, httpx2.InvalidURL):
+        fits = False
+    return parts if fits else urlsplit("")
 
 
 def is_here(url: str) -> bool:

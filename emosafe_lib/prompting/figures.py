@@ -12,7 +12,7 @@ def reliability_diagram(table: pd.DataFrame):
     """
     import matplotlib.pyplot as plt
 
-    tasks = list(dict.fromkeys(table["task"]))
+    tasks = list(dict.fromkeys(table["task"])) or ["no row was answered"]
     figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.6), sharey=True, squeeze=False)
     looks = look(table["way"])
     for panel, task in zip(panels[0], tasks, strict=True):
@@ -23,7 +23,8 @@ def reliability_diagram(table: pd.DataFrame):
             sizes = 15 + 120 * part["rows"] / part["rows"].sum()
             panel.scatter(part["confidence"], part["accuracy"], s=sizes, color=colour, marker=marker, clip_on=False)
         panel.set(title=task, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
-        panel.legend()
+        if looks:
+            panel.legend()
     panels[0][0].set_ylabel("share that is right")
     return figure
 

@@ -13,13 +13,14 @@ import numpy as np
 
 from emosafe_lib.models.completion import Choice, Token
 
-LEAST_MASS = 0.1  # of the probability at the answer's place; with less, the labels are an aside there
+# What the labels must hold of the probability at the answer's place: more where another word was said there.
+LEAST_MASS, LEAST_UNSAID = 0.01, 0.5
 # A parsed answer has no probability of its own; this much goes to it, the rest evenly to the other answers.
 PARSED_SHARE = 0.98
 MOST_CHARACTERS = 2000  # an answer of a few tokens is shorter; patterns need not bear more
 TIE = 1e-9
 
-BEFORE = r"(?:<think>.*?</think>|<\|[^|<>]{0,40}\|>|<(?!think\b)/?\w{1,20}/?>|_|[^\w?])*"
+BEFORE = r"(?:<think>.*?</think>|<\|[^|<>]{0,40}\|>|<(?!think\b)/?\w{1,20}/?>|```\w*\n|_|[^\w?])*"
 LEAD = BEFORE + r"(?:(?:the\s+)?(?:answer|label|level)(?:\s+is)?(?=[\W_])(?!\?)" + BEFORE + ")?"
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 BLANKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n", "\u0109": "\t"})  # Ġ ▁ Ċ ĉ
@@ -71,8 +72,8 @@ def begun_label(text: str, words) -> str | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def label_scores(mass: dict[str, float], floor: float, words) -> np.ndarray | None:
-    """Log-probabilities of labels from their probabilities at a place, None where these tell nothing.
+def label_scores(mass: dict[str, float], floor: float, words, least: float) -> np.ndarray | None:
+    """Log-probabilities of labels from their probabilities at a place, None where these are less than `least` or tie.
 
     A label that is not listed gets the smallest listed probability or what is left of all, and cannot exceed either.
     """
@@ -80,12 +81,12 @@ def label_scores(mass: dict[str, float], floor: float, words) -> np.ndarray | No
     floor = max(min(floor, left) if left > 0 else floor, 1e-12)
     shares = np.array([max(mass.get(word, 0.0), floor) for word in words])
     highest, second = np.sort(shares)[:-3:-1]
-    if sum(mass.get(word, 0.0) for word in words) < LEAST_MASS or highest - second <= TIE:
+    if sum(mass.get(word, 0.0) for word in words) < least or highest - second <= TIE:
         return None
     return np.log(shares)
 
 
-def first_token_scores(top: list[tuple[str, float]], words) -> np.ndarray | None:
+def first_token_scores(top: list[tuple[str, float]], words, least: float = LEAST_MASS) -> np.ndarray | None:
     """Log-probability of each label among a server's likeliest (token, log-probability) at one place, or None if they
     tell nothing about labels.
     """
@@ -93,7 +94,7 @@ def first_token_scores(top: list[tuple[str, float]], words) -> np.ndarray | None
     for text, value in top:
         label = begun_label(text, words) or ""
         mass[label] = mass.get(label, 0.0) + float(np.exp(value))
-    return label_scores(mass, float(np.exp(min(value for _, value in top))), words)
+    return label_scores(mass, float(np.exp(min(value for _, value in top))), words, least)
 
 
 def place_of_answer(texts: list[str], content: str) -> tuple[int, int] | None:
@@ -124,8 +125,7 @@ def token_scores(tokens: list[Token], content: str, words) -> np.ndarray | None:
     word, chance = spoken(tokens[number:], texts[number:], skipped, words)
     others = [(token_text(each), each.logprob) for each in tokens[number].top_logprobs or []]
     others = [(text, value) for text, value in others if text != texts[number]]
-    scored = first_token_scores([*others, (word, chance)], words)
-    return scored
+    return first_token_scores([*others, (word, chance)], words, LEAST_MASS if word in words else LEAST_UNSAID)
 
 
 def spoken(tokens: list[Token], texts: list[str], skipped: int, words) -> tuple[str, float]:

@@ -3,7 +3,8 @@
 It is a real server on a real socket, so that the official client and its transport are part of every test. A behaviour
 is chosen for every request by a function of (number of the request, its body); the server records what it received and
 what it billed. It bills when it begins to work on an answer, whether or not the client is still there to take it. A
-repeated `Idempotency-Key` gets the recorded answer and is not billed again, unless `idempotent` is false.
+repeated `Idempotency-Key` gets the recorded answer and is not billed again, unless `idempotent` is false. A behaviour is
+a name, see `answer`, or a `Response` of its own; `server_behaviours` has a table of them for both users of a server.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 MODEL = "test-model"
 OPENERS = "I used to|These days I|Last night I|Somehow I|With some help I|After a long talk I|Slowly I".split("|")
@@ -130,6 +133,16 @@ def answer(kind: str, body: dict) -> tuple[int, dict, bytes]:
     return responses[kind]()
 
 
+@dataclass
+class Response:
+    """A response of any kind; `body` may be a stream, which says for itself how long it is, and `raw` has no head."""
+
+    status: int = 200
+    headers: dict = field(default_factory=dict)
+    body: bytes | AsyncIterator[bytes] = b""
+    raw: bool = False
+
+
 KINDS_OF_TRANSPORT = ("hang", "cut", "slow", "late", "drop")
 UNBILLED = ("hang", "drop", "html", "broken")
 ALL_FAULTS = (
@@ -244,7 +257,9 @@ class ChatServer:
         kind = self.behaviour(len(self.seen) - 1, data)
         self.kinds.append(kind)
         self.ids.append(short_id(data))
-        response = answer("good" if kind in KINDS_OF_TRANSPORT else kind, data)
+        if isinstance(kind, Response):
+            return await self.send(kind, writer)
+        response = answer("good" if kind in KINDS_OF_TRANSPORT else kind, data) if short_id(data) else ok({})
         if response[0] == 200 and kind not in UNBILLED:
             self.billed[short_id(data)] += 1
             self.recorded[key] = response
@@ -265,9 +280,22 @@ class ChatServer:
         await self.write(writer, status, headers, body)
         return True
 
-    def head(self, status: int, headers: dict, length: int) -> bytes:
-        """Status line and headers."""
-        headers = {"content-type": "application/json", "content-length": str(length)} | headers
+    async def send(self, response: Response, writer) -> bool:
+        """Send a response of its own kind; False closes the connection."""
+        if isinstance(response.body, bytes):
+            await self.write(writer, response.status, response.headers, response.body)
+            return True
+        if not response.raw:
+            writer.write(self.head(response.status, response.headers, None))
+        async for part in response.body:
+            writer.write(part)
+            await writer.drain()
+        return False
+
+    def head(self, status: int, headers: dict, length: int | None) -> bytes:
+        """Status line and headers; without a length the body ends with the connection."""
+        headers = {"content-type": "application/json"} | headers
+        headers |= {"connection": "close"} if length is None else {"content-length": str(length)}
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         return "\r\n".join(lines).encode()
 
@@ -327,5 +355,6 @@ class ChatServer:
 
 
 def short_id(body: dict) -> str:
-    """The id in a request's prompt."""
-    return re.search(PATTERNS["id"], body["messages"][-1]["content"]).group(1)
+    """The id in an augmentation's prompt, else ""."""
+    found = re.search(PATTERNS["id"], body["messages"][-1]["content"])
+    return found.group(1) if found else ""
