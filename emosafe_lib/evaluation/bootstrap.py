@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emosafe_lib.evaluation import metrics
+from emosafe_lib.evaluation import alarms, metrics
 from emosafe_lib.evaluation.calibration import CALIBRATION_BINS, confidence_and_outcome
 from emosafe_lib.evaluation.metrics import COSTS, UNDEFINED, WORST_ANSWER, Answers, Truth, ratio
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
-CHUNK = 500
+CHUNK = 200  # resamples at a time: what is cumulated for them stays in a processor's cache
 LARGEST_COUNT = 255
 # An interval is undefined where the score itself is undefined in more than this share of the resamples.
 UNDEFINED_SHARE = 0.05
@@ -68,10 +68,10 @@ class Bootstrap:
         parts = [measure.evaluate(self.counts[start : start + CHUNK].astype(np.float32)) for start in starts]
         return np.concatenate(parts).astype(np.float32)
 
-    def measure(self, truth: Truth, answers: Answers, costs=COSTS) -> Measure:
-        """All scores of a run as a function of weights on this bootstrap's groups."""
+    def measure(self, truth: Truth, answers: Answers, costs=COSTS, build: Callable | None = None) -> Measure:
+        """All scores of a run, or those that `build` makes, as a function of weights on this bootstrap's groups."""
         asked, codes = truth.at(answers.rows), self.codes[answers.rows]
-        build = safety_measure if answers.task == "safety" else category_measure
+        build = build or (safety_measure if answers.task == "safety" else category_measure)
         return build(asked, answers, codes, self.groups, np.asarray(costs))
 
 
@@ -91,13 +91,22 @@ def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: in
     inside = source_parts(truth, answers, codes, cells)
     names = [("macro_f1", ""), *(("f1", name) for name in SAFETY_LEVELS), ("accuracy", ""), ("quadratic_kappa", "")]
     names += [("macro_mae", ""), ("unsafe_recall", ""), ("unsafe_called_safe", ""), ("cost", "")]
-    names += [("calibration_error", ""), *within_names(inside)]
+    names += [("calibration_error", ""), ("area_under_risk", ""), *within_names(inside)]
+    readings = [alarms.alarms_of(truth, answers, codes, groups, lowest) for lowest in alarms.READINGS.values()]
+    abstentions = alarms.abstentions_of(truth, answers, codes, groups)
+    labelled = ("recall", "false_alarms")
+    names += [(name, reading) for reading in alarms.READINGS for name in (*labelled, *alarms.OPERATING)]
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         total = (weights @ sums).astype(float)
         confusion = total[:, :12].reshape(-1, 3, 4)
         found = [*confusion_scores(confusion, costs), calibration(total[:, 12:-1], total[:, -1])]
-        return np.stack([*found, *within(weights, inside, safety_f1)], axis=1)
+        by_resample = np.ascontiguousarray(weights.T)
+        found += [alarms.area_under_risk(*abstentions.counts(by_resample)), *within(weights, inside, safety_f1)]
+        answered = with_worst_answers(confusion)
+        for reading, lowest in zip(readings, alarms.READINGS.values(), strict=True):
+            found += alarms.called_unsafe(answered, lowest) + alarms.operating_points(reading, by_resample)
+        return np.stack(found, axis=1)
 
     return Measure(names, evaluate)
 
@@ -129,11 +138,16 @@ def safety_f1(confusion: np.ndarray) -> np.ndarray:
     return ratio(2 * hits, confusion.sum(axis=2) + confusion[:, :, :3].sum(axis=1))
 
 
-def confusion_scores(confusion: np.ndarray, costs: np.ndarray) -> list[np.ndarray]:
-    """Scores (r,) from confusion counts (r, 3, 4), in the order of `safety_measure`."""
-    f1 = safety_f1(confusion)
+def with_worst_answers(confusion: np.ndarray) -> np.ndarray:
+    """Confusion counts (r, 3, 3) in which no answer is the farthest one, from counts (r, 3, 4)."""
     answered = confusion[:, :, :3].copy()
     answered[:, np.arange(3), WORST_ANSWER] += confusion[:, :, 3]
+    return answered
+
+
+def confusion_scores(confusion: np.ndarray, costs: np.ndarray) -> list[np.ndarray]:
+    """Scores (r,) from confusion counts (r, 3, 4), in the order of `safety_measure`."""
+    f1, answered = safety_f1(confusion), with_worst_answers(confusion)
     total, real, given = confusion.sum(axis=(1, 2)), answered.sum(axis=2), answered.sum(axis=1)
     distance = np.abs(np.subtract.outer(np.arange(3), np.arange(3)))
     chance = np.einsum("ri,rj,ij->r", real, given, distance**2.0)

@@ -200,3 +200,42 @@ def sources_apart(table: pd.DataFrame):
     panel.set(yticks=range(len(order)), yticklabels=order, xlabel="macro-F1 in this source", xlim=(0, 1))
     panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
+
+
+def paper_beside_ours(table: pd.DataFrame):
+    """The paper's accuracies (hollow) beside ours with intervals (filled), a line a category or mean, a colour a model.
+
+    `table` has the columns role, category, printed, value, low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(table["category"]))[::-1]
+    figure, panel = plt.subplots(figsize=(WIDTH + 1, 1.2 + 0.5 * len(names)))
+    looks = look(table["role"])
+    for number, (role, (colour, marker, _)) in enumerate(looks.items()):
+        part = table[table["role"] == role]
+        place = np.array([names.index(name) for name in part["category"]]) + 0.16 * (len(looks) / 2 - number - 0.5)
+        panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=role)
+        panel.scatter(part["printed"], place, marker=marker, facecolor="none", edgecolor=colour, s=70)
+    panel.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy (hollow: as the paper prints it)")
+    beside(panel)
+    return figure
+
+
+def curves(panels: dict[tuple[str, str], pd.DataFrame]):
+    """Curves of several runs with their intervals, one panel a table; keys are the labels of both axes.
+
+    Each table has the columns run, x, value, low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH + 3, 3.8), squeeze=False)
+    looks = look(name for table in panels.values() for name in table["run"])
+    for panel, ((x, y), table) in zip(axes[0], panels.items(), strict=True):
+        for name, part in table.groupby("run", sort=False):
+            colour, _, line = looks[name]
+            panel.plot(part["x"], part["value"], color=colour, linestyle=line, label=name)
+            panel.fill_between(part["x"], part["low"], part["high"], color=colour, alpha=0.12, linewidth=0)
+        panel.set(xlabel=x, ylabel=y)
+    beside(axes[0][-1])
+    return figure

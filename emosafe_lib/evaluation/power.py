@@ -101,3 +101,14 @@ def open_verdicts(tests: pd.DataFrame, margin: float, confidence: float = 0.95) 
     return (
         told.groupby(["family", "metric"], sort=False).agg(**kinds, detectable=("detectable", "median")).reset_index()
     )
+
+
+def in_words(told: pd.DataFrame, margin: float) -> str:
+    """How many of the open comparisons could not have been told, from `open_verdicts`."""
+    tests, open_ones = int(told["tests"].sum()), int((told["underpowered"] + told["near_margin"]).sum())
+    if not open_ones:
+        return f"All {tests} paired tests found a difference."
+    return (
+        f"Of {tests} paired tests {open_ones} found no clear difference; {int(told['underpowered'].sum())} of these could "
+        f"hardly have found one of {margin:g} (underpowered), {int(told['near_margin'].sum())} could have (near the margin)."
+    )

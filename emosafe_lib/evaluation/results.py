@@ -6,6 +6,7 @@ rows than its quick ones; the numbers of one table then rest on the rows that al
 other sources. Comparisons are made on common rows as well, and on the same resamples of groups.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -167,28 +168,31 @@ class Evidence:
             self.cache[place] = self.answered(*(cell for cell in self.cells() if cell.task == task))
         return self.cache[place]
 
-    def score(self, cell: Cell, mask: np.ndarray | None = None) -> Score | None:
-        """The cell's scores on the rows of `mask`, on all its own rows if omitted; None if the cell has a gap."""
+    def score(self, cell: Cell, mask: np.ndarray | None = None, build: Callable | None = None) -> Score | None:
+        """The cell's scores on the rows of `mask`, on all its own rows if omitted; None if the cell has a gap.
+
+        `build` makes other scores than those of `results.csv`, as `bootstrap.safety_measure` makes these.
+        """
         keys = self.keys(cell)
         if not keys:
             return None
         mask = self.answered(cell) if mask is None else mask
-        parts = [self.run_score(key, mask) for key in keys]
+        parts = [self.run_score(key, mask, build) for key in keys]
         names = list(parts[0][1])
         values = {name: float(np.mean([part[0][name] for part in parts])) for name in names}
         draws = {name: np.mean([part[1][name] for part in parts], axis=0) for name in names}
         coverage = float(np.mean([part[2] for part in parts]))
         return Score(keys, values, draws, int(mask.sum()), coverage, [part[0] for part in parts])
 
-    def run_score(self, key: Key, mask: np.ndarray) -> tuple[dict, dict, float]:
+    def run_score(self, key: Key, mask: np.ndarray, build: Callable | None = None) -> tuple[dict, dict, float]:
         """One run's values, draws and coverage on the rows of `mask`; computed once."""
-        place = (key, mask.tobytes())
+        place = (key, mask.tobytes(), build)
         if place not in self.cache:
             answers = self.answers[key].on(mask)
-            values = metrics.scores(self.truth, answers)
-            measure = self.bootstrap.measure(self.truth, answers)
+            values = {} if build else metrics.scores(self.truth, answers)
+            measure = self.bootstrap.measure(self.truth, answers, build=build)
             plain = measure.evaluate(np.ones((1, self.bootstrap.groups), np.float32))[0]
-            # scikit-learn knows no score within sources, so those come from the counts with every group once.
+            # What scikit-learn has no score for comes from the counts, with every group once.
             values |= {name: float(x) for name, x in zip(measure.names, plain, strict=True) if name not in values}
             draws = dict(zip(measure.names, self.bootstrap.draws(measure).T, strict=True))
             self.cache[place] = (values, draws, answers.coverage)

@@ -8,13 +8,14 @@ from analysis_world import answers_of, made_up_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emosafe_lib.evaluation import metrics, paired_tests, predictions
+from emosafe_lib.evaluation import alarms, metrics, paired_tests, predictions
 from emosafe_lib.evaluation.bootstrap import Bootstrap, Ranking, interval
 from emosafe_lib.study.rows import take
 
 ROWS = made_up_rows(400, sources=3)
 TEST = take(ROWS, "test", human_only=True)
 TRUTH = metrics.truth_of(TEST)
+ALARMS = {"area_under_risk", "recall", "false_alarms", *alarms.OPERATING}
 
 
 def run(task, setting="zero-shot", skill=1.0, seed=0, lost=0.05):
@@ -36,9 +37,9 @@ def test_counts_give_what_scikit_learn_gives_ties_and_lost_answers_included(task
     answers, bootstrap = run(task), Bootstrap(TRUTH.group, 1)
     measure = bootstrap.measure(TRUTH, answers)
     plain = measure.evaluate(np.ones((1, bootstrap.groups), np.float32))[0]
-    assert dict(zip(measure.names, plain, strict=True)) == pytest.approx(
-        all_scores(TRUTH, answers), abs=1e-5, nan_ok=True
-    )
+    found, wanted = dict(zip(measure.names, plain, strict=True)), all_scores(TRUTH, answers)
+    assert {name: found.pop(name) for name in wanted} == pytest.approx(wanted, abs=1e-5, nan_ok=True)
+    assert {metric for metric, _ in found} == (ALARMS if task == "safety" else set())  # test_use holds those against it
 
 
 @pytest.mark.parametrize("task", ["safety", "categories"])
