@@ -239,3 +239,25 @@ def curves(panels: dict[tuple[str, str], pd.DataFrame]):
         panel.set(xlabel=x, ylabel=y)
     beside(axes[0][-1])
     return figure
+
+
+def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
+    """Scores of runs in the sources that several people judged, with what one person scores as a line and a band.
+
+    `table` has the columns source, run, value, low and high; `humans` has source, value, low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    sources, runs = list(humans["source"]), list(dict.fromkeys(table["run"]))[::-1]
+    height = 1.4 + 0.27 * len(runs)
+    figure, panels = plt.subplots(1, len(sources), figsize=(WIDTH + 1, height), sharey=True, squeeze=False)
+    for panel, person in zip(panels[0], humans.itertuples(), strict=True):
+        part = table[table["source"] == person.source]
+        place = [runs.index(run) for run in part["run"]]
+        panel.errorbar(part["value"], place, xerr=whiskers(part), fmt="o", color=PALETTE[0], capsize=2)
+        panel.axvline(person.value, color=PALETTE[1], label="one person")
+        if person.low == person.low:
+            panel.axvspan(person.low, person.high, color=PALETTE[1], alpha=0.15, linewidth=0)
+        panel.set(title=person.source, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
+    panels[0][-1].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    return figure
