@@ -261,3 +261,21 @@ def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
         panel.set(title=person.source, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
     panels[0][-1].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def rates(tables: dict[str, pd.DataFrame], xlabel: str):
+    """Rates of groups with their intervals, a colour a run.
+
+    Each table has the columns group, value, low and high.
+    """
+    import matplotlib.pyplot as plt
+
+    names = sorted({name for table in tables.values() for name in table["group"]})[::-1]
+    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.4 * len(names)))
+    for number, (run, (colour, marker, _)) in enumerate(look(tables).items()):
+        part = tables[run]
+        place = np.array([names.index(name) for name in part["group"]]) + 0.2 * (len(tables) / 2 - number - 0.5)
+        panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=run)
+    panel.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel)
+    beside(panel)
+    return figure
