@@ -85,10 +85,10 @@ def read_with_pipeline(folder: Path, batch: int, messages: list[str]):
 def read_with_ours(folder: Path, runtime: str, messages: list[str]):
     """A function that labels all messages with one of our runtimes."""
     from emosafe_lib.ondevice.classify import TOKENS_PER_BATCH
-    from emosafe_lib.ondevice.runtimes import TaskClassifier
+    from emosafe_lib.ondevice.runtimes import open_task
     from emosafe_lib.study.taxonomy import SAFETY_LEVELS
 
-    part = TaskClassifier(folder, runtime)
+    part = open_task(folder, runtime)
     return lambda: [SAFETY_LEVELS[best] for best in part.probabilities(messages, TOKENS_PER_BATCH)[0].argmax(axis=1)]
 
 

@@ -98,6 +98,13 @@ def told(given: list[str]) -> int:
     except EmosafeError as error:
         tell(f"error: {error}")
         return 1
+    except ModuleNotFoundError as absent:
+        if (absent.name or "").split(".")[0] in ("", "emosafe_lib", "workflow"):
+            raise
+        tell(
+            f"error: emosafe {given[0]}: needs {absent.name}, which is not installed; run `pip install 'emosafe[study]'`"
+        )
+        return 1
     except KeyboardInterrupt:
         tell("stopped")
         return 130

@@ -5,16 +5,20 @@ take it, so that a model meets no text that differs from those it was trained on
 character alone.
 """
 
+from __future__ import annotations
+
 import re
 import sys
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from emosafe_lib.data.privacy import scrub
+
+if TYPE_CHECKING:  # whoever classifies a message needs no pandas
+    import pandas as pd
 
 # --- one text ---------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ the usual default, spend much of their work on padding where short and long text
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,15 @@ def padding_share(lengths, batches) -> float:
     return 1 - float(sum(int(lengths[batch].sum()) for batch in batches)) / padded if padded else 0.0
 
 
-def padding_by_order(lengths, budget: int, seed: int = 0) -> pd.DataFrame:
+def padding_by_order(lengths, budget: int, seed: int = 0):
     """Tokens of text and of padding in every batch, by length to a budget and in random order with as many batches.
 
     Returns
     -------
-    columns batching, batch, text, padding
+    a DataFrame with the columns batching, batch, text, padding
     """
+    import pandas as pd
+
     lengths = np.asarray(lengths)
     ours = budget_batches(lengths, budget)
     shuffled = np.random.default_rng(seed).permutation(len(lengths))

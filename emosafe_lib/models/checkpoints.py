@@ -17,40 +17,13 @@ from emosafe_lib.models.backbone import quiet, weights_location
 from emosafe_lib.models.classifier import classifier_class, load_classifier
 from emosafe_lib.models.precision import pick_device, trained_dtype
 from emosafe_lib.models.quantization import spare_bitsandbytes
+from emosafe_lib.models.seals import read_seal, seal
 from emosafe_lib.study.errors import ModelError, TrainingError
 from emosafe_lib.study.files import file_sha256, known_sha256, replacing, write_json
 from emosafe_lib.study.parameters import ModelParams
 
-SEAL = "sealed.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
-def seal(folder: Path, **facts) -> None:
-    """Declare a folder complete: `facts` and every file's hash, written last."""
-    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    files.pop(SEAL, None)
-    write_json(folder / SEAL, {"files": files, **facts})
-
-
-def read_seal(folder: Path) -> dict:
-    """The seal of a folder, every file checked against it.
-
-    Raises
-    ------
-    ModelError : no seal, or a file is missing or changed; the file is named
-    """
-    try:
-        facts = json.loads((Path(folder) / SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ModelError(folder, f"has no readable {SEAL}", "it was cut short; train again") from None
-    for name, digest in facts["files"].items():
-        path = Path(folder) / name
-        if not path.is_file():
-            raise ModelError(path, "is missing", "train again, or restore the whole folder")
-        if file_sha256(path) != digest:
-            raise ModelError(path, "is truncated or changed", "train again, or restore the whole folder")
-    return facts
 
 
 def newest_usable(folder: Path, identity: dict) -> tuple[Path | None, list[str]]:

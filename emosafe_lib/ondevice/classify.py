@@ -1,12 +1,11 @@
 """Use an exported pair of classifiers: load it anywhere, classify messages as they stream in.
 
-A user sees what the study evaluated, with its temperature and thresholds. Where the processor has bf16 instructions,
-most rows are read in bf16: probabilities differ by some thousandths, and labels are those of fp32 unless a row moves
-twice as far as any validation row did (`mixed`). Elsewhere the
-fp32 ONNX graph reads them where it was exported: it is faster than PyTorch, and differs by rounding alone. A row that
-cannot be read gets an outcome that says why, and the rest goes on. A message is tidied and its identifiers are masked
-just as those of the training rows were. Texts are read and forgotten: no output, log or
-error holds one.
+A user sees what the study evaluated, with its temperature and thresholds. Where an ONNX graph was exported it reads the
+messages: it differs from PyTorch by rounding alone, and starts in a second, with nothing of PyTorch imported. Elsewhere
+PyTorch reads them: where the processor has bf16 instructions, most rows in bf16, and labels are those of fp32 unless a row
+moves twice as far as any validation row did (`close_calls`). A row that cannot be read, or to which the network has no
+finite answer, gets an outcome that says why, and the rest goes on. A message is tidied and its identifiers are masked
+just as those of the training rows were. Texts are read and forgotten: no output, log or error holds one.
 """
 
 import argparse
@@ -24,9 +23,12 @@ from typing import IO
 import numpy as np
 
 from emosafe_lib.data.cleaning import Unreadable, prepared
-from emosafe_lib.models import checkpoints
-from emosafe_lib.ondevice.runtimes import RUNTIMES, TaskClassifier
+from emosafe_lib.models.seals import SEAL, read_seal
+from emosafe_lib.ondevice.exports import ONNX_FILES, RUNTIMES, WEIGHTS
+from emosafe_lib.ondevice.onnx_classifier import OnnxClassifier
+from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import EmosafeError, ModelError
+from emosafe_lib.study.memory import limited_memory
 from emosafe_lib.study.strict_reading import (
     MOST_LINE_CHARACTERS,
     Lines,
@@ -56,6 +58,8 @@ CHUNK_ROWS = 256
 # Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
 TOKENS_PER_BATCH = 512
 MOST_CHARACTERS = 100_000
+NO_ANSWER = "failed: the model's answer is not finite"
+SPARE_MEMORY, MEMORY_PER_BYTE = 6 * 2**30, 8  # bytes of address space: PyTorch alone maps some gigabytes of libraries
 BLANK = Unreadable("a blank line of a file")  # counts as a row and gets no result
 
 
@@ -70,11 +74,17 @@ class Classifier:
     """
 
     def __init__(self, folder: Path, tokens_per_batch: int = TOKENS_PER_BATCH, runtime: str = ""):
-        absent = [task for task in TASKS if not (Path(folder) / task / checkpoints.SEAL).is_file()]
+        absent = [task for task in TASKS if not (Path(folder) / task / SEAL).is_file()]
         if absent:
             raise ModelError(folder, f"holds no exported {absent[0]} classifier", "make one with export.export")
-        self.parts = {task: TaskClassifier(Path(folder) / task, runtime) for task in TASKS}
-        self.tokens_per_batch = tokens_per_batch
+        with memory_for(folder):
+            self.parts = open_parts(Path(folder), runtime)
+        for task, part in self.parts.items():
+            if part.task != task:
+                raise ModelError(
+                    Path(folder) / task, f"holds a classifier of {part.task}", "put each task in its place"
+                )
+        self.tokens_per_batch, self.unanswered = tokens_per_batch, 0
 
     def classify(self, texts: Iterable) -> Iterator[dict]:
         """One result per text, in order; at most `CHUNK_ROWS` texts are held at a time.
@@ -95,20 +105,54 @@ class Classifier:
         yield from ({"row": row} | results[row] for row in made)
 
     def score(self, texts: list[str]) -> list[dict]:
-        """Levels, categories and probabilities of readable texts."""
-        levels, cut = self.parts["safety"].probabilities(texts, self.tokens_per_batch)
-        risks, _ = self.parts["categories"].probabilities(texts, self.tokens_per_batch)
-        limits = np.array(self.parts["categories"].fitted["thresholds"])
-        return [
-            {
-                "outcome": "truncated" if short else "ok",
-                "level": SAFETY_LEVELS[int(level.argmax())],
-                "categories": [name for name, on in zip(CATEGORIES, risk >= limits, strict=True) if on],
-                "level_probabilities": dict(zip(SAFETY_LEVELS, level.round(4).tolist(), strict=True)),
-                "category_probabilities": dict(zip(CATEGORIES, risk.round(4).tolist(), strict=True)),
-            }
-            for level, risk, short in zip(levels, risks, cut, strict=True)
-        ]
+        """Levels, categories and probabilities of readable texts; an answer that is not finite has none of them."""
+        safety, categories = self.parts["safety"], self.parts["categories"]
+        encoded = safety.encode(texts)
+        levels = safety.chances(encoded, self.tokens_per_batch)
+        same = safety.reads == categories.reads
+        risks = categories.chances(encoded if same else categories.encode(texts), self.tokens_per_batch)
+        limits = np.array(categories.fitted["thresholds"])
+        answers = zip(levels, risks, encoded.truncated, strict=True)
+        return [self.answer(level, risk, limits, short) for level, risk, short in answers]
+
+    def answer(self, level: np.ndarray, risk: np.ndarray, limits: np.ndarray, short: bool) -> dict:
+        """One text's result from its probabilities, (3,) and (6,), the thresholds (6,), and whether it was cut."""
+        if not (np.isfinite(level).all() and np.isfinite(risk).all()):
+            self.unanswered += 1
+            return {"outcome": NO_ANSWER}
+        return {
+            "outcome": "truncated" if short else "ok",
+            "level": SAFETY_LEVELS[int(level.argmax())],
+            "categories": [name for name, on in zip(CATEGORIES, risk >= limits, strict=True) if on],
+            "level_probabilities": dict(zip(SAFETY_LEVELS, level.round(4).tolist(), strict=True)),
+            "category_probabilities": dict(zip(CATEGORIES, risk.round(4).tolist(), strict=True)),
+        }
+
+
+def open_parts(folder: Path, runtime: str) -> dict[str, TaskClassifier]:
+    """Both tasks of an export in one runtime: the one asked for, else ONNX where both have it, else PyTorch's fastest.
+
+    Raises
+    ------
+    ModelError : an export is damaged or lacks the runtime, or PyTorch is needed and not installed
+    """
+    if not runtime and all(ONNX_FILES["onnx"] in read_seal(folder / task, unread=WEIGHTS)["files"] for task in TASKS):
+        runtime = "onnx"
+    if runtime in ONNX_FILES:
+        first = OnnxClassifier(folder / TASKS[0], runtime)
+        return {TASKS[0]: first, TASKS[1]: OnnxClassifier(folder / TASKS[1], runtime, like=first)}
+    try:
+        from emosafe_lib.ondevice import runtimes
+    except ModuleNotFoundError as absent:
+        what = f"holds no ONNX files, and {absent.name} is not installed"
+        raise ModelError(folder, what, "run `pip install 'emosafe[study]'`, or `emosafe onnx` where that is") from None
+    return {task: runtimes.open_task(folder / task, runtime) for task in TASKS}
+
+
+def memory_for(folder: Path):
+    """The context in which an export is read: it may take a multiple of what its files weigh, and no more."""
+    weighed = sum(path.stat().st_size for path in Path(folder).glob("*/*") if path.is_file())
+    return limited_memory(SPARE_MEMORY + MEMORY_PER_BYTE * weighed)
 
 
 def chunks(rows: Iterable[tuple[int, object]]) -> Iterator[list[tuple[int, object]]]:
@@ -292,7 +336,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--runtime",
         type=one_of(RUNTIMES),
         metavar="NAME",
-        help=f"one of {', '.join(RUNTIMES)}; onnx ones need `emosafe onnx` first",
+        help=f"one of {', '.join(RUNTIMES)}; onnx by itself where it was exported, which starts in a second; bf16+fp32 is "
+        "faster for thousands of messages on a processor with matrix units",
     )
     parser.add_argument("--file", help=".jsonl or .csv file, or - for standard input, one message a line")
     parser.add_argument("--column", default="text", metavar="NAME", help="CSV column or JSON key of the message")
@@ -369,7 +414,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     Raises
     ------
-    ModelError : the folder is no export, the input cannot be read or holds no message, or results cannot be written
+    ModelError : the folder is no export, the input cannot be read or holds no message, results cannot be written, or an
+        answer was not finite
     """
     parser, given = make_parser(), sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(takewhile(lambda argument: argument != "--", given)):
@@ -384,12 +430,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(WARNING, file=sys.stderr)
     read = standard_input if options.file == "-" else partial(texts_of, options.file)
     texts, people = options.texts or read(options.column), sys.stdout.isatty()
-    for rows, result in enumerate(
-        Classifier(Path(options.model), runtime=options.runtime or "").classify(texts), start=1
-    ):
+    classifier = Classifier(Path(options.model), runtime=options.runtime or "")
+    for rows, result in enumerate(classifier.classify(texts), start=1):
         if people and rows == 1:
             write(HEADER)
-        write(table_row(result) if people else json.dumps(result))
+        write(table_row(result) if people else json.dumps(result, allow_nan=False))
     if not rows:
         raise ModelError("standard input" if options.file == "-" else options.file, "holds no message", "give some")
+    if classifier.unanswered:
+        what = f"gave no finite answer to {classifier.unanswered} of {rows} messages"
+        raise ModelError(options.model, what, "restore the whole folder, or export it again")
     return 0

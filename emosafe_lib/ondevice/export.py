@@ -2,8 +2,8 @@
 
 A run's adapter is of use only beside its base model and its study. An export stands alone: per task it holds merged
 safetensors, the tokenizer and what validation rows fitted or measured (temperature or thresholds, the error of bf16).
-`add_onnx` puts two more forms beside them, for machines without PyTorch: an ONNX graph in fp32 and one whose weights are
-stored in eight bits.
+Where onnxruntime works, two more forms stand beside them, for machines without PyTorch: an ONNX graph in fp32 and one
+whose weights are stored in eight bits.
 """
 
 import argparse
@@ -28,13 +28,20 @@ from emosafe_lib.study.taxonomy import TASK_LABELS
 
 
 def export(
-    model: ModelParams, results: dict[str, Finetuned], rows: pd.DataFrame, max_length: int, folder: Path
+    model: ModelParams,
+    results: dict[str, Finetuned],
+    rows: pd.DataFrame,
+    max_length: int,
+    folder: Path,
+    *,
+    onnx: bool = True,
 ) -> Path:
     """Write one folder from a finished run of each task, adapters folded into their base.
 
     Parameters
     ----------
     results : by task, from `finetune.finetune`; rows : what they were trained on, for calibration on validation
+    onnx : add the ONNX files too, where onnxruntime works; what keeps them away is noted and nothing more
 
     Raises
     ------
@@ -58,6 +65,9 @@ def export(
             with optional("runtime", f"bf16+fp32, {task}"):
                 facts["bf16"] = measure_bf16(network, tokenizer, result, rows, max_length)
         checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)
+    if onnx:
+        with optional("runtime", "ONNX graphs"):
+            add_onnx(folder)
     return Path(folder)
 
 

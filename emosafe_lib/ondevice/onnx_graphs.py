@@ -5,18 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import attending, quiet
+from emosafe_lib.models.batching import encode
 from emosafe_lib.models.capacity import count_parameters, weight_bytes
+from emosafe_lib.models.seals import SEAL, read_seal, seal
 from emosafe_lib.ondevice import trials
 from emosafe_lib.ondevice.exported import load_exported
+from emosafe_lib.ondevice.exports import ONNX_FILES
+from emosafe_lib.ondevice.onnx_classifier import INPUTS, OnnxNetwork, Tokens
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.files import replacing
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
 
-ONNX_FILES = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
-INPUTS = ("input_ids", "attention_mask")
 OPSET = 17
 LARGEST_DIFFERENCE = 1e-3
 # A protobuf message, which an ONNX file is, ends at two gibibytes.
@@ -29,7 +30,7 @@ def fits(model: ModelParams) -> bool:
 
 
 def add_onnx(folder: Path) -> dict[str, float]:
-    """Write the ONNX forms of every exported task beside its safetensors, and seal it again.
+    """Write the ONNX forms of every exported task that lacks them beside its safetensors, and seal it again.
 
     Returns
     -------
@@ -41,13 +42,14 @@ def add_onnx(folder: Path) -> dict[str, float]:
         otherwise than PyTorch
     """
     names, sizes = ("model.safetensors", *ONNX_FILES.values()), {}
-    parts = [task for task in TASK_LABELS if (Path(folder) / task / checkpoints.SEAL).is_file()]
+    parts = [task for task in TASK_LABELS if (Path(folder) / task / SEAL).is_file()]
     if not parts:
         raise ModelError(folder, "holds no exported classifier", "make one with export.export")
     if why := trials.onnx():
         raise ModelError(folder, f"gets no ONNX files: {why}", "use the safetensors instead")
     for task in parts:
-        write_onnx(Path(folder) / task)
+        if not set(ONNX_FILES.values()) <= set(read_seal(Path(folder) / task)["files"]):
+            write_onnx(Path(folder) / task)
         for name in names:
             sizes[name] = sizes.get(name, 0.0) + (Path(folder) / task / name).stat().st_size / 2**20
     return sizes
@@ -55,7 +57,8 @@ def add_onnx(folder: Path) -> dict[str, float]:
 
 def write_onnx(folder: Path) -> None:
     """Both ONNX files of one task, each by rename, then the seal."""
-    network, _, facts = load_exported(folder)
+    network, tokenizer, facts = load_exported(folder)
+    refuse_other_tokens(tokenizer, Tokens(folder, facts["fitted"]["max_length"]), folder)
     if (folder / "model.safetensors").stat().st_size > MOST_ONNX_BYTES:
         raise ModelError(folder, "is too large for one ONNX file", "use the safetensors on a server")
     targets = (folder / name for name in ONNX_FILES.values())
@@ -63,7 +66,7 @@ def write_onnx(folder: Path) -> None:
         write_graph(network, plain)
         refuse_other_answers(network, plain, folder)
         quantize(plain, small)
-    checkpoints.seal(folder, **{name: value for name, value in facts.items() if name != "files"})
+    seal(folder, **{name: value for name, value in facts.items() if name != "files"})
 
 
 def write_graph(network, path: Path) -> None:
@@ -123,6 +126,23 @@ def refuse_other_answers(network, path: Path, folder: Path) -> None:
             raise ModelError(folder, "its ONNX graph answers otherwise than PyTorch", "use the safetensors instead")
 
 
+def refuse_other_tokens(tokenizer, tokens: Tokens, folder: Path) -> None:
+    """Raise ModelError unless tokenizers alone reads some texts as transformers does, cut and padded."""
+    texts = [
+        "",
+        "Calm today.",
+        "naïve ÀÉ 你好 🙂\n\tok",
+        *map(str, tokenizer.special_tokens_map.values()),
+        "it's. " * 9999,
+    ]
+    for text in texts:
+        wanted, found = encode(tokenizer, [text], tokens.max_length), tokens.encode([text])
+        if (wanted.ids, wanted.truncated.tolist()) != (found.ids, found.truncated.tolist()):
+            raise ModelError(
+                folder, "its tokenizer reads otherwise without transformers", "use the safetensors instead"
+            )
+
+
 def quantize(plain: Path, small: Path) -> None:
     """Store the weights of matrix products and embeddings in eight bits; activations are quantized as they come.
 
@@ -138,18 +158,3 @@ def quantize(plain: Path, small: Path) -> None:
         quantize_dynamic(str(plain), str(small), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
     finally:
         logging.disable(logging.NOTSET)
-
-
-class OnnxNetwork:
-    """An ONNX classifier on the CPU: a padded batch in, logits (n, labels) out."""
-
-    def __init__(self, path: Path):
-        import onnxruntime
-        import torch
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, inputs: dict) -> np.ndarray:
-        return self.session.run(None, {name: inputs[name].numpy() for name in INPUTS})[0].astype(np.float64)

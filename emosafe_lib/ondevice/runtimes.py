@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import calibration, metrics, predictions
-from emosafe_lib.models import checkpoints, close_calls
-from emosafe_lib.models.batching import Encoded, encode, map_batches
+from emosafe_lib.evaluation import metrics, predictions
+from emosafe_lib.models import close_calls
+from emosafe_lib.models.batching import Encoded, encode
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import half_precision
+from emosafe_lib.models.seals import read_seal
 from emosafe_lib.ondevice import trials
-from emosafe_lib.ondevice.exported import load_exported, load_tokenizer
-from emosafe_lib.ondevice.onnx_graphs import ONNX_FILES, OnnxNetwork
+from emosafe_lib.ondevice.exported import load_exported
+from emosafe_lib.ondevice.exports import MIXED, ONNX_FILES, RUNTIMES, WEIGHTS
+from emosafe_lib.ondevice.onnx_classifier import OnnxClassifier
+from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.optional import missing, optional
 from emosafe_lib.study.taxonomy import TASKS
@@ -59,8 +62,8 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
         for runtime in RUNTIMES:
             with required(runtime, task):
                 refuse_unable(runtime)
-                parts[runtime] = TaskClassifier(Path(folder) / task, runtime)
-                answers[runtime], _ = parts[runtime].probabilities(texts, tokens_per_batch)
+                parts[runtime] = open_task(Path(folder) / task, runtime)
+                answers[runtime] = finite_chances(parts[runtime], texts, tokens_per_batch)
         speeds = rates({runtime: parts[runtime] for runtime in answers}, texts, tokens_per_batch)
         for runtime, chances in answers.items():
             facts = compared(task, parts[runtime], (chances, answers["torch"]), rows, truth)
@@ -72,7 +75,15 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
     return pd.DataFrame(found, columns=COMPARED)
 
 
-def compared(task: str, part: "TaskClassifier", chances: tuple, rows: pd.DataFrame, truth) -> dict:
+def finite_chances(part: TaskClassifier, texts: list[str], tokens_per_batch: int) -> np.ndarray:
+    """Probabilities of all texts; ModelError where one is not finite."""
+    chances, _ = part.probabilities(texts, tokens_per_batch)
+    if not np.isfinite(chances).all():
+        raise ModelError(part.path, "gives answers that are not finite", "use another runtime")
+    return chances
+
+
+def compared(task: str, part: TaskClassifier, chances: tuple, rows: pd.DataFrame, truth) -> dict:
     """How one runtime's probabilities, the first of `chances`, compare with PyTorch's, the second; see
     `compare_runtimes`.
     """
@@ -108,63 +119,53 @@ def refuse_unable(runtime: str) -> None:
         raise ModelError(runtime, why, "use the torch runtime")
 
 
-MIXED = "bf16+fp32"
-RUNTIMES = ("torch", MIXED, *ONNX_FILES)
 COMPARED = "task runtime file_mb rows_per_second agreement largest_difference macro_f1 rows basis reason".split()
 
 
-class TaskClassifier:
-    """One task's network, in one of `RUNTIMES`, with what was fitted on validation; the default is `fastest`.
+class TorchClassifier(TaskClassifier):
+    """One task in PyTorch, in fp32 or in `MIXED`.
+
+    Raises
+    ------
+    ModelError : the folder is not an export, its files are damaged, or it records no bound for bf16
+    """
+
+    def __init__(self, folder: Path, runtime: str):
+        self.network, self.tokenizer, facts = load_exported(folder)
+        super().__init__(folder, runtime, facts)
+        self.rough, self.bound = None, facts.get("bf16", {}).get("bound")
+        if runtime == MIXED:
+            if self.bound is None:
+                raise ModelError(folder, "records no bound for bf16", "export it again, or use the torch runtime")
+            self.rough = close_calls.in_bf16(self.network)
+
+    def encode(self, texts: list[str]) -> Encoded:
+        return encode(self.tokenizer, texts, self.fitted["max_length"])
+
+    def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        return logits_of(self.network, self.tokenizer, encoded, tokens_per_batch)
+
+    def logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        def exact(chosen: Encoded) -> np.ndarray:
+            return TaskClassifier.logits(self, chosen, tokens_per_batch)
+
+        if self.rough is None:
+            return exact(encoded)
+        offset = np.array(self.fitted["log_weights"])
+        rough = logits_of(self.rough, self.tokenizer, encoded, tokens_per_batch) - offset
+        close = close_calls.margins(rough, self.fitted.get("thresholds")) <= self.bound
+        return close_calls.rescored(rough, close, encoded, exact)
+
+
+def open_task(folder: Path, runtime: str = "") -> TaskClassifier:
+    """One task of an export in one of `RUNTIMES`; the default is `fastest`.
 
     Raises
     ------
     ModelError : the folder is not an export of this runtime, or its files are damaged
     """
-
-    def __init__(self, folder: Path, runtime: str = ""):
-        folder = Path(folder)
-        runtime = runtime or fastest(folder)
-        self.path = folder / ONNX_FILES.get(runtime, "model.safetensors")
-        if runtime not in ONNX_FILES:
-            self.network, self.tokenizer, facts = load_exported(folder)
-            self.rough, self.bound = None, facts.get("bf16", {}).get("bound")
-            if runtime == MIXED:
-                if self.bound is None:
-                    raise ModelError(folder, "records no bound for bf16", "export it again, or use the torch runtime")
-                self.rough = close_calls.in_bf16(self.network)
-        else:
-            facts = checkpoints.read_seal(folder)
-            if ONNX_FILES[runtime] not in facts["files"]:
-                raise ModelError(self.path, "is not exported", "make it with `emosafe onnx`")
-            self.tokenizer, self.network = load_tokenizer(folder, facts), OnnxNetwork(self.path)
-        self.task, self.fitted, self.name, self.runtime = facts["task"], facts["fitted"], facts["model"], runtime
-
-    def logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
-        """Logits without the weights that training put on labels, (n, 3) or (n, 6)."""
-        offset = np.array(self.fitted["log_weights"])
-        if self.runtime in ONNX_FILES:
-            return map_batches(self.network, self.tokenizer, encoded, tokens_per_batch) - offset
-
-        def exact(chosen: Encoded) -> np.ndarray:
-            return logits_of(self.network, self.tokenizer, chosen, tokens_per_batch) - offset
-
-        if self.rough is None:
-            return exact(encoded)
-        rough = logits_of(self.rough, self.tokenizer, encoded, tokens_per_batch) - offset
-        close = close_calls.margins(rough, self.fitted.get("thresholds")) <= self.bound
-        return close_calls.rescored(rough, close, encoded, exact)
-
-    def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,).
-
-        Levels are calibrated by a temperature. Categories are as the sigmoid gives them without the weights of training;
-        what was fitted for them is the threshold.
-        """
-        encoded = encode(self.tokenizer, texts, self.fitted["max_length"])
-        logits = self.logits(encoded, tokens_per_batch)
-        if self.task == "safety":
-            return calibration.apply_temperature(logits, self.fitted["temperature"]), encoded.truncated
-        return 1 / (1 + np.exp(-logits)), encoded.truncated
+    runtime = runtime or fastest(folder)
+    return (OnnxClassifier if runtime in ONNX_FILES else TorchClassifier)(Path(folder), runtime)
 
 
 def runtimes_here(folder: Path) -> list[str]:
@@ -174,7 +175,7 @@ def runtimes_here(folder: Path) -> list[str]:
     ------
     ModelError : the folder is not an export, or its files are damaged
     """
-    able = mixes(checkpoints.read_seal(folder))
+    able = mixes(read_seal(folder, unread=WEIGHTS))
     return [runtime for runtime in RUNTIMES if able or runtime != MIXED]
 
 
@@ -184,8 +185,8 @@ def mixes(facts: dict) -> bool:
 
 
 def fastest(folder: Path) -> str:
-    """The fastest runtime that gives PyTorch's labels here: `MIXED`, the fp32 ONNX graph, or PyTorch in fp32."""
-    facts = checkpoints.read_seal(folder)
-    if mixes(facts):
-        return MIXED
-    return "onnx" if ONNX_FILES["onnx"] in facts["files"] else "torch"
+    """The runtime that gives PyTorch's labels here and starts soonest: the fp32 ONNX graph, else `MIXED`, else PyTorch."""
+    facts = read_seal(folder, unread=WEIGHTS)
+    if ONNX_FILES["onnx"] in facts["files"]:
+        return "onnx"
+    return MIXED if mixes(facts) else "torch"

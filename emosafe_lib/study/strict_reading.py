@@ -9,6 +9,7 @@ holds a cell, because a cell may be a message. The readers (`sources.raw_tables`
 import csv
 import json
 import math
+from functools import partial
 from typing import IO
 
 MOST_LINE_CHARACTERS = 10_000_000  # of a line and of a cell
@@ -17,8 +18,8 @@ DELIMITERS = ",;\t|"
 SNIFFED_CHARACTERS = 2000  # the sniffer takes time in proportion to the square of what it is given
 
 
-def json_value(text: str | bytes) -> object:
-    """One JSON document.
+def json_value(text: str | bytes, most_digits: int = MOST_DIGITS) -> object:
+    """One JSON document; `most_digits` is how many an integer in it may have.
 
     Raises
     ------
@@ -30,7 +31,7 @@ def json_value(text: str | bytes) -> object:
             (text.decode("utf-8") if isinstance(text, bytes) else text).rstrip(),
             object_pairs_hook=unique_pairs,
             parse_constant=no_number,
-            parse_int=small_integer,
+            parse_int=partial(small_integer, most_digits=most_digits),
             parse_float=finite_number,
         )
     except json.JSONDecodeError as error:
@@ -54,10 +55,10 @@ def no_number(name: str) -> None:
     raise ValueError(f"{name.lstrip('-')} is no JSON")
 
 
-def small_integer(digits: str) -> int:
-    """An integer of at most `MOST_DIGITS` digits."""
-    if len(digits.lstrip("-")) > MOST_DIGITS:
-        raise ValueError(f"an integer of more than {MOST_DIGITS} digits")
+def small_integer(digits: str, most_digits: int) -> int:
+    """An integer of so many digits at most."""
+    if len(digits.lstrip("-")) > most_digits:
+        raise ValueError(f"an integer of more than {most_digits} digits")
     return int(digits)
 
 

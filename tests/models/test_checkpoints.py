@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from emosafe_lib.models import checkpoints
+from emosafe_lib.models import checkpoints, seals
 from emosafe_lib.study.errors import TrainingError
 
 SOURCE = '''
@@ -84,7 +84,7 @@ def test_47_the_newest_checkpoint_is_used_while_its_best_one_is_whole(saved):
 
 @pytest.mark.parametrize("damage", ["lost", "changed", "unsealed"])
 def test_47_a_checkpoint_whose_best_one_is_damaged_is_passed_over_too(saved, damage):
-    weights, seal = (saved / "checkpoint-2" / name for name in ("weights", checkpoints.SEAL))
+    weights, seal = (saved / "checkpoint-2" / name for name in ("weights", seals.SEAL))
     weights.write_text("9") if damage == "changed" else (weights if damage == "lost" else seal).unlink()
     found, notes = checkpoints.newest_usable(saved, {"data": "d"})
     assert found == saved / "checkpoint-1" and len(notes) == 2
@@ -106,4 +106,4 @@ def test_47_a_seal_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         plain = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, name=name, plain=plain: (calls.append(name), plain(*args)))
     checkpoints.seal(tmp_path)
-    assert calls == ["fsync", "replace"] and json.loads((tmp_path / checkpoints.SEAL).read_text()) == {"files": {}}
+    assert calls == ["fsync", "replace"] and json.loads((tmp_path / seals.SEAL).read_text()) == {"files": {}}

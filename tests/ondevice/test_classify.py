@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
         patch.setattr(backbone, "ASSETS", home)
         model, study = tiny_models.model_params(), tiny_models.study_params(epochs=4.0)
         results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
-        folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
+        folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported", onnx=False)
     return folder, {task: scores.calibrated_predictions(result, ROWS, "fine-tuned") for task, result in results.items()}
 
 
@@ -68,7 +68,7 @@ def with_onnx(request, exported, tmp_path_factory):
             model = tiny_models.model_params("encoder", training={"pooling": "mean"})
             study = tiny_models.study_params(epochs=4.0)
             results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
-            folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported")
+            folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported", onnx=False)
     assert set(onnx_graphs.add_onnx(folder)) == {"model.safetensors", "model.onnx", "model.int8.onnx"}
     return folder
 
@@ -149,11 +149,26 @@ def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(exported,
         classify.Classifier(folder, runtime="onnx")
 
 
-def test_without_bf16_the_exported_fp32_graph_is_the_default(with_onnx, monkeypatch):
-    monkeypatch.setattr(runtimes, "half_precision", lambda: False)
-    assert runtimes.TaskClassifier(with_onnx / "safety").runtime == "onnx"
-    monkeypatch.setattr(runtimes, "half_precision", lambda: True)
-    assert runtimes.TaskClassifier(with_onnx / "safety").runtime == runtimes.MIXED
+@pytest.mark.parametrize("able", [True, False])
+def test_the_exported_fp32_graph_is_the_default_whether_or_not_there_is_bf16(with_onnx, monkeypatch, able):
+    monkeypatch.setattr(runtimes, "half_precision", lambda: able)
+    assert runtimes.open_task(with_onnx / "safety").runtime == "onnx"
+
+
+def test_an_export_gets_its_graphs_by_itself_or_a_note_why_not(exported, tmp_path, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(export, "add_onnx", made.append)
+    monkeypatch.setattr(export, "TASK_LABELS", {})
+    assert export.export(None, {}, ROWS, 32, tmp_path) == tmp_path and made == [tmp_path]
+    monkeypatch.setattr(export, "add_onnx", lambda folder: onnx_graphs.add_onnx(folder))
+    monkeypatch.setattr(trials, "onnx", lambda: "onnx does not run here (ImportError)")
+    export.export(None, {}, ROWS, 32, exported[0])
+    assert "runtime ONNX graphs: not measured (ModelError" in capsys.readouterr().out
+
+
+def test_graphs_that_are_there_are_not_made_again(with_onnx, monkeypatch):
+    monkeypatch.setattr(onnx_graphs, "write_graph", lambda *_: 1 / 0)
+    assert onnx_graphs.add_onnx(with_onnx)["model.onnx"] > 0
 
 
 def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exported, tmp_path, monkeypatch):
@@ -163,21 +178,21 @@ def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exporte
     assert noted["rows"] > 0 and 0 < noted["largest_shift"] < 0.5
     assert noted["bound"] == pytest.approx(noted["safety_factor"] * noted["largest_shift"])
     monkeypatch.setattr(runtimes, "half_precision", lambda: True)
-    assert runtimes.TaskClassifier(folder / "safety").runtime == runtimes.MIXED
+    assert runtimes.open_task(folder / "safety").runtime == runtimes.MIXED
     monkeypatch.setattr(runtimes, "half_precision", lambda: False)
-    assert runtimes.TaskClassifier(folder / "safety").runtime == "torch"
+    assert runtimes.open_task(folder / "safety").runtime == "torch"
     monkeypatch.setattr(runtimes, "half_precision", lambda: True)
     checkpoints.seal(
         folder / "safety", **{name: value for name, value in facts.items() if name not in ("bf16", "files")}
     )
-    assert runtimes.TaskClassifier(folder / "safety").runtime == "torch"
+    assert runtimes.open_task(folder / "safety").runtime == "torch"
     with pytest.raises(ModelError, match="records no bound"):
-        runtimes.TaskClassifier(folder / "safety", runtimes.MIXED)
+        runtimes.open_task(folder / "safety", runtimes.MIXED)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported, task):
-    mix, plain = (runtimes.TaskClassifier(exported[0] / task, runtime) for runtime in (runtimes.MIXED, "torch"))
+    mix, plain = (runtimes.open_task(exported[0] / task, runtime) for runtime in (runtimes.MIXED, "torch"))
     encoded = batching.encode(plain.tokenizer, ROWS["text"].tolist(), plain.fitted["max_length"])
     exact = plain.logits(encoded, 128)
     mix.bound = 0.0
@@ -329,6 +344,8 @@ def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(g
 
 class Stub:
     """A classifier that says what it was given by its length alone, and needs no weights."""
+
+    unanswered = 0
 
     def __init__(self, folder, runtime=""):
         pass

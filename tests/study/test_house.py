@@ -33,7 +33,10 @@ def test_conda_environment_has_the_versions_of_the_lock():
 
 def test_every_declared_dependency_is_pinned_and_listed_for_conda():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {re.split(r"[><=]", entry)[0].lower().replace("_", "-") for entry in project["dependencies"]}
+    names = {
+        re.split(r"[><=]", entry)[0].lower().replace("_", "-")
+        for entry in project["dependencies"] + project["optional-dependencies"]["study"]
+    }
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     listed = set(pins(next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))))
     assert names <= set(lock()) and names <= listed | {"jupyterlab", "pyyaml", "tqdm"}
@@ -69,6 +72,7 @@ BELOW["teaching"] = {*BELOW} - {"workflow", "cli"}  # notebooks and tests alone 
 LATE = {
     "emosafe_lib.cli": "one command alone is imported",
     "emosafe_lib.augment.reinterpretation": "openai takes a second, and templates need no server",
+    "emosafe_lib.ondevice.classify": "an ONNX graph needs no PyTorch",
     "emosafe_lib.prompting.backends": "openai takes a second, and local models need no server",
     "workflow.command": "a stage needs no engine, a page no stage",
     "workflow.execute": "nbconvert takes a second, which the notebook need not wait for",

@@ -1,0 +1,176 @@
+"""An exported classifier read by onnxruntime, tokenizers and numpy alone: what `emosafe classify` starts with.
+
+fp32 rows share batches. The int8 graph takes one scale per product from all rows that are read together, so that a
+message's answer would hang on its company: there each row is read by itself, and the processor's cores share the rows.
+"""
+
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from emosafe_lib.models.batching import Encoded, budget_batches
+from emosafe_lib.ondevice.exports import REMEDY, one_line, read_facts, tokenizer_config
+from emosafe_lib.ondevice.task_classifier import TaskClassifier
+from emosafe_lib.study.errors import ModelError
+
+INPUTS = ("input_ids", "attention_mask")
+# The name under which an ONNX file says that weights lie in another file, whose path it chooses; ours hold their own.
+ELSEWHERE = b"location"
+
+
+def threads() -> int:
+    """How many batches are read at once: OMP_NUM_THREADS, or the cores that this process may use."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(told)) if told.isdecimal() else cores
+
+
+@cache
+def readers() -> ThreadPoolExecutor:
+    """The threads that share batches; onnxruntime works outside of Python's lock."""
+    return ThreadPoolExecutor(threads(), thread_name_prefix="reader")
+
+
+class Tokens:
+    """A tokenizer as it lies in an export, read by `tokenizers` alone; it gives what transformers would give.
+
+    Raises
+    ------
+    ModelError : damaged, or without a token for padding
+    """
+
+    def __init__(self, folder: Path, max_length: int):
+        import tokenizers
+
+        config = tokenizer_config(folder)
+        with one_line(folder / "tokenizer.json", "is no tokenizer"):
+            self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.tokenizer.encode_special_tokens = True  # a control token spelled out in a text is data
+            self.tokenizer.no_padding()
+            side = "left" if config.get("truncation_side") == "left" else "right"
+            self.tokenizer.enable_truncation(max_length, direction=side)
+            special = {name: self.id_of(config.get(f"{name}_token")) for name in ("bos", "cls", "eos", "pad")}
+            self.largest = max(self.tokenizer.get_vocab().values())
+        if special["pad"] is None:
+            raise ModelError(folder / "tokenizer_config.json", "names no token for padding", REMEDY)
+        self.max_length, self.pad, self.left = max_length, special["pad"], config.get("padding_side") == "left"
+        self.start = special["bos"] or special["cls"] or special["eos"] or special["pad"]
+
+    def id_of(self, token: object) -> int | None:
+        """The id of a special token, which stands as a text or as an object with its content; None where there is none."""
+        content = token.get("content") if isinstance(token, dict) else token
+        return self.tokenizer.token_to_id(content) if isinstance(content, str) else None
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """The texts' tokens, the end cut off; a text of none gets one, as a network needs."""
+        found = self.tokenizer.encode_batch(list(texts))
+        cut = np.array([bool(each.overflowing) for each in found], dtype=bool)
+        return Encoded([each.ids or [self.start] for each in found], cut)
+
+    def padded(self, rows: list[list[int]]) -> dict[str, np.ndarray]:
+        """Token ids and their mask, both (rows, tokens) int64."""
+        longest = max(map(len, rows))
+        ids, mask = np.full((len(rows), longest), self.pad, np.int64), np.zeros((len(rows), longest), np.int64)
+        for number, row in enumerate(rows):
+            place = slice(longest - len(row), None) if self.left else slice(len(row))
+            ids[number, place], mask[number, place] = row, 1
+        return dict(zip(INPUTS, (ids, mask), strict=True))
+
+
+class OnnxNetwork:
+    """An ONNX classifier on one CPU thread: a padded batch in, logits (n, labels) out; several threads may call it.
+
+    Raises
+    ------
+    ModelError : no graph, one whose weights lie elsewhere, or one with other inputs and outputs than a classifier's
+    """
+
+    def __init__(self, path: Path):
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)  # what it would print names nodes and shapes, over several lines
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        with one_line(path, "is no graph that onnxruntime can run"):
+            if holds(path, ELSEWHERE):
+                raise ModelError(path, "has weights in another file", REMEDY)
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        inputs = {each.name: (each.type, len(each.shape)) for each in self.session.get_inputs()}
+        outputs = [(each.name, each.type) for each in self.session.get_outputs()]
+        if inputs != dict.fromkeys(INPUTS, ("tensor(int64)", 2)) or outputs != [("logits", "tensor(float)")]:
+            raise ModelError(path, "has other inputs or outputs than a classifier's", REMEDY)
+
+    def __call__(self, inputs: dict) -> np.ndarray:
+        return self.session.run(None, {name: np.asarray(inputs[name]) for name in INPUTS})[0].astype(np.float64)
+
+
+def holds(path: Path, word: bytes) -> bool:
+    """Whether a file holds a word; its bytes are not copied."""
+    if not path.stat().st_size:
+        return False
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(word) >= 0
+
+
+def try_out(answer: Callable, labels: int, max_length: int, vocabulary: int, where: Path) -> None:
+    """Let a network answer once before anybody asks it: to the longest message, to padding, to the last token.
+
+    Parameters
+    ----------
+    answer : token ids, a list a row, to logits (rows, labels)
+    vocabulary : how many tokens there are
+
+    Raises
+    ------
+    ModelError : it fails, or gives another shape, what is not finite, or the same to whatever it reads
+    """
+    ids = [[(5 * number) % vocabulary for number in range(max_length - 1)] + [vocabulary - 1], [vocabulary - 1]]
+    with one_line(where, "is a network that fails"):
+        found = [np.asarray(answer(rows)) for rows in (ids[:1], [ids[1], ids[1] * 2])]
+    if [each.shape for each in found] != [(1, labels), (2, labels)]:
+        raise ModelError(where, "has a head for other labels", REMEDY)
+    if not all(np.isfinite(each).all() for each in found):
+        raise ModelError(where, "gives answers that are not finite", REMEDY)
+    if np.array_equal(found[0][0], found[1][0]):
+        raise ModelError(where, "gives the same answer to whatever it reads", REMEDY)
+
+
+class OnnxClassifier(TaskClassifier):
+    """One task in an ONNX runtime; `like` is another of the folder, whose tokenizer is shared where it is the same.
+
+    Raises
+    ------
+    ModelError : the folder is not an export of this runtime, or its files are damaged
+    """
+
+    def __init__(self, folder: Path, runtime: str, like: "OnnxClassifier | None" = None):
+        folder = Path(folder)
+        facts = read_facts(folder, runtime)
+        super().__init__(folder, runtime, facts)
+        shared = like is not None and like.reads == self.reads
+        self.tokens = like.tokens if shared else Tokens(folder, self.fitted["max_length"])
+        self.network, self.apart = OnnxNetwork(self.path), runtime == "onnx-int8"
+        counts = len(facts["labels"]), self.fitted["max_length"], self.tokens.largest + 1
+        try_out(self.answer, *counts, self.path)
+
+    def answer(self, rows: list[list[int]]) -> np.ndarray:
+        """Logits of some rows of tokens, read together."""
+        return self.network(self.tokens.padded(rows))
+
+    def encode(self, texts: list[str]) -> Encoded:
+        return self.tokens.encode(texts)
+
+    def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        alone = [[row] for row in range(len(encoded.ids))]
+        batches = alone if self.apart else budget_batches(encoded.lengths, tokens_per_batch)
+        work = [[encoded.ids[row] for row in batch] for batch in batches]
+        with one_line(self.path, "is a network that fails"):
+            answers = list(readers().map(self.answer, work) if len(work) > 1 else map(self.answer, work))
+        found = np.concatenate(answers)
+        return found[np.argsort(np.concatenate(batches))]

@@ -1,0 +1,56 @@
+"""One task's exported network: texts in, probabilities out. A runtime says how tokens and logits are made.
+
+The answer is a function of the message: whoever is read beside it changes no digit that is shown, unless by the rounding of
+sums in fp32 or bf16 (see `runtimes` and `onnx_classifier`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from emosafe_lib.evaluation.calibration import apply_temperature
+from emosafe_lib.models.batching import Encoded
+from emosafe_lib.ondevice.exports import MOST_LOGIT, weights_of
+
+
+class TaskClassifier:
+    """What the runtimes share: a task, what was fitted for it on validation rows, and probabilities from logits."""
+
+    def __init__(self, folder: Path, runtime: str, facts: dict):
+        self.path, self.runtime = Path(folder) / weights_of(runtime), runtime
+        self.task, self.fitted, self.name = facts["task"], facts["fitted"], facts["model"]
+        # equal where two tasks read the same tokens
+        self.reads = (
+            facts["files"]["tokenizer.json"],
+            facts["files"]["tokenizer_config.json"],
+            self.fitted["max_length"],
+        )
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """The texts' tokens, at most `max_length` each."""
+        raise NotImplementedError
+
+    def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        """What the network answers, (n, 3) or (n, 6), with the weights that training put on labels."""
+        raise NotImplementedError
+
+    def logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        """Logits without the weights that training put on labels, (n, 3) or (n, 6)."""
+        return self.raw_logits(encoded, tokens_per_batch) - np.array(self.fitted["log_weights"])
+
+    def chances(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+        """Probabilities (n, 3) or (n, 6); a row is NaN where a logit is no number or beyond `MOST_LOGIT`.
+
+        Levels are calibrated by a temperature. Categories are as the sigmoid gives them without the weights of training;
+        what was fitted for them is the threshold.
+        """
+        logits = self.logits(encoded, tokens_per_batch)
+        logits = np.where((np.abs(logits) < MOST_LOGIT).all(axis=1, keepdims=True), logits, np.nan)
+        if self.task == "safety":
+            return apply_temperature(logits, self.fitted["temperature"])
+        return 1 / (1 + np.exp(-logits.clip(-500, 500)))
+
+    def probabilities(self, texts: list[str], tokens_per_batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (n, 3) or (n, 6), and which texts were cut at the end, (n,)."""
+        encoded = self.encode(texts)
+        return self.chances(encoded, tokens_per_batch), encoded.truncated
