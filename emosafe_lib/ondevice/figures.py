@@ -18,12 +18,14 @@ def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
     sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
     panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
     panel.set(xscale="log", xlabel="GB at inference, computed, logarithmic (weights, cache, activations)", ylabel="")
+    panel.xaxis.set_major_formatter("{x:g}")
     beside(panel)
     return figure
 
 
 def latency(table: pd.DataFrame):
-    """Median milliseconds per message, with a line up to the 95th percentile, one panel a batch size.
+    """Median milliseconds per message, with a line up to the 95th percentile, one panel a batch size; a colour is a dtype
+    and a marker a length.
 
     `table` has the columns model, dtype, batch, length, p50_ms and p95_ms.
     """
@@ -32,15 +34,15 @@ def latency(table: pd.DataFrame):
     batches = list(dict.fromkeys(table["batch"]))
     figure, panels = plt.subplots(1, len(batches), figsize=(WIDTH + 2, 3.6), squeeze=False, sharey=True)
     models = list(dict.fromkeys(table["model"]))
+    colours, markers = look(table["dtype"]), look(table["length"])
     for panel, batch in zip(panels[0], batches, strict=True):
         part = table[table["batch"] == batch]
-        ways = look(f"{dtype}, {length} tokens" for dtype, length in zip(part["dtype"], part["length"], strict=True))
         for (dtype, length), one in part.groupby(["dtype", "length"], sort=False):
-            colour, marker, _ = ways[f"{dtype}, {length} tokens"]
+            colour, marker = colours[dtype][0], markers[length][1]
             places = [models.index(name) for name in one["model"]]
             middle, high = one["p50_ms"] / batch, one["p95_ms"] / batch
             above = [[0] * len(one), high - middle]
-            panel.errorbar(places, middle, yerr=above, color=colour, marker=marker, label=f"{dtype}, {length} tokens")
+            panel.errorbar(places, middle, above, fmt=marker, color=colour, label=f"{dtype}, {length} tokens")
         panel.set(
             title=f"batch {batch}",
             yscale="log",
