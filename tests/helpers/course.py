@@ -41,9 +41,11 @@ def code_of(path: Path) -> list[str]:
 
 
 def called(sources: list[str]) -> set[str]:
-    """The last parts of all names that code cells call, such as `Trainer` and `from_pretrained`."""
-    nodes = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return {getattr(node.func, "attr", getattr(node.func, "id", "")) for node in nodes}
+    """The last parts of all names that code cells call or derive from, such as `Trainer` and `from_pretrained`."""
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    names = [node.func for node in nodes if isinstance(node, ast.Call)]
+    names += [base for node in nodes if isinstance(node, ast.ClassDef) for base in node.bases]
+    return {getattr(name, "attr", getattr(name, "id", "")) for name in names}
 
 
 def imported(sources: list[str]) -> set[str]:
