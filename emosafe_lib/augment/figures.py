@@ -1,4 +1,4 @@
-"""The figures of notebook 02: what became of the replies, how the levels moved, and how alike the new texts are."""
+"""The figures of notebook 02 that are more than one seaborn call: what became of the replies, how alike texts are."""
 
 import itertools
 
@@ -17,17 +17,6 @@ def augmentation_outcomes(table: pd.DataFrame):
     panel.bar_label(bars, padding=3, fontsize=8)
     panel.set(title="What became of the requests", xlabel="requests", xscale="symlog")
     panel.invert_yaxis()
-    return figure
-
-
-def augmentation_shift(table: pd.DataFrame):
-    """Rows by level of the parent (index) and of the re-interpretation (columns)."""
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
-    figure, panel = plt.subplots(figsize=(WIDTH * 0.7, 2.6))
-    sns.heatmap(table, annot=True, fmt="d", cmap="Blues", cbar=False, ax=panel)
-    panel.set(title="Where re-interpretation moves a message", xlabel="its level", ylabel="the parent's level")
     return figure
 
 
