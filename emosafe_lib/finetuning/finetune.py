@@ -23,7 +23,7 @@ from emosafe_lib.finetuning.trainer import encoded_of, history_of, make_trainer,
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.models.batching import budget_batches, padding_share
 from emosafe_lib.models.classifier import logits_of
-from emosafe_lib.models.precision import hardware, mixes_precision
+from emosafe_lib.models.precision import hardware, mixes_precision, trained_dtype
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
 
@@ -48,6 +48,7 @@ def facts_of(plan: Plan, network, lengths: np.ndarray, notes: list[str]) -> dict
         "notes": notes,
         "mixed_precision": mixes_precision(plan.model),
         **hardware(plan.model),
+        "dtype": str(trained_dtype(plan.model)).removeprefix("torch."),
     }
 
 

@@ -34,12 +34,14 @@ def pick_device(model: ModelParams):
 
 
 def pick_dtype(model: ModelParams):
-    """The torch dtype to load in: float32 on a CPU, where reduced precision is far slower, else as declared."""
+    """The torch dtype to load in, as declared where the device is fit for it. A CPU takes bfloat16 where that is fast, and
+    else float32, since reduced precision is far slower there.
+    """
     import torch
 
     device = pick_device(model).type
     if device == "cpu":
-        return torch.float32
+        return torch.bfloat16 if model.dtype == "bfloat16" and half_precision() else torch.float32
     return torch.float16 if model.dtype == "bfloat16" and not has_bfloat16(device) else getattr(torch, model.dtype)
 
 
@@ -54,12 +56,12 @@ def has_bfloat16(device: str) -> bool:
 
 def trained_dtype(model: ModelParams):
     """The torch dtype of a classifier's backbone: `pick_dtype`'s where it is frozen, float32 where all of it trains, since
-    AdamW's steps are smaller than what half precision can add to a weight. On MPS always float32: the Trainer's mixed
-    precision is CUDA's.
+    AdamW's steps are smaller than what half precision can add to a weight. Always float32 on MPS and CPU: the Trainer's
+    mixed precision is CUDA's, ours on a CPU is `mixed_precision`, and what is saved there must serve other processors.
     """
     import torch
 
-    frozen = model.training.method == "lora" and pick_device(model).type != "mps"
+    frozen = model.training.method == "lora" and pick_device(model).type == "cuda"
     return pick_dtype(model) if frozen else torch.float32
 
 
@@ -135,6 +137,11 @@ def pick_quantization(model: ModelParams) -> str:
         what = f"asks for {model.quantization}, and {why}"
         raise ModelError(model.name, what, "run `.venv/bin/pip install -e '.[quantized]'`, or set quantization: none")
     return model.quantization
+
+
+def rounds(model: ModelParams) -> bool:
+    """Whether a CPU answers prompts in bfloat16, so that close calls can and should be looked at once more in float32."""
+    return pick_device(model).type == "cpu" and str(pick_dtype(model)) != "torch.float32"
 
 
 def hardware(model: ModelParams) -> dict:

@@ -120,7 +120,8 @@ def network_for(model: ModelParams, dtype: str):
     if model.weights == "random" and packed and (gpu or dtype == "int4"):
         network = saved_and_loaded(model, **options)
     else:
-        network = load_network(model, AutoModelForSequenceClassification, num_labels=3, **options)
+        full = {} if gpu else {"dtype": torch.float32}
+        network = load_network(model, AutoModelForSequenceClassification, num_labels=3, **full, **options)
     if getattr(network.config, "pad_token_id", None) is None:
         network.config.pad_token_id = 0  # Llama 3 declares none, and without one several rows at once are refused
     if gpu:

@@ -3,11 +3,11 @@
 What a model finds likely and what it should be taken to answer are two things; this module stands between them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logit
 
 from emosafe_lib.evaluation import metrics, predictions
 from emosafe_lib.evaluation.calibration import (
@@ -17,11 +17,14 @@ from emosafe_lib.evaluation.calibration import (
     fit_temperature,
     fit_thresholds,
 )
+from emosafe_lib.models import close_calls
 from emosafe_lib.prompting import wordings
 from emosafe_lib.prompting.scoring import Asked, Scores
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.rows import category_matrix, known_matrix
 from emosafe_lib.study.taxonomy import SAFETY_LEVELS, USABLE_OUTCOMES
+
+MEASURED_ROWS = 32  # by which it is measured how far bf16 moves scores
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,38 @@ def calibrate(scores: Scores, rows: pd.DataFrame, bias: np.ndarray) -> Calibrati
         chances = probabilities_of(scores.log_probabilities, task, shift, temperature)
         thresholds = fit_thresholds(chances, category_matrix(rows), known)
     return Calibration(shift, temperature, thresholds, contextual)
+
+
+def margins(log_probabilities: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Distance of each question's scores to the nearest decision, (n, questions): from the likeliest answer to the second,
+    or from yes and no to the category's threshold; in log-probability.
+    """
+    scores = log_probabilities - calibration.bias
+    if calibration.thresholds is None:
+        return np.diff(np.partition(scores, -2, axis=2)[:, :, -2:], axis=2)[:, :, 0]
+    limits = calibration.temperature * logit(np.clip(calibration.thresholds, 1e-12, 1 - 1e-12))
+    return np.abs(scores[:, :, 0] - scores[:, :, 1] - limits)
+
+
+def settled(backend, scores: Scores, calibration: Calibration, rows: pd.DataFrame) -> Scores:
+    """The scores of `rows` with close calls made once more in fp32, where a CPU scored in bf16; else as they are.
+
+    How far bf16 moves scores is measured on some of the rows. A row that lies within `close_calls.SAFETY_FACTOR` times
+    that distance of a decision is scored again: labels are those of fp32 unless a row moved farther still.
+    """
+    exact = getattr(backend, "exact", None)
+    if exact is None or not len(rows):
+        return scores
+    values, texts = scores.log_probabilities.copy(), rows["text"].to_numpy()
+    again = np.zeros(len(rows), dtype=bool)
+    again[np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int)] = True
+    values[again] = exact.score(scores.asked.question, texts[again].tolist())[0]
+    moved = np.ptp(values[again] - scores.log_probabilities[again], axis=2).max(axis=0)
+    close = (margins(scores.log_probabilities, calibration) <= close_calls.SAFETY_FACTOR * moved).any(axis=1) & ~again
+    if close.any():
+        values[close] = exact.score(scores.asked.question, texts[close].tolist())[0]
+    rounding = {"moved": float(moved.max()), "rows_in_fp32": int((again | close).sum()), "rows": len(rows)}
+    return replace(scores, log_probabilities=values, facts=scores.facts | {"bf16": rounding})
 
 
 def calibrated(scores: Scores, calibration: Calibration) -> np.ndarray:

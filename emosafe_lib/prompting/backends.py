@@ -4,12 +4,13 @@ Both give an array (rows, questions, answers) of log-probabilities, so that ever
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from emosafe_lib.models import backbone, pooling
+from emosafe_lib.models import backbone, pooling, precision
 from emosafe_lib.prompting import shared_prefix, wordings
 from emosafe_lib.study import taxonomy
 from emosafe_lib.study.errors import PromptError
@@ -47,6 +48,12 @@ class CausalBackend:
     def __init__(self, model: ModelParams):
         self.model, self.notes = model, []
         self.network, self.tokenizer = backbone.load_causal(model)
+
+    @cached_property
+    def exact(self) -> "CausalBackend | None":
+        """The same model in float32 where this one is rounded to bfloat16 on a CPU; else None."""
+        exact = self.model.model_copy(update={"dtype": "float32"})
+        return CausalBackend(exact) if precision.rounds(self.model) else None
 
     def ask(self, task: str, variant: str, settings: PromptingParams) -> tuple[object, int]:
         """The zero-shot prompt and its number of exemplars per class, 0."""

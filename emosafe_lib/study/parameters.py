@@ -400,7 +400,8 @@ class ModelParams(Section):
     )
     shape: ShapeParams | None = Field(None, description="The shape of a LLaMA; the weights' own configuration if null.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="The precision of weights on a GPU; a CPU takes float32."
+        "float32",
+        description="The precision of weights; a CPU takes bfloat16 where it multiplies it fast, else float32.",
     )
     quantization: Literal["none", "int8", "int4"] = Field(
         "none", description="Pack weights into 8 or 4 bits; it needs bitsandbytes and `training.method: lora`."

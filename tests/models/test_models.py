@@ -88,6 +88,7 @@ def test_57_no_gpu_no_bf16_and_no_4_bit_are_declared(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision, "half_precision", lambda: False)
     found = precision.hardware(tiny_models.model_params(device="cuda", dtype="bfloat16", quantization="int4"))
     assert (found["device"], found["dtype"], found["quantization"]) == ("cpu", "float32", "none")
     assert [note.split()[0] for note in found["fallbacks"]] == ["no", "bfloat16", "int4"]
@@ -99,6 +100,16 @@ def test_57_bf16_that_a_gpu_only_emulates_is_replaced_and_noted(monkeypatch):
     found = precision.hardware(tiny_models.model_params(dtype="bfloat16"))
     assert found["dtype"] == "float16"
     assert found["fallbacks"] == ["bfloat16 is not fit for this cuda: runs in float16"]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_processor_answers_in_bfloat16_where_it_is_fast_there_and_trains_on_float32_weights(monkeypatch, able):
+    monkeypatch.setattr(precision, "half_precision", lambda: able)
+    model = tiny_models.model_params(device="cpu", dtype="bfloat16")
+    assert precision.pick_dtype(model) == (torch.bfloat16 if able else torch.float32)
+    assert precision.rounds(model) is able and len(precision.hardware(model)["fallbacks"]) == (not able)
+    assert precision.trained_dtype(model) == torch.float32
+    assert not precision.rounds(tiny_models.model_params(device="cpu"))
 
 
 def test_57_what_the_machine_can_do_needs_no_note():
