@@ -1,5 +1,7 @@
 """The figures of notebook 05: scores against size, labels, sources and budgets, each drawn from a table of `readings`."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
@@ -18,11 +20,13 @@ from emosafe_lib.study.style import (
 
 
 def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.DataFrame, x="parameters", label=""):
-    """Score against size or cost on a logarithmic axis: a panel a metric and task, a line a setting, bars for intervals.
+    """Score against size or cost on a logarithmic axis: a panel a metric and task, a line a setting and ladder, bars for
+    intervals.
 
-    `table` has the columns task, metric, setting, model, value, low, high and `x`; `references` has task, metric, model
-    and value and is drawn as horizontal lines. Points are joined to guide the eye. A band is drawn only for `curves`
-    (task, metric, setting, parameters, low, high), which hold the fits that are honest, within the fitted sizes.
+    `table` has the columns task, metric, setting, ladder, model, value, low, high and `x`; `references` has task, metric,
+    model and value and is drawn as horizontal lines. Points of one ladder are joined to guide the eye. A band is drawn only
+    for `curves` (task, metric, setting, ladder, parameters, low, high), which hold the fits that are honest, within the
+    fitted sizes.
     """
     import matplotlib.pyplot as plt
 
@@ -42,11 +46,12 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
 
 def size_panel(panel, table: pd.DataFrame, references: pd.DataFrame, curves: pd.DataFrame, looks: dict, x: str) -> None:
     """One panel of `score_by_size`: a task and metric."""
-    for name, (colour, marker, line) in looks.items():
-        part = table[table["setting"] == name].sort_values(x)
-        marks = {"color": colour, "marker": marker, "linestyle": joined(part, line), "capsize": 3, "label": name}
-        panel.errorbar(part[x], part["value"], yerr=whiskers(part), **marks)
-        fit = curves[curves["setting"] == name]
+    ladders = list(dict.fromkeys(table["ladder"]))
+    for (name, (colour, marker, line)), (place, ladder) in product(looks.items(), enumerate(ladders)):
+        here = (part[(part["setting"] == name) & (part["ladder"] == ladder)] for part in (table, curves))
+        part, fit = (rows.sort_values(axis) for rows, axis in zip(here, (x, "parameters"), strict=True))
+        marks = {"color": colour, "marker": marker, "linestyle": joined(part, line), "capsize": 3}
+        panel.errorbar(part[x], part["value"], yerr=whiskers(part), label="" if place else name, **marks)
         panel.fill_between(fit["parameters"], fit["low"], fit["high"], color=colour, alpha=0.15, linewidth=0)
     for number, row in enumerate(references.itertuples()):
         panel.axhline(row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=row.model)
@@ -59,7 +64,7 @@ def size_panel(panel, table: pd.DataFrame, references: pd.DataFrame, curves: pd.
 def score_by_label(table: pd.DataFrame):
     """F1 of every level and category against size, one panel a label, one line a setting, on a common scale.
 
-    `table` has the columns task, category, setting, parameters, value, low and high.
+    `table` has the columns task, category, setting, ladder, parameters, value, low and high.
     """
     import matplotlib.pyplot as plt
 

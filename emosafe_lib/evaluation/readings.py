@@ -127,20 +127,27 @@ def source_table(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
 
 
 def score_by_size(ranks: pd.DataFrame) -> str:
-    """From `scaling.rank_table`: in how many tasks and settings the score rises with size beyond doubt, by metric."""
+    """From `scaling.rank_table`, a ladder or several: in how many tasks and settings the score rises with size beyond doubt,
+    by metric; a ladder that is too short for a statement is left out beside one that is not.
+    """
     if ranks.empty or (ranks["status"] == INSUFFICIENT).all():
         return (
             "Fewer than three sizes have runs here, or their scores are equal: insufficient for any statement on size."
         )
-    usable, parts = ranks[ranks["status"] == "ok"], []
-    for metric, part in usable.groupby("metric", sort=False):
+    usable = ranks[ranks["status"] == "ok"]
+    return " ".join(one_ladder_by_size(name, part) for name, part in usable.groupby("ladder", sort=False))
+
+
+def one_ladder_by_size(ladder: str, ranks: pd.DataFrame) -> str:
+    """The sentence of one ladder in `score_by_size`."""
+    parts = []
+    for metric, part in ranks.groupby("metric", sort=False):
         rising, falling, curves = (part["low"] > 0).sum(), (part["high"] < 0).sum(), (part["curve"] == "fitted").sum()
         parts.append(
             f"{METRIC_NAMES[metric]} rises with size beyond doubt in {rising} of {len(part)} task and setting pairs, "
             f"falls in {falling}, and allows a saturating curve in {curves}"
         )
-    name = LADDER_NAMES.get(ranks["ladder"].iloc[0], ranks["ladder"].iloc[0])
-    return f"On {name}, " + "; ".join(parts) + "."
+    return f"On {LADDER_NAMES.get(ladder, f'the ladder {ladder}')}, " + "; ".join(parts) + "."
 
 
 def score_by_label(points: pd.DataFrame) -> str:

@@ -212,14 +212,18 @@ def curve_of(evidence: Evidence, models: list[str], task: str, setting: str, met
 
 
 def curve_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """The honest curves as points to draw: task, metric, setting, parameters, value, low, high; empty if there are none."""
+    """The honest curves as points to draw: task, metric, setting, ladder, parameters, value, low, high; empty if there are
+    none.
+    """
     numbers = dict.fromkeys(("parameters", "value", "low", "high"), float)
-    parts = [pd.DataFrame(columns=["task", "metric", "setting", *numbers]).astype(numbers)]  # figures need numbers
+    parts = [
+        pd.DataFrame(columns=["task", "metric", "setting", "ladder", *numbers]).astype(numbers)
+    ]  # figures need numbers
     for task, setting, metric in product(TASKS, SCALED_SETTINGS, metrics):
         curve = curve_of(evidence, evidence.ladder(ladder), task, setting, metric)
         if curve.status == "fitted":
             columns = {"parameters": curve.grid, "value": curve.middle, "low": curve.low, "high": curve.high}
-            parts.append(pd.DataFrame(columns).assign(task=task, metric=metric, setting=setting))
+            parts.append(pd.DataFrame(columns).assign(task=task, metric=metric, setting=setting, ladder=ladder))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 

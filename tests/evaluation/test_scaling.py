@@ -352,3 +352,18 @@ def test_a_run_below_the_source_names_baseline_is_counted_by_the_test_that_count
         family="source name", metric="macro_f1", high=-0.01
     )
     assert "1 of 4 runs beats" in readings.source_name(compared) and "1 falls short" in readings.source_name(compared)
+
+
+def test_ladders_are_never_joined_by_a_line_and_each_has_its_sentence():
+    from emosafe_lib.evaluation import figures
+
+    row = {"task": "safety", "metric": "macro_f1", "setting": "zero-shot", "low": 0.1, "high": 0.9}
+    rungs = [("a", 1e5, 0.2), ("a", 1e6, 0.3), ("b", 1e7, 0.8), ("b", 1e8, 0.9)]
+    table = pd.DataFrame(row | {"ladder": name, "parameters": n, "value": value} for name, n, value in rungs)
+    nothing = pd.DataFrame(columns=["task", "metric", "model", "value"])
+    figure = figures.score_by_size(table, nothing, table.iloc[:0])
+    lines = [line.get_xdata().tolist() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert [1e5, 1e6] in lines and [1e7, 1e8] in lines and not [x for x in lines if x[0] < 2e6 < x[-1]]
+    ranks = {"status": "ok", "metric": "macro_f1", "low": 0.1, "high": 0.5, "curve": "none"}
+    said = readings.score_by_size(pd.DataFrame([ranks | {"ladder": "smollm2"}, ranks | {"ladder": "mine"}]))
+    assert "On the SmolLM2 ladder, " in said and "On the ladder mine, " in said
