@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from augment_cases import live, row, rows
-from chat_server import ChatServer, short_id
+from chat_server import ChatServer, Response, completion, short_id
 
 from emosafe_lib.augment import cost, reinterpretation
 from emosafe_lib.augment import requests as augment_requests
@@ -288,6 +288,43 @@ def test_32_a_cost_cap_stops_before_anything_is_sent(tmp_path):
         with pytest.raises(AugmentationError, match="price"):
             run(server, tmp_path, prices=None)
         assert not server.raw
+
+
+@pytest.mark.parametrize("usage", [-(10**9), 0, 10**400, 0.5, None, "many"])
+def test_32_what_a_server_says_of_usage_never_lowers_what_counts(usage, tmp_path):
+    """One answer with a debt of tokens would let all others pass the cap."""
+    kind = Response(body=json.dumps(completion("{}") | {"usage": {"prompt_tokens": usage}}).encode())
+    with ChatServer(lambda number, body: kind) as server:
+        run(server, tmp_path, count=1)
+        params = live(server.url)
+        (request,) = augment_requests.requests_for(rows(1), params)
+        with Journal(journal_path(tmp_path, params), {}) as journal:
+            assert journal.spent_usd >= cost.of_tokens(request.prompt_tokens, 0, params)
+
+
+def test_32_a_cap_counts_the_larger_of_both_counts(tmp_path):
+    """The bill is the server's count where that can be; the cap counts ours where it is larger, and theirs where it is."""
+    with ChatServer() as server:
+        card = run(server, tmp_path, count=2).card
+        with Journal(journal_path(tmp_path, live(server.url)), {}) as journal:
+            assert journal.spent_usd > card["cost_usd"] == pytest.approx(2 * (500 + 160) / 1e6)
+    dear = Response(body=json.dumps(completion("{}") | {"usage": {"prompt_tokens": 10**6}}).encode())
+    with ChatServer(lambda number, body: dear) as server, pytest.raises(AugmentationError, match="cap of 2.0"):
+        run(server, tmp_path, count=8, max_cost_usd=2.0, concurrency=1)
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("amount", ["-1", "1e999", "1" + "0" * 400, "NaN", '"free"', "-1e-9", "1e13", "null"])
+@pytest.mark.parametrize("name", ["cost_usd", "cap_usd", "prompt_tokens"])
+def test_32_a_journal_line_with_an_impossible_amount_is_refused(name, amount, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(f'{{"settings":{{}}}}\n{{"key":"k","outcome":"ok","{name}":{amount}}}\n')
+    with (
+        pytest.raises(AugmentationError, match="journal.jsonl line 2: is not a journal record") as caught,
+        Journal(path),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_32_a_row_cap_is_never_exceeded(tmp_path):

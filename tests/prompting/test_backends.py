@@ -12,6 +12,7 @@ from prompting import make_rows, model_params, settings
 from tenacity import wait_none
 
 from emosafe_lib.models import client
+from emosafe_lib.models.completion import Listed, Token
 from emosafe_lib.prompting import attacks, backends, label_reading, scoring, wordings
 from emosafe_lib.prompting.answers import Calibration, chances
 from emosafe_lib.study.errors import ModelError
@@ -125,6 +126,98 @@ def test_a_label_that_is_not_listed_gets_the_smallest_value():
         label_reading.first_token_scores([("safe", np.log(0.9)), ("?", np.log(0.02))], LEVELS)
     ) == pytest.approx([0.9, 0.02, 0.02])
     assert label_reading.first_token_scores([("?", -0.1)], LEVELS) is None
+
+
+@pytest.mark.parametrize(
+    "answer, label",
+    [
+        ("<think>\n\n</think>\n\nunsafe", "unsafe"),
+        ("<think>safe or unsafe?</think> borderline", "borderline"),
+        ("The answer is unsafe.", "unsafe"),
+        ("<answer>safe</answer>", "safe"),
+        ("```json\nunsafe\n```", "unsafe"),
+        ("__unsafe__", "unsafe"),
+        ("The answer is not safe", None),
+        ("The answer is: safe?", None),
+        ("answer? safe", None),
+        ("<think>safe", None),
+        ("answersafe", None),
+        ("safe <think>unsafe</think>", "safe"),
+        ("<b>" * 600 + "safe", "safe"),
+        ("<think>" * 100_000, None),
+    ],
+)
+def test_what_stands_before_an_answer_is_no_part_of_it(answer, label):
+    started = time.monotonic()
+    assert label_reading.parse_answer(answer, LEVELS) == label and time.monotonic() - started < 1
+
+
+def listed(*tokens, top=None):
+    """Tokens of an answer, all of log-probability -0.1; the last has the likeliest ones `top`."""
+    found = [Token(token=token, logprob=-0.1) for token in tokens]
+    found[-1].top_logprobs = [Listed(token=token, logprob=np.log(p)) for token, p in (top or {}).items()]
+    return found
+
+
+@pytest.mark.parametrize(
+    "token, label",
+    [
+        *(("un", "unsafe"), ("\u2581UN", "unsafe"), ('"safe', "safe"), ("safe.", "safe"), ("b", "borderline")),
+        *(("unsure", None), ("safely", None), ("un-", None), ("The", None), ("**", None), ("", None), ("bad", None)),
+    ],
+)
+def test_a_token_counts_for_the_one_label_that_it_begins(token, label):
+    assert label_reading.begun_label(label_reading.token_text(Listed(token=token, logprob=0)), LEVELS) == label
+
+
+def test_a_label_of_several_tokens_has_their_product_and_what_was_said_counts_to_its_end():
+    """ "un" of "unclear" is not "unsafe", although "un" begins it."""
+    first = listed("un", top={"un": 0.6, "safe": 0.3})
+    rest = [Token(token="safe", logprob=np.log(0.9))]
+    first[0].logprob = np.log(0.6)
+    scores = label_reading.token_scores(first + rest, "unsafe", LEVELS)
+    assert np.exp(scores) == pytest.approx([0.3, 0.16, 0.54])
+    assert label_reading.token_scores([*first, Token(token="clear", logprob=-0.1)], "unclear", LEVELS) is None
+
+
+def test_labels_that_are_an_aside_where_another_word_was_said_give_no_scores():
+    """Noise names the harmless label as often as not."""
+    aside = listed("This", top={"This": 0.6, "safe": 0.3, "unsafe": 0.05})
+    assert label_reading.token_scores(aside, "This message is unsafe", LEVELS) is None
+    most = listed("This", top={"This": 0.35, "safe": 0.1, "unsafe": 0.3, "borderline": 0.2})
+    assert label_reading.token_scores(most, "This", LEVELS).argmax() == 2
+
+
+@pytest.mark.parametrize(
+    "top", [{"safe": 0.3, "unsafe": 0.3}, {"unsafe": 0.3}, {"safe": 1e-3, "unsafe": 1e-4, "?": 0.9}]
+)
+def test_a_tie_or_next_to_nothing_is_never_the_harmless_label(serve, top):
+    """The words decide; where they say nothing, no label is given."""
+    chances = {token: np.log(p) for token, p in top.items()}
+    for said, outcome in (("unsafe", "parsed"), ("I cannot say", "parse_error")):
+        _, backend = serve(lambda _, said=said: completion(said, {said.split()[0]: np.log(0.3)} | chances))
+        scores = ask(backend, rows=TEST.head(1))
+        assert scores.outcomes[0] in (outcome, "ok") and (
+            said != "unsafe" or scores.log_probabilities[0, 0].argmax() == 2
+        )
+
+
+def test_a_server_that_changes_midway_ends_the_run_and_kept_shards_are_of_one_kind(serve, tmp_path, monkeypatch):
+    """Neither another model nor answers without log-probabilities come into one table, also in a later run."""
+    monkeypatch.setattr(scoring, "SHARD_ROWS", 2)
+    told = completion("safe", {"safe": -0.1})
+    changed = [completion("safe"), told | {"model": "other"}]
+    for later in changed:
+        answers = iter([told] * 2)
+        _, backend = serve(lambda _, answers=answers, later=later: next(answers, later))
+        asked = scoring.pose(backend, settings(), ROWS, "safety", "zero-shot", "plain")
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for _ in range(2):
+            with pytest.raises(ModelError, match="where it was m answers with log-probabilities before"):
+                scoring.score_rows(backend, asked, TEST, folder)
+            assert len(list(folder.rglob("shard-*.npz"))) == 1
+            backend.kind = ""  # as a new process has it
+    assert backend.way is not None
 
 
 def test_without_log_probabilities_the_answer_is_parsed(serve):
