@@ -19,7 +19,7 @@ from emosafe_lib.data.cleaning import prepare_rows
 from emosafe_lib.data.duplicates import join_duplicates
 from emosafe_lib.data.groups import assign_groups
 from emosafe_lib.data.sources import base, registry
-from emosafe_lib.data.splits import assign_splits, refuse_empty_splits
+from emosafe_lib.data.splits import assign_splits, refuse_empty_splits, refuse_one_level
 from emosafe_lib.study.errors import MergeError, SourceError
 from emosafe_lib.study.parameters import DataParams
 from emosafe_lib.study.rows import as_dataset
@@ -165,10 +165,12 @@ def complete(prepared: Prepared, data: DataParams) -> Merged:
 
     Raises
     ------
-    MergeError : a source is not for training, the study's bounds contradict each other, or a split is empty
+    MergeError : a source is not for training, the study's bounds contradict each other, a split is empty, or training
+        rows have one level
     """
     merged = choose_and_split(prepared, data)
     refuse_empty_splits(merged.rows, data)
+    refuse_one_level(merged.rows)
     return merged
 
 

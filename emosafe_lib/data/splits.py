@@ -4,7 +4,7 @@ import pandas as pd
 
 from emosafe_lib.study.errors import MergeError
 from emosafe_lib.study.parameters import DataParams
-from emosafe_lib.study.rows import category_matrix, stable_unit
+from emosafe_lib.study.rows import category_matrix, known_matrix, stable_unit, tasks_asked
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
 
 # --- split ------------------------------------------------------------------------------------------------------------
@@ -40,11 +40,30 @@ def refuse_empty_splits(rows: pd.DataFrame, data: DataParams) -> None:
         raise MergeError(where, what, f"{remedy} data.split_shares")
 
 
+def refuse_one_level(rows: pd.DataFrame) -> None:
+    """Nothing can be learned from rows of one level, and nobody should find that out two stages later.
+
+    Raises
+    ------
+    MergeError : all training rows have the same level
+    """
+    levels = sorted(set(rows.loc[rows["split"] == "train", "safety"]))
+    if len(levels) < 2:
+        what = f"all training rows are {levels[0] if levels else 'missing'}, so there is nothing to tell apart"
+        raise MergeError("split train", what, "add rows of another level, or another source")
+
+
 def split_warnings(rows: pd.DataFrame) -> list[str]:
     """Every level or category that a split lacks, by name, with what to do about it."""
     labels = {level: (rows["safety"] == level).to_numpy() for level in SAFETY_LEVELS}
-    labels |= dict(zip(CATEGORIES, category_matrix(rows).T, strict=True))
-    found = []
+    asked = dict(zip(CATEGORIES, known_matrix(rows).any(axis=0), strict=True))
+    labels |= {name: on for name, on in zip(CATEGORIES, category_matrix(rows).T, strict=True) if asked[name]}
+    found = [f"{name}: not asked in this study" for name in CATEGORIES if not asked[name]]
+    if any(asked.values()) and len(tasks_asked(rows)) == 1:
+        found.append(
+            "categories: not studied, since none has training rows of both answers and is asked in every split; "
+            "add rows, or leave the columns out"
+        )
     for name, mask in labels.items():
         absent = [split for split in SPLITS if not (mask & (rows["split"] == split).to_numpy()).any()]
         if absent:

@@ -14,8 +14,8 @@ import pandas as pd
 from emosafe_lib.evaluation import predictions
 from emosafe_lib.evaluation.calibration import fit_thresholds
 from emosafe_lib.evaluation.metrics import safety_levels
-from emosafe_lib.study.rows import category_matrix, known_matrix, take
-from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
+from emosafe_lib.study.rows import category_matrix, known_matrix, take, tasks_asked
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 Predictor = Callable[[pd.DataFrame], np.ndarray]
 
@@ -215,7 +215,7 @@ def predict(name: str, rows: pd.DataFrame, *, train_rows: int | None = None, var
         train = train[train["origin"] != "reinterpretation"]
     test = take(rows, "test", human_only=True)
     tables = []
-    for task in TASKS:
+    for task in tasks_asked(rows):
         predictor = BASELINES[name][0](train, task)
         probabilities, thresholds = predictor(test), tuned(name, predictor, rows, task)
         tables.append(

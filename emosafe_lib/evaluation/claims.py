@@ -38,6 +38,8 @@ STATEMENTS = {
     "fits_two_gigabytes": "The 1B model needs less than 2 GB of memory at inference.",
     "small_is_viable": "A small on-device model is a viable, privacy-preserving choice.",
 }
+NEEDS_CATEGORIES = ("most_in_categories_and_zero_shot", "tuned_small_is_level")
+NOT_ASKED = "the categories were not asked in this study"
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def measured_by(evidence: Evidence, ladder: str, yardstick: Yardstick) -> dict[s
         "fits_two_gigabytes": fits_two_gigabytes(),
         "small_is_viable": small_is_viable(evidence, ladder, yardstick),
     }
+    if "categories" not in evidence.tasks:
+        claims |= {name: cannot_tell(name, ladder, NOT_ASKED, claims[name].test) for name in NEEDS_CATEGORIES}
     return {name: with_gaps(claim, gaps_of_claim(evidence, ladder, name)) for name, claim in claims.items()}
 
 

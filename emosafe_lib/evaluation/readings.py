@@ -46,7 +46,7 @@ def headline_table(table: pd.DataFrame, compared: pd.DataFrame, confidence: floa
     wide = parts.pivot_table(
         index=["model", "setting"], columns=["task", "column"], values="text", aggfunc="first", sort=False
     )
-    columns = [(task, name) for task in TASKS for name in (*METRICS, OVER_SOURCE)]
+    columns = [(task, name) for task in TASKS if (parts["task"] == task).any() for name in (*METRICS, OVER_SOURCE)]
     return wide.reindex(columns=pd.MultiIndex.from_tuples(columns, names=["task", "score"])).fillna("–")
 
 

@@ -20,7 +20,7 @@ from emosafe_lib.evaluation.metrics import Answers, Truth
 from emosafe_lib.evaluation.paired_tests import Difference, difference
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
-from emosafe_lib.study.rows import take
+from emosafe_lib.study.rows import take, tasks_asked
 from emosafe_lib.study.taxonomy import CATEGORIES, FIVE_SHOTS, TASKS
 
 RESULT_COLUMNS = (
@@ -106,6 +106,7 @@ class Evidence:
     support : category -> known positives among training rows
     answers : Key -> Answers
     gaps : table with the columns model, task, setting, missing
+    tasks : those that the rows ask about; see `rows.tasks_asked`
     """
 
     study: StudyParams
@@ -117,6 +118,7 @@ class Evidence:
     gaps: pd.DataFrame
     bootstrap: Bootstrap
     cache: dict = field(default_factory=dict, repr=False)
+    tasks: tuple[str, ...] = TASKS
 
     def family(self, model: str) -> str:
         """The model's family; baselines are a family of their own."""
@@ -290,6 +292,7 @@ def gather(
     train = metrics.truth_of(rows[rows["split"] == "train"])
     support = dict(zip(CATEGORIES, (train.categories & train.known).sum(axis=0).tolist(), strict=True))
     evidence = Evidence(study, models, parameters, truth, support, answers, pd.DataFrame(), bootstrap)
+    evidence.tasks = tasks_asked(rows)
     evidence.gaps = gaps_of(evidence)
     return evidence
 
@@ -299,24 +302,26 @@ def gaps_of(evidence: Evidence) -> pd.DataFrame:
     asked = [(model, setting) for model in evidence.models for settings in FILES.values() for setting in settings]
     asked += [(name, "baseline") for name in BASELINES]
     found = []
-    for (model, setting), task in ((pair, task) for pair in asked for task in TASKS):
+    for (model, setting), task in ((pair, task) for pair in asked for task in evidence.tasks):
         cell = Cell(model, task, setting)
         keys = [key for key in evidence.answers if key[:3] == cell[:3] and (setting in PROMPTED or not key.variant)]
         missing = missing_runs(evidence.study, cell, keys)
         found += [(model, task, setting, ", ".join(missing))] if missing else []
-    asked = [(model, each) for model in evidence.models for each in variants_asked(evidence.study.for_model(model))]
-    for model, (task, variant) in asked:
+    variants = {each: variants_asked(evidence.study.for_model(each), evidence.tasks) for each in evidence.models}
+    for model, (task, variant) in ((each, pair) for each, pairs in variants.items() for pair in pairs):
         main = Cell(model, task, "fine-tuned", seed=evidence.study.finetuning.seeds[0])
         if evidence.keys(main) and not evidence.keys(main._replace(variant=variant)):  # else the main run's gap says it
             found.append((model, task, "fine-tuned", variant))
     return pd.DataFrame(found, columns=["model", "task", "setting", "missing"])
 
 
-def variants_asked(study: StudyParams) -> list[tuple[str, str]]:
+def variants_asked(study: StudyParams, tasks: tuple[str, ...] = TASKS) -> list[tuple[str, str]]:
     """(task, variant) of the fine-tuning runs that a study asks for beside the main ones."""
     settings = study.finetuning
-    ablations = [(task, "no-augmentation") for task in settings.ablation_tasks] if settings.ablation else []
-    return ablations + [(task, f"budget-{rows}") for task in TASKS for rows in settings.budgets]
+    ablations = (
+        [(task, "no-augmentation") for task in settings.ablation_tasks if task in tasks] if settings.ablation else []
+    )
+    return ablations + [(task, f"budget-{rows}") for task in tasks for rows in settings.budgets]
 
 
 def results_table(evidence: Evidence) -> pd.DataFrame:

@@ -230,7 +230,7 @@ def curve_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRIC
 def rank_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Rank stability and what became of the curve, one row a metric, task and setting."""
     models, rows = evidence.ladder(ladder), []
-    for metric, task, setting in product(metrics, TASKS, SCALED_SETTINGS):
+    for metric, task, setting in product(metrics, evidence.tasks, SCALED_SETTINGS):
         ranks = rank_stability(evidence, models, task, setting, metric)
         curve = curve_of(evidence, models, task, setting, metric)
         row = {"ladder": ladder, "task": task, "setting": setting, "metric": metric, "status": ranks.status}
@@ -247,7 +247,7 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
     """
     plan, seed = [], evidence.study.finetuning.seeds[0]
     encoders = [name for name in evidence.models if evidence.models[name].family == "encoder"]
-    for task in TASKS:
+    for task in evidence.tasks:
         for ladder in ladders(evidence):
             models = evidence.ladder(ladder)
             sized = [name for name in models if evidence.parameters[name]]

@@ -98,14 +98,16 @@ def refuse_unlearnable(plan: Plan) -> None:
         raise TrainingError(plan.where, "all training rows have one level", "raise train_rows or the budget")
 
 
-def runs_of(settings: FinetuningParams) -> list[dict]:
+def runs_of(settings: FinetuningParams, tasks: tuple[str, ...] = TASKS) -> list[dict]:
     """The runs that a study asks for, as arguments of `finetune`: every seed on all rows; with the first seed alone, the
-    ablation without re-interpretations and the learning curve's budgets.
+    ablation without re-interpretations and the learning curve's budgets. `tasks` come from `rows.tasks_asked`.
     """
-    runs, first = [{"task": task, "seed": seed} for task in TASKS for seed in settings.seeds], settings.seeds[0]
+    runs, first = [{"task": task, "seed": seed} for task in tasks for seed in settings.seeds], settings.seeds[0]
     if settings.ablation:
-        runs += [{"task": task, "seed": first, "augmentation": False} for task in settings.ablation_tasks]
-    return runs + [{"task": task, "seed": first, "budget": rows} for task in TASKS for rows in settings.budgets]
+        runs += [
+            {"task": task, "seed": first, "augmentation": False} for task in settings.ablation_tasks if task in tasks
+        ]
+    return runs + [{"task": task, "seed": first, "budget": rows} for task in tasks for rows in settings.budgets]
 
 
 def weights_of(plan: Plan) -> np.ndarray:

@@ -20,7 +20,7 @@ from emosafe_lib.finetuning.plan import runs_of
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import outputs_root
-from emosafe_lib.study.rows import read_rows
+from emosafe_lib.study.rows import read_rows, tasks_asked
 from emosafe_lib.study.taxonomy import TASKS
 
 ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     study = load_study(options.study).for_model(model.name)
     paths, folder = places(options, study, model)
     rows = read_rows(*paths)
-    asked = [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning)
+    asked = (
+        [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning, tasks_asked(rows))
+    )
     for one in asked:
         result = finetune(model, study, rows, folder=folder, **one)
         if PartialState().is_main_process:

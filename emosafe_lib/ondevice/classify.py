@@ -24,7 +24,7 @@ import numpy as np
 
 from emosafe_lib.data.cleaning import Unreadable, prepared
 from emosafe_lib.models.seals import SEAL, read_seal
-from emosafe_lib.ondevice.exports import ONNX_FILES, RUNTIMES, WEIGHTS
+from emosafe_lib.ondevice.exports import ONNX_FILES, RUNTIMES, WEIGHTS, tasks_of
 from emosafe_lib.ondevice.onnx_classifier import OnnxClassifier
 from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import EmosafeError, ModelError
@@ -74,11 +74,9 @@ class Classifier:
     """
 
     def __init__(self, folder: Path, tokens_per_batch: int = TOKENS_PER_BATCH, runtime: str = ""):
-        absent = [task for task in TASKS if not (Path(folder) / task / SEAL).is_file()]
-        if absent:
-            raise ModelError(folder, f"holds no exported {absent[0]} classifier", "make one with export.export")
+        tasks = tasks_in(Path(folder))
         with memory_for(folder):
-            self.parts = open_parts(Path(folder), runtime)
+            self.parts = open_parts(Path(folder), tasks, runtime)
         for task, part in self.parts.items():
             if part.task != task:
                 raise ModelError(
@@ -105,48 +103,74 @@ class Classifier:
         yield from ({"row": row} | results[row] for row in made)
 
     def score(self, texts: list[str]) -> list[dict]:
-        """Levels, categories and probabilities of readable texts; an answer that is not finite has none of them."""
-        safety, categories = self.parts["safety"], self.parts["categories"]
+        """Levels, categories and probabilities of readable texts; an answer that is not finite has none of them.
+
+        An export of a study that asked for levels alone says nothing about categories.
+        """
+        safety, categories = self.parts["safety"], self.parts.get("categories")
         encoded = safety.encode(texts)
         levels = safety.chances(encoded, self.tokens_per_batch)
-        same = safety.reads == categories.reads
-        risks = categories.chances(encoded if same else categories.encode(texts), self.tokens_per_batch)
-        limits = np.array(categories.fitted["thresholds"])
+        risks, limits = [None] * len(texts), None
+        if categories is not None:
+            same = safety.reads == categories.reads
+            risks = categories.chances(encoded if same else categories.encode(texts), self.tokens_per_batch)
+            limits = np.array(categories.fitted["thresholds"])
         answers = zip(levels, risks, encoded.truncated, strict=True)
         return [self.answer(level, risk, limits, short) for level, risk, short in answers]
 
-    def answer(self, level: np.ndarray, risk: np.ndarray, limits: np.ndarray, short: bool) -> dict:
+    def answer(self, level: np.ndarray, risk: np.ndarray | None, limits: np.ndarray | None, short: bool) -> dict:
         """One text's result from its probabilities, (3,) and (6,), the thresholds (6,), and whether it was cut."""
-        if not (np.isfinite(level).all() and np.isfinite(risk).all()):
+        if not (np.isfinite(level).all() and (risk is None or np.isfinite(risk).all())):
             self.unanswered += 1
             return {"outcome": NO_ANSWER}
-        return {
-            "outcome": "truncated" if short else "ok",
-            "level": SAFETY_LEVELS[int(level.argmax())],
-            "categories": [name for name, on in zip(CATEGORIES, risk >= limits, strict=True) if on],
-            "level_probabilities": dict(zip(SAFETY_LEVELS, level.round(4).tolist(), strict=True)),
-            "category_probabilities": dict(zip(CATEGORIES, risk.round(4).tolist(), strict=True)),
-        }
+        found = {"outcome": "truncated" if short else "ok", "level": SAFETY_LEVELS[int(level.argmax())]}
+        if risk is not None:
+            found["categories"] = [name for name, on in zip(CATEGORIES, risk >= limits, strict=True) if on]
+        found["level_probabilities"] = dict(zip(SAFETY_LEVELS, level.round(4).tolist(), strict=True))
+        if risk is not None:
+            found["category_probabilities"] = dict(zip(CATEGORIES, risk.round(4).tolist(), strict=True))
+        return found
 
 
-def open_parts(folder: Path, runtime: str) -> dict[str, TaskClassifier]:
-    """Both tasks of an export in one runtime: the one asked for, else ONNX where both have it, else PyTorch's fastest.
+def tasks_in(folder: Path) -> tuple[str, ...]:
+    """The tasks of an export: those that its classifier of levels names.
+
+    Raises
+    ------
+    ModelError : no export of levels, or one of a task that is not there
+    """
+    held = tasks_of(read_seal(folder / TASKS[0], unread=WEIGHTS)) if is_sealed(folder, TASKS[0]) else TASKS
+    for task in held:
+        if not is_sealed(folder, task):
+            raise ModelError(folder, f"holds no exported {task} classifier", "make one with export.export")
+    return tuple(task for task in TASKS if task in held) or TASKS
+
+
+def is_sealed(folder: Path, task: str) -> bool:
+    """Whether a folder holds an exported task."""
+    return (folder / task / SEAL).is_file()
+
+
+def open_parts(folder: Path, tasks: tuple[str, ...], runtime: str) -> dict[str, TaskClassifier]:
+    """The tasks of an export in one runtime: the one asked for, else ONNX where all have it, else PyTorch's fastest.
 
     Raises
     ------
     ModelError : an export is damaged or lacks the runtime, or PyTorch is needed and not installed
     """
-    if not runtime and all(ONNX_FILES["onnx"] in read_seal(folder / task, unread=WEIGHTS)["files"] for task in TASKS):
+    if not runtime and all(ONNX_FILES["onnx"] in read_seal(folder / task, unread=WEIGHTS)["files"] for task in tasks):
         runtime = "onnx"
     if runtime in ONNX_FILES:
-        first = OnnxClassifier(folder / TASKS[0], runtime)
-        return {TASKS[0]: first, TASKS[1]: OnnxClassifier(folder / TASKS[1], runtime, like=first)}
+        parts: dict[str, TaskClassifier] = {}
+        for task in tasks:
+            parts[task] = OnnxClassifier(folder / task, runtime, like=parts.get(TASKS[0]))
+        return parts
     try:
         from emosafe_lib.ondevice import runtimes
     except ModuleNotFoundError as absent:
         what = f"holds no ONNX files, and {absent.name} is not installed"
         raise ModelError(folder, what, "run `pip install 'emosafe[study]'`, or `emosafe onnx` where that is") from None
-    return {task: runtimes.open_task(folder / task, runtime) for task in TASKS}
+    return {task: runtimes.open_task(folder / task, runtime) for task in tasks}
 
 
 def memory_for(folder: Path):
@@ -393,7 +417,7 @@ def table_row(result: dict) -> str:
     if "level" not in result:
         return f"{result['row']:>6}  {result['outcome']}"
     level, cut = result["level"], "  (truncated)" if result["outcome"] == "truncated" else ""
-    names = ", ".join(result["categories"]) or "-"
+    names = ", ".join(result.get("categories", ["not asked"])) or "-"
     return f"{result['row']:>6}  {level:<10}  {result['level_probabilities'][level]:>11.2f}  {names}{cut}"
 
 

@@ -56,6 +56,7 @@ def export(
         facts = {
             "labels": TASK_LABELS[task],
             "task": task,
+            "tasks": list(results),
             "fitted": fitted,
             "model": model.name,
             "pooling": model.training.pooling,

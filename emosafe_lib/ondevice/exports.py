@@ -21,6 +21,7 @@ MIXED = "bf16+fp32"
 RUNTIMES = ("torch", MIXED, *ONNX_FILES)
 WEIGHTS = ("model.safetensors", *ONNX_FILES.values())
 DESCRIPTIONS = ("config.json", "tokenizer.json", "tokenizer_config.json")
+KINDS = (("safety",), ("categories",), ("safety", "categories"), ("categories", "safety"))
 POOLINGS = ("usual", "mean")
 FEWEST_TOKENS, MOST_TOKENS = 8, 8192  # of a message, as in a study's `finetuning.max_length`
 MOST_LOGIT = 1e6  # beyond it is no answer of a network but damage
@@ -71,6 +72,7 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
     }
     return dict([own[facts["task"]]]) | {
         "labels": facts.get("labels") == list(labels),
+        "tasks": tasks_of(facts) in KINDS,
         "model": is_name(facts.get("model")),
         "pooling": facts.get("pooling") in POOLINGS if is_name(facts.get("pooling")) else False,
         "tokenizer": is_name(facts.get("tokenizer")),
@@ -79,6 +81,12 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
         "log_weights": are_numbers(fitted.get("log_weights"), len(labels), -100, 100),
         "bf16 bound": isinstance(bf16, dict) and is_number(bf16.get("bound"), 0, MOST_LOGIT),
     }
+
+
+def tasks_of(facts: dict) -> tuple[str, ...]:
+    """The tasks that an export holds, by the seal of one of them: both, unless its study asked for levels alone."""
+    names = facts.get("tasks", [*TASK_LABELS])
+    return tuple(names) if isinstance(names, list) and all(map(is_name, names)) else ()
 
 
 def is_number(value: object, low: float, high: float) -> bool:

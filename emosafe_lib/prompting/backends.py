@@ -122,7 +122,8 @@ class EncoderBackend:
 
     def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
         """Anchors made of the descriptions and of training rows."""
-        turns = wordings.draw_exemplars(train, task, settings.shots_per_class, seed)
+        shots = min(settings.shots_per_class, wordings.most_shots(train, task))
+        turns = wordings.draw_exemplars(train, task, shots, seed)
         texts = [[list(answer) for answer in question] for question in described(task, variant)]
         for turn in turns:
             texts[turn.number][wordings.VERBALIZERS[task].index(turn.answer)].append(turn.text)
@@ -134,7 +135,7 @@ class EncoderBackend:
             tuple(dict.fromkeys(turn.group for turn in turns)),
             settings.max_text_tokens,
         )
-        return anchors, settings.shots_per_class
+        return anchors, shots
 
     def score(self, question: Anchors, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Scaled cosines as log-probabilities (n, questions, answers), and outcomes."""

@@ -59,8 +59,8 @@ class Scores:
     facts: dict = field(default_factory=dict)
 
 
-def ways_of_asking(settings: PromptingParams) -> list[dict]:
-    """Every (task, setting, variant, seed) that a study asks for."""
+def ways_of_asking(settings: PromptingParams, tasks: tuple[str, ...] = TASKS) -> list[dict]:
+    """Every (task, setting, variant, seed) that a study asks for; `tasks` from `rows.tasks_asked`."""
     zero = [{"setting": "zero-shot", "variant": variant, "seed": 0} for variant in settings.variants]
     few = [
         {"setting": setting, "variant": variant, "seed": seed}
@@ -68,7 +68,7 @@ def ways_of_asking(settings: PromptingParams) -> list[dict]:
         for variant in settings.few_shot_variants
         for seed in settings.exemplar_seeds
     ]
-    return [{"task": task, **way} for task in TASKS for way in zero + few]
+    return [{"task": task, **way} for task in tasks for way in zero + few]
 
 
 def pose(backend, settings: PromptingParams, rows: pd.DataFrame, task, setting, variant, seed=0) -> Asked:
@@ -111,7 +111,7 @@ def pose_all(backend, settings: PromptingParams, rows: pd.DataFrame) -> tuple[li
     PromptError : a way of any other setting cannot be posed
     """
     posed, refused = [], []
-    for way in ways_of_asking(settings):
+    for way in ways_of_asking(settings, tasks_asked(rows)):
         try:
             posed.append(pose(backend, settings, rows, **way))
         except PromptError as error:

@@ -134,7 +134,8 @@ class ChatBackend:
 
     def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
         """The few-shot question, exemplars as earlier turns, and their number per class."""
-        drawn = wordings.draw_exemplars(train, task, settings.shots_per_class, seed)
+        shots = min(settings.shots_per_class, wordings.most_shots(train, task))
+        drawn = wordings.draw_exemplars(train, task, shots, seed)
         instruction, turns = wordings.instruction_of(task, variant), []
         for turn in drawn:
             text, _ = as_sent(turn.text, settings.max_text_tokens)
@@ -149,7 +150,7 @@ class ChatBackend:
             tuple(dict.fromkeys(turn.group for turn in drawn)),
             settings.max_text_tokens,
         )
-        return question, settings.shots_per_class
+        return question, shots
 
     def score(self, question: ChatQuestion, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Log-probabilities (n, questions, answers) and outcomes; a failed request is an outcome, never a gap.

@@ -323,6 +323,7 @@ def fit(tokenizer, task: str, variant: str, train: pd.DataFrame, shots: int, see
     ------
     PromptError : not even the fewest and shortest fit, or a class has no exemplar
     """
+    shots = min(shots, most_shots(train, task))
     for per_class, shown in product(range(shots, -1 if task == "categories" else 0, -1), (64, 48, 32)):
         turns = draw_exemplars(train, task, per_class, seed)
         prompt = build_prompt(tokenizer, task, variant, turns, text_tokens, shown)
@@ -333,6 +334,21 @@ def fit(tokenizer, task: str, variant: str, train: pd.DataFrame, shots: int, see
         f"its smallest form needs {prompt.longest} tokens, the model holds {context}",
         "lower max_text_tokens or use a model with a longer context",
     )
+
+
+def most_shots(rows: pd.DataFrame, task: str) -> int:
+    """How many exemplars a class the rows can give, at least 1: as many as the rarest class has that is asked at all.
+
+    A level without a row, or a category that lacks an answer, is none that can be shown; see `draw_exemplars`.
+    """
+    rows = rows[rows["origin"] != "reinterpretation"].drop_duplicates("group")
+    if task == "safety":
+        return max(1, int(rows["safety"].value_counts().min()))
+    # a row is shown once, so that a row that says yes to one category may be missing for the next
+    labels, known = category_matrix(rows), known_matrix(rows)
+    yes, no = (labels & known).sum(axis=0), (~labels & known).sum(axis=0)
+    spare = [min(pair) for pair in zip(yes, no, strict=True) if min(pair)]
+    return max(1, int(min(spare) // 2)) if spare else 1
 
 
 def draw_exemplars(rows: pd.DataFrame, task: str, per_class: int, seed: int, longest: int = 40) -> list[Turn]:
@@ -363,11 +379,11 @@ def turn_of(row, number: int, answer: str) -> Turn:
 
 
 def safety_turns(rows: pd.DataFrame, per_class: int) -> list[Turn]:
-    """The first rows of each level as turns."""
+    """The first rows of each level as turns; a level that no row has was not asked."""
     turns = []
     for level in SAFETY_LEVELS:
         part = rows[rows["safety"] == level].head(per_class)
-        if len(part) < per_class:
+        if 0 < len(part) < per_class:
             raise PromptError(f"level {level}", f"only {len(part)} training rows", "lower shots_per_class")
         turns += [turn_of(row, 0, level) for row in part.itertuples()]
     return turns
@@ -376,8 +392,8 @@ def safety_turns(rows: pd.DataFrame, per_class: int) -> list[Turn]:
 def category_turns(rows: pd.DataFrame, per_class: int, seed: int) -> list[Turn]:
     """For each category the first rows that have it and the first known not to have it, one turn each.
 
-    With `per_class` 0, one turn a category: yes for every second one, counted from the seed. What no source asked
-    cannot be shown.
+    With `per_class` 0, one turn a category: yes for every second one, counted from the seed. A category that no source
+    asked, or to which all rows give one answer, cannot be shown and is left out.
 
     Raises
     ------
@@ -386,6 +402,8 @@ def category_turns(rows: pd.DataFrame, per_class: int, seed: int) -> list[Turn]:
     labels, known = category_matrix(rows), known_matrix(rows)
     turns, used = [], set()
     for number, name in enumerate(CATEGORIES):
+        if not ((labels & known)[:, number].any() and (~labels & known)[:, number].any()):
+            continue
         answers = ("yes", "no") if per_class else (("yes", "no")[(number + seed) % 2],)
         for answer in answers:
             fits = (labels[:, number] == (answer == "yes")) & known[:, number] & ~rows["id"].isin(used).to_numpy()

@@ -17,13 +17,33 @@ import pandas as pd
 
 from emosafe_lib.study.errors import MergeError
 from emosafe_lib.study.files import replacing
-from emosafe_lib.study.taxonomy import CATEGORIES, ORIGINS, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
+from emosafe_lib.study.taxonomy import CATEGORIES, ORIGINS, ROW_COLUMNS, SAFETY_LEVELS, SPLITS, TASKS
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 CLASSES = {"safety": SAFETY_LEVELS, "split": SPLITS, "origin": ORIGINS}
 MAY_BE_EMPTY = ("emotion", "parent_id")
+
+
+def tasks_asked(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The tasks that merged rows can teach, calibrate and test.
+
+    Safety is always one. The categories are one where training rows say yes and no to at least one of them, and both
+    validation and test rows are asked about that one; own data may bring levels alone.
+    """
+    return TASKS if categories_asked(rows) else TASKS[:1]
+
+
+def categories_asked(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The categories that training rows answer with yes and with no, and that every other split is asked about."""
+    human = rows[rows["origin"] != "reinterpretation"]
+    labels, known = category_matrix(human), known_matrix(human)
+    split = human["split"].to_numpy()[:, None]
+    both = (labels & known & (split == "train")).any(axis=0) & (~labels & known & (split == "train")).any(axis=0)
+    for name in ("validation", "test"):
+        both &= (known & (split == name)).any(axis=0)
+    return tuple(name for name, asked in zip(CATEGORIES, both, strict=True) if asked)
 
 
 def row_features() -> "Features":
