@@ -236,6 +236,7 @@ SEALS = {
     **{f"pooling {value}": facts(pooling=value) for value in ("sum", ["mean"], 7, ...)},
     **{f"model {value!r}": facts(model=value) for value in ("a\nb", "", "x" * 999, 7, ...)},
     **{f"bf16 {value}": facts(bf16=value) for value in ([], {}, {"bound": -1}, {"bound": "1"}, None)},
+    **{f"tasks {value}": facts(tasks=value) for value in ([], "safety", ["other"], ["safety"] * 2, 7, None)},
     "no score": facts(validation_macro_f1=...),
     "a score beyond 1": facts(validation_macro_f1=7),
     "no digest": facts(tokenizer=...),
@@ -380,6 +381,17 @@ def test_thresholds_are_six_probabilities(whole, tmp_path, capfd, value, runtime
     facts(fitted__thresholds=value)(folder / "categories")
     status, out, err = said_of(folder, runtime, capfd)
     assert (status, out, err.count("\n")) == (1, "", 1) and "thresholds" in err
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx", "onnx-int8"])
+def test_an_export_of_levels_alone_answers_levels_alone(whole, tmp_path, capfd, runtime):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole / "safety", folder / "safety")
+    assert "holds no exported categories classifier" in said_of(folder, runtime, capfd)[2]
+    facts(tasks=["safety"])(folder / "safety")
+    status, out, _ = said_of(folder, runtime, capfd)
+    assert status == 0 and set(json.loads(out.splitlines()[0])) == {"row", "outcome", "level", "level_probabilities"}
+    assert classify.table_row(json.loads(out.splitlines()[0])).endswith("not asked")
 
 
 def test_tasks_in_each_others_place_are_refused(whole, tmp_path, capfd):
