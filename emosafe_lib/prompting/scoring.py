@@ -22,6 +22,7 @@ from emosafe_lib.study.errors import PromptError
 from emosafe_lib.study.files import file_sha256, replacing
 from emosafe_lib.study.parameters import ModelParams, PromptingParams
 from emosafe_lib.study.progress import bar
+from emosafe_lib.study.rows import tasks_asked
 from emosafe_lib.study.taxonomy import FIVE_SHOTS, TASKS
 
 SHARD_ROWS = 256
