@@ -134,7 +134,8 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
     test = capped(rows, "test", settings.evaluation_rows)
     trained, read = 0.0, length * (train + validation + test)
     step = model.training.tokens_per_batch * model.training.accumulation
-    for run in runs_of(settings):
+    left_out = len(settings.left_out_sources or study.data.sources) if settings.left_out == "fine-tuned" else 0
+    for run in [*runs_of(settings), *({} for _ in range(left_out))]:
         seen = length * min(train, run.get("budget") or train)
         epochs = settings.epochs if math.isnan(seen) else epochs_of(settings, math.ceil(seen / step))
         trained += epochs * seen

@@ -15,7 +15,7 @@ from emosafe_lib.evaluation import predictions
 from emosafe_lib.evaluation.calibration import fit_thresholds
 from emosafe_lib.evaluation.metrics import safety_levels
 from emosafe_lib.study.rows import category_matrix, known_matrix, take, tasks_asked
-from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
+from emosafe_lib.study.taxonomy import CATEGORIES, LEFT_OUT, SAFETY_LEVELS
 
 Predictor = Callable[[pd.DataFrame], np.ndarray]
 
@@ -245,5 +245,5 @@ def leave_one_source_out(name: str, rows: pd.DataFrame, *, train_rows: int | Non
         held = take(rows[rows["source"] == source], "test", human_only=True)
         if len(held) and len(train):
             probabilities = BASELINES[name][0](train, "safety")(held)
-            tables.append(predictions.make(held["id"], "safety", "baseline", probabilities, variant="left-out-source"))
+            tables.append(predictions.make(held["id"], "safety", "baseline", probabilities, variant=LEFT_OUT))
     return pd.concat(tables, ignore_index=True) if tables else None

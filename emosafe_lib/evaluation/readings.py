@@ -10,7 +10,7 @@ import pandas as pd
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.results import FIRST_SEED
 from emosafe_lib.evaluation.scaling import INSUFFICIENT, METRICS
-from emosafe_lib.study.taxonomy import TASKS
+from emosafe_lib.study.taxonomy import LEFT_OUT, TASKS
 
 OVER_SOURCE = "over_source_name"
 LADDER_NAMES = {
@@ -117,7 +117,7 @@ def spread_table(table: pd.DataFrame) -> pd.DataFrame:
 def source_table(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
     """Macro-F1 on safety by source: TF-IDF, TF-IDF that never saw the source, and one fine-tuned model."""
     rows = table[(table["metric"] == "source_macro_f1") & (table["task"] == "safety")]
-    wanted = {"tfidf": ("tfidf", "baseline", ""), "tfidf, source left out": ("tfidf", "baseline", "left-out-source")}
+    wanted = {"tfidf": ("tfidf", "baseline", ""), "tfidf, source left out": ("tfidf", "baseline", LEFT_OUT)}
     wanted |= {f"{model}, fine-tuned": (model, "fine-tuned", "")} if model else {}
     parts = []
     for name, (who, setting, variant) in wanted.items():

@@ -21,7 +21,7 @@ from emosafe_lib.evaluation.paired_tests import Difference, difference
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.rows import take, tasks_asked
-from emosafe_lib.study.taxonomy import CATEGORIES, FIVE_SHOTS, TASKS
+from emosafe_lib.study.taxonomy import CATEGORIES, FIVE_SHOTS, LEFT_OUT, TASKS
 
 RESULT_COLUMNS = (
     "model",
@@ -287,7 +287,7 @@ def gather(
     ids = {setting: expected_ids(rows, study, setting) for setting in table["setting"].unique()}
     for parts, run in table.groupby(["model", "task", "setting", "variant", "seed"], sort=False):
         key = Key(*parts[:4], int(parts[4]))
-        known = ids[key.setting] if key.variant != "left-out-source" else []
+        known = ids[key.setting] if key.variant != LEFT_OUT else []
         answers[key] = metrics.align(run, truth, known, " ".join(str(part) for part in parts if part != ""))
     train = metrics.truth_of(rows[rows["split"] == "train"])
     support = dict(zip(CATEGORIES, (train.categories & train.known).sum(axis=0).tolist(), strict=True))

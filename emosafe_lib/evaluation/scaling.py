@@ -22,7 +22,7 @@ from emosafe_lib.models.backbone import weights_location
 from emosafe_lib.models.capacity import count_parameters
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams
-from emosafe_lib.study.taxonomy import TASK_LABELS, TASKS
+from emosafe_lib.study.taxonomy import LEFT_OUT, TASK_LABELS, TASKS
 
 SCALED_SETTINGS = ("zero-shot", "few-shot", "probe", "fine-tuned")
 METRICS = ("macro_f1", "within_source_macro_f1")
@@ -267,7 +267,9 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
         runs = [Cell(name, task, setting) for name in evidence.models for setting in SCALED_SETTINGS]
         plan += [("source name", cell, by_source) for cell in [*runs, tfidf]]
         plan += [("augmentation", tfidf, tfidf._replace(variant="no-augmentation"))]
-        plan += [("unseen source", tfidf._replace(variant="left-out-source"), tfidf)]
+        whole = [tfidf, *(Cell(name, task, "probe") for name in evidence.models)]
+        whole += [Cell(name, task, "fine-tuned", seed=seed) for name in evidence.models]
+        plan += [("unseen source", cell._replace(variant=LEFT_OUT), cell) for cell in whole]
     return plan
 
 

@@ -225,6 +225,13 @@ class FinetuningParams(Section):
     ablation_tasks: Annotated[list[Literal["safety", "categories"]], Once] = Field(
         ["safety"], description="The tasks that are also trained without re-interpretations."
     )
+    left_out: Literal["none", "probe", "fine-tuned"] = Field(
+        "none",
+        description="Also leave each source out of training: a probe is cheap, fine-tuning costs a run a source.",
+    )
+    left_out_sources: Annotated[list[Name], Once] = Field(
+        [], description="The sources to leave out one by one; an empty list leaves out each."
+    )
 
 
 class AnalysisParams(Section):

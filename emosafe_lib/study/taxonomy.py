@@ -67,6 +67,7 @@ SAFETY_DEFINITIONS = {
 TASKS = ("safety", "categories")
 TASK_LABELS = {"safety": SAFETY_LEVELS, "categories": CATEGORIES}
 FIVE_SHOTS = "few-shot-5"  # the paper's FS-5: five exemplars of each class, or the setting is not run
+LEFT_OUT = "left-out-source"  # the variant of a run that never saw the source that it answers for
 SETTINGS = ("baseline", "zero-shot", "few-shot", FIVE_SHOTS, "probe", "fine-tuned")
 SPLITS = ("train", "validation", "test")
 

@@ -1,0 +1,105 @@
+"""Unseen sources beside GuardBench: its metrics on our rows, and its published figures for models of this size.
+
+GuardBench (AmenRa/GuardBench, EMNLP 2024) scores F1 of "unsafe" on sets that hold both kinds of messages, and recall on
+sets that hold unsafe ones alone. Six of our sources are among its sets. The figures below are its leaderboard's; the
+models there met whole sets and were trained on none of them, so ours are those that never saw the source. The rows are
+not the same: GuardBench takes whole test files and its own two labels, we the test split of merged, capped and
+de-duplicated rows, where borderline counts by the reading. So the two say who is in the same region, not who wins.
+"""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from emosafe_lib.evaluation import alarms
+from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
+from emosafe_lib.evaluation.metrics import ratio
+from emosafe_lib.evaluation.results import Cell, Evidence
+from emosafe_lib.study.taxonomy import LEFT_OUT
+
+ADDRESS = "https://github.com/AmenRa/GuardBench/blob/main/docs/leaderboard.md"
+READ = "2026-11-28"
+MODELS = ("Detoxify Unbiased .12B", "Detoxify Original .11B", "ToxiGen HateBERT .11B", "Llama Guard 3 8B")
+# Our source -> its name there, its metric, its rows and share of unsafe ones, and the figures in the order of `MODELS`.
+PUBLISHED = {
+    "convabuse": ("ConvAbuse", "F1", 853, 0.15, (0.674, 0.669, 0.427, 0.376)),
+    "harmbench": ("HarmBench Behaviors", "recall", 320, 1.0, (0.016, 0.028, 0.341, 0.962)),
+    "hatecheck": ("HateCheck", "F1", 3728, 0.69, (0.761, 0.757, 0.853, 0.925)),
+    "hatemoji": ("Hatemoji Check", "F1", 3683, 0.71, (0.575, 0.669, 0.791, 0.784)),
+    "safetext": ("SafeText", "F1", 1465, 0.25, (0.078, 0.154, 0.417, 0.517)),
+    "strongreject": ("StrongREJECT Instructions", "recall", 213, 1.0, (0.047, 0.023, 0.460, 0.972)),
+}
+COLUMNS = ["source", "metric", "model", "whose", "value", "low", "high", "n", "unsafe_share"]
+
+
+def published() -> pd.DataFrame:
+    """GuardBench's figures as rows, columns `COLUMNS`; intervals are not given there."""
+    rows = [
+        (source, metric, model, "GuardBench", value, np.nan, np.nan, n, share)
+        for source, (_, metric, n, share, values) in PUBLISHED.items()
+        for model, value in zip(MODELS, values, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def source_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Measure:
+    """F1 and recall of "unsafe" in each source of `PUBLISHED` that has rows here."""
+    real = truth.safety >= lowest
+    called = np.where(answers.chosen < 0, ~real, answers.chosen >= lowest)
+    names = [source for source in PUBLISHED if (truth.source == source).any()]
+    cells = np.column_stack([real & called, ~real & called, real & ~called]).astype(float)
+    sums = [by_group(cells * (truth.source == source)[:, None], codes, groups) for source in names]
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        found = []
+        for part in sums:
+            hit, false, missed = (weights @ part).astype(float).T
+            found += [ratio(2 * hit, 2 * hit + false + missed), ratio(hit, hit + missed)]
+        return np.stack(found, axis=1)
+
+    return Measure([(metric, source) for source in names for metric in ("F1", "recall")], evaluate)
+
+
+MEASURES = {name: partial(source_measure, lowest=lowest) for name, lowest in alarms.READINGS.items()}
+
+
+def unseen_cells(evidence: Evidence) -> list[Cell]:
+    """The runs that never saw the source that they answer for, and the filter that always alarms."""
+    found = [cell for cell in evidence.variants() if cell.variant == LEFT_OUT and cell.task == "safety"]
+    always = Cell("always-unsafe", "safety", "baseline")
+    return found + ([always] if found and evidence.keys(always) else [])
+
+
+def beside_published(evidence: Evidence, reading: str = "strict") -> pd.DataFrame:
+    """Our runs on unseen sources and GuardBench's figures, one row a source and model, columns `COLUMNS`."""
+    rows, truth = [], evidence.truth
+    for cell in unseen_cells(evidence):
+        mask = evidence.answered(cell) & np.isin(truth.source.astype(str), list(PUBLISHED))
+        score = evidence.score(cell, mask, MEASURES[reading]) if mask.any() else None
+        for source in [name for name in PUBLISHED if score and ("F1", name) in score.values]:
+            metric, here = PUBLISHED[source][1], mask & (truth.source == source)
+            limits = interval(score.draws[metric, source], evidence.study.analysis.confidence)
+            share = (truth.safety[here] >= alarms.READINGS[reading]).mean()
+            name = cell.model if cell.setting == "baseline" else f"{cell.model}, {cell.setting}"
+            rows.append((source, metric, name, "ours", score.values[metric, source], *limits, int(here.sum()), share))
+    ours = pd.DataFrame(rows, columns=COLUMNS)
+    theirs = published()
+    return pd.concat([ours, theirs[theirs["source"].isin(ours["source"])]], ignore_index=True)
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """`beside_published` as text: a row a model, a column a source with its metric; and the rows behind each side."""
+    said = [
+        f"{row.value:.3f}" if pd.isna(row.low) else f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        for row in table.itertuples()
+    ]
+    told = table.assign(said=said, source=table["source"] + ", " + table["metric"])
+    wide = told.pivot_table(index=["whose", "model"], columns="source", values="said", aggfunc="first", sort=False)
+    for whose, part in told.groupby("whose", sort=False):
+        first = part.drop_duplicates("source").set_index("source")
+        wide.loc[(whose, "rows (unsafe)"), :] = [
+            f"{first.at[name, 'n']:.0f} ({first.at[name, 'unsafe_share']:.0%})" if name in first.index else "–"
+            for name in wide.columns
+        ]
+    return wide.fillna("–").sort_index(level="whose", ascending=False, sort_remaining=False, kind="stable")

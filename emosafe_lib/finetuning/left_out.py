@@ -1,0 +1,54 @@
+"""A model on a source that it never saw: what is left of a score once the source's own rows are out of training.
+
+Leaving a source out means training again, once a source. A classifier on frozen features is cheap enough to do so for
+every study; whole fine-tuning is for those that ask for it (`finetuning.left_out`).
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from emosafe_lib.finetuning import finetune, probes
+from emosafe_lib.finetuning.plan import make_plan
+from emosafe_lib.finetuning.scores import calibrated_predictions
+from emosafe_lib.study.parameters import ModelParams, StudyParams
+from emosafe_lib.study.progress import bar
+from emosafe_lib.study.taxonomy import LEFT_OUT
+
+
+def without(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Training and validation rows of all other sources, and the test rows of this one."""
+    return rows[(rows["source"] == source) == (rows["split"] == "test")].reset_index(drop=True)
+
+
+def unseen_sources(
+    model: ModelParams, study: StudyParams, rows: pd.DataFrame, features: probes.Features, folder: Path
+) -> list[pd.DataFrame]:
+    """Safety predictions of each source by a model that was trained on the others, as tables of the common schema.
+
+    None where the study asks for none, or has a single source. The training rows are those of the main run, less the
+    source's; nothing takes their place.
+
+    Parameters
+    ----------
+    rows : merged rows with re-interpretations among them
+    features : of `probes.extract`, for the probe
+    folder : where fine-tuning keeps its runs
+    """
+    settings = study.finetuning
+    plan = make_plan(model, study, rows, "safety", settings.seeds[0])
+    used = pd.concat([plan.train, plan.validation, plan.test], ignore_index=True)
+    named = [
+        name for name in settings.left_out_sources or sorted(set(used["source"])) if name in set(plan.test["source"])
+    ]
+    if settings.left_out == "none" or used["source"].nunique() < 2:
+        return []
+    found = []
+    for source in bar(named, "sources left out"):
+        part = without(used, source)
+        if settings.left_out == "probe":
+            result = probes.probe(features, model, study, part, "safety")
+        else:
+            result = finetune.finetune(model, study, part, "safety", settings.seeds[0], folder)
+        found.append(calibrated_predictions(result, part, settings.left_out).assign(variant=LEFT_OUT))
+    return found
