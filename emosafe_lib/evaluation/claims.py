@@ -225,12 +225,12 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     if len(models) < MIN_SIZES or not shared:
         return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
     share = 1 / len(shared)
-    means = [evidence_mean(evidence, model, shared, metric) for model in models]
+    means = [evidence.contrast([(share, Cell(model, t, s)) for t, s in shared], metric) for model in models]
     gain = evidence.contrast(
         [(sign * share, Cell(m, t, s)) for m, sign in ((models[-1], 1), (models[0], -1)) for t, s in shared], metric
     )
     count = np.array([evidence.parameters[model] for model in models], float)
-    values, draws = np.array([mean[0] for mean in means]), np.array([mean[1] for mean in means])
+    values, draws = np.array([mean.value for mean in means]), np.array([mean.draws for mean in means])
     low, high = interval(kendall(count, draws), evidence.study.analysis.confidence)
     tau = float(kendall(count, values))
     numbers = {"models": models, "mean_score": dict(zip(models, values, strict=True)), "metric": metric}
@@ -240,15 +240,6 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     verdict = verdict_of(int(low > 0) - int(high < 0), gain.clear)
     chance = chance_of_margin(evidence, gain)
     return settled(name, ladder, verdict, numbers, test, because + spoken(gain), chance)
-
-
-def evidence_mean(
-    evidence: Evidence, model: str, pairs: list[tuple[str, str]], metric: str
-) -> tuple[float, np.ndarray]:
-    """A model's score averaged over tasks and settings, with its draws."""
-    scores = [evidence.score(Cell(model, task, setting)) for task, setting in pairs]
-    values = [score.values[metric, ""] for score in scores]
-    return float(np.mean(values)), np.mean([score.draws[metric, ""] for score in scores], axis=0)
 
 
 def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
@@ -296,12 +287,11 @@ def spelled(metric: str) -> str:
 def rivals_of(evidence: Evidence, ladder: str, own: Cell, words: bool) -> dict[str, Cell]:
     """Whom the smallest trained model is held against, by the name that tables give them; some may have no runs."""
     models = present(evidence, ladder)
-    encoders = [m for m in evidence.models if evidence.family(m) == "encoder"]
     if not words:
-        return {m: own._replace(model=m) for m in [*models[1:], *encoders]}
+        return {m: own._replace(model=m) for m in [*models[1:], *evidence.encoders]}
     large = {m: paper.shown_examples(evidence, m, own.task) for m in models[1:][-1:]}
     shown = {f"{m}, {cell.setting}": cell for m, cell in large.items()}
-    return shown | {m: own._replace(model=m) for m in encoders}
+    return shown | {m: own._replace(model=m) for m in evidence.encoders}
 
 
 def high_data_categories(evidence: Evidence, yardstick: Yardstick = STRICT) -> list[str]:

@@ -50,8 +50,7 @@ def shown_examples(evidence: Evidence, model: str, task: str) -> Cell:
 
 def counterparts(evidence: Evidence, ladder: str, task: str = "categories") -> dict[str, Cell]:
     """Who stands for whom, complete runs only: the ladder's ends for 1B and 70B, the study's own encoder for BERT."""
-    models = [name for name in evidence.ladder(ladder) if evidence.parameters[name]]
-    encoders = [name for name in evidence.models if evidence.family(name) == "encoder"]
+    models, encoders = evidence.sized(ladder), evidence.encoders
     cells = {"1B, LoRA": [Cell(name, task, "fine-tuned") for name in models[:1]]}
     cells |= {"70B, FS-5": [shown_examples(evidence, name, task) for name in models[1:][-1:]]}
     cells |= {"BERT": [Cell(name, task, "fine-tuned") for name in encoders[:1]]}

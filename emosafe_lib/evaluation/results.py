@@ -133,6 +133,15 @@ class Evidence:
         on_it = [model for model, params in self.models.items() if params.ladder == name]
         return sorted(on_it, key=lambda model: self.parameters[model] or 0)
 
+    def sized(self, name: str) -> list[str]:
+        """The models of a ladder whose number of parameters is known, from small to large."""
+        return [model for model in self.ladder(name) if self.parameters[model]]
+
+    @property
+    def encoders(self) -> list[str]:
+        """The study's encoders, which stand in BERT's place."""
+        return [name for name in self.models if self.family(name) == "encoder"]
+
     def keys(self, cell: Cell) -> list[Key]:
         """The runs that make up a cell; empty if one of those that the study asks for is missing. A cell of one seed needs
         that seed's run alone.
@@ -266,8 +275,9 @@ def read_files(paths: dict[tuple[str, str], object], data_sha256: str) -> pd.Dat
     return table
 
 
-def expected_ids(rows: pd.DataFrame, study: StudyParams, setting: str) -> pd.Series:
-    """The ids that a setting must answer: human-authored test rows, up to the setting's cap."""
+def expected_ids(rows: pd.DataFrame, study: StudyParams, setting: str, model: str = "") -> pd.Series:
+    """The ids that a model must answer in a setting: human-authored test rows, up to the cap of both."""
+    study = study.for_model(model)
     caps = dict.fromkeys(PROMPTED, study.prompting.evaluation_rows)
     caps |= dict.fromkeys(FILES["finetuning"], study.finetuning.evaluation_rows)
     return take(rows, "test", caps.get(setting), human_only=True)["id"]
@@ -284,10 +294,11 @@ def gather(
     truth = metrics.truth_of(test)
     bootstrap = Bootstrap(truth.group, study.analysis.resamples, study.analysis.seed)
     answers = {}
-    ids = {setting: expected_ids(rows, study, setting) for setting in table["setting"].unique()}
+    pairs = table[["setting", "model"]].drop_duplicates().itertuples(index=False, name=None)
+    ids = {pair: expected_ids(rows, study, *pair) for pair in pairs}
     for parts, run in table.groupby(["model", "task", "setting", "variant", "seed"], sort=False):
         key = Key(*parts[:4], int(parts[4]))
-        known = ids[key.setting] if key.variant != LEFT_OUT else []
+        known = ids[key.setting, key.model] if key.variant != LEFT_OUT else []
         answers[key] = metrics.align(run, truth, known, " ".join(str(part) for part in parts if part != ""))
     train = metrics.truth_of(rows[rows["split"] == "train"])
     support = dict(zip(CATEGORIES, (train.categories & train.known).sum(axis=0).tolist(), strict=True))

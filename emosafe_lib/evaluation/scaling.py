@@ -246,15 +246,16 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
     Ablations were run with the first seed alone, so that seed stands for the main run beside them.
     """
     plan, seed = [], evidence.study.finetuning.seeds[0]
-    encoders = [name for name in evidence.models if evidence.models[name].family == "encoder"]
     for task in evidence.tasks:
         for ladder in ladders(evidence):
             models = evidence.ladder(ladder)
-            sized = [name for name in models if evidence.parameters[name]]
+            sized = evidence.sized(ladder)
             steps = [*pairwise(sized), (sized[0], sized[-1])] if len(sized) > 2 else list(pairwise(sized))
             plan += [("size", Cell(b, task, s), Cell(a, task, s)) for s in SCALED_SETTINGS for a, b in steps]
             plan += [
-                ("encoder", Cell(m, task, "fine-tuned"), Cell(e, task, "fine-tuned")) for m in models for e in encoders
+                ("encoder", Cell(m, task, "fine-tuned"), Cell(e, task, "fine-tuned"))
+                for m in models
+                for e in evidence.encoders
             ]
         for name in evidence.models:
             tuned, zero = Cell(name, task, "fine-tuned"), Cell(name, task, "zero-shot")

@@ -45,8 +45,7 @@ def operating_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def shown_runs(evidence: Evidence, ladder: str) -> list[Cell]:
     """The runs that curves are drawn for: the ladder's trained ends and encoder, TF-IDF and the two that read nothing."""
-    models = [name for name in evidence.ladder(ladder) if evidence.parameters[name]]
-    encoders = [name for name in evidence.models if evidence.family(name) == "encoder"]
+    models, encoders = evidence.sized(ladder), evidence.encoders
     trained = [Cell(name, "safety", "fine-tuned") for name in dict.fromkeys([*models[:1], *models[-1:], *encoders])]
     others = [Cell(name, "safety", "baseline") for name in ("tfidf", "always-unsafe", "always-safe")]
     return [cell for cell in [*trained, *others] if evidence.keys(cell)]

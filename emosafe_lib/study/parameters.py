@@ -257,6 +257,9 @@ class ModelCaps(Section):
     budgets: Annotated[list[Positive], Once] | None = Field(
         None, description="The numbers of training rows of its learning curve; null takes the study's."
     )
+    evaluation_rows: Positive | None = Field(
+        None, description="Its scored test rows, prompted and trained; null scores the study's."
+    )
     ablation: Switch | None = Field(
         None, description="Its training without re-interpretations; null does as the study."
     )

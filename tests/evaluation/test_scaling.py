@@ -13,7 +13,7 @@ from emosafe_lib.evaluation.paired_tests import holm
 from emosafe_lib.evaluation.results import Cell
 from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError
-from emosafe_lib.study.parameters import FinetuningParams, load_model
+from emosafe_lib.study.parameters import FinetuningParams, ModelCaps, load_model
 
 ROWS = made_up_rows(240, sources=2)
 SKILLS = {"nano-1": 0.2, "nano-2": 0.7, "nano-3": 1.2, "nano-4": 1.7}
@@ -180,6 +180,17 @@ def test_wordings_give_a_spread_of_their_own_and_the_headline_is_their_mean(know
     assert len(single) == 3 and head["value"] == pytest.approx(single.mean())
     assert (spread["low"], spread["high"]) == (single.min(), single.max())
     assert spread["value"] == pytest.approx(single.max() - single.min())
+
+
+def test_a_slow_model_may_be_asked_fewer_test_rows_and_the_others_still_answer_all():
+    caps = {"model_caps": [ModelCaps(model="nano-1", evaluation_rows=40)]}
+    rows = results.expected_ids(ROWS, study(**caps), "fine-tuned", "nano-1")
+    slow, quick = model_table(ROWS, "nano-1", 1.0), model_table(ROWS, "nano-2", 1.0)
+    here = evidence(ROWS, {"nano-1": 1.0, "nano-2": 1.0}, pd.concat([slow[slow["id"].isin(rows)], quick]), **caps)
+    tuned = [Cell(name, "safety", "fine-tuned") for name in ("nano-1", "nano-2")]
+    assert here.score(tuned[0]).n == 40 < here.score(tuned[1]).n
+    with pytest.raises(PredictionError, match="leaves rows without a prediction"):
+        evidence(ROWS, {"nano-1": 1.0, "nano-2": 1.0}, pd.concat([slow, quick[quick["id"].isin(rows)]]), **caps)
 
 
 def test_settings_scored_on_fewer_rows_are_compared_on_common_rows():
