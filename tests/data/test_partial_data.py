@@ -73,7 +73,9 @@ def test_one_level_is_refused_in_stage_01_and_what_is_not_asked_is_said():
     assert not any("not studied" in one or "not asked" in one for one in splits.split_warnings(ROWS))
 
 
-@pytest.mark.parametrize(("rows", "tasks"), [(BARE, ("safety",)), (ONE, TASKS), (TWO, TASKS)], ids=["bare", "one", "two"])
+@pytest.mark.parametrize(
+    ("rows", "tasks"), [(BARE, ("safety",)), (ONE, TASKS), (TWO, TASKS)], ids=["bare", "one", "two"]
+)
 def test_tables_gaps_and_claims_speak_of_what_was_asked(rows, tasks):
     study = tiny_models.study_params()
     table = pd.concat([baselines.predict(name, rows).assign(model=name) for name in baselines.BASELINES])
