@@ -18,8 +18,9 @@ SERVER = {"jupyterlab", "jupyter-client", "pyzmq", "ipython", "ipykernel", "ipyw
 
 
 def needed(pyproject: Path) -> list[str]:
-    """The requirements of the package, without those that the notebook's own server answers for."""
-    listed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    """The requirements of the course, without those that the notebook's own server answers for."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["study"]]
     return [line for line in listed if canonicalize_name(Requirement(line).name) not in SERVER]
 
 

@@ -14,9 +14,6 @@ from emosafe_lib.study.stage import STAGES
 from emosafe_lib.teaching.exercises import ROOMS
 from workflow.execute import execute_notebook
 
-# Notebooks that are being rewritten and do not keep these promises yet.
-WAITING = set()
-
 # What a notebook must do in the open, once: the packages that it imports and the names that it calls.
 OPEN = {
     "00": (
@@ -45,13 +42,11 @@ def number_of(path):
     return path.stem.split("_")[0]
 
 
-def marked(paths):
-    """Each path, those whose notebook has not landed expected to fail for now."""
-    late = pytest.mark.xfail(reason="its notebook has not landed")
-    return [pytest.param(path, marks=[late] * (number_of(path) in WAITING), id=path.stem) for path in paths]
+def named(paths):
+    return pytest.mark.parametrize("path", list(paths), ids=lambda path: path.stem)
 
 
-every = pytest.mark.parametrize("path", marked(NOTEBOOKS))
+every, solution = named(NOTEBOOKS), named(SOLUTIONS)
 
 
 @every
@@ -67,7 +62,7 @@ def test_a_cell_can_be_taken_in_at_a_glance(path):
     assert lengths[len(lengths) // 2] <= 8 and lengths[-1] <= 25
 
 
-@pytest.mark.parametrize("path", marked(path for path in NOTEBOOKS if number_of(path) != "00"))
+@named(path for path in NOTEBOOKS if number_of(path) != "00")
 def test_a_cell_asserts_that_the_open_way_and_the_library_s_agree(path):
     assert any("assert " in source and "difference" in source for source in code_of(path))
 
@@ -84,7 +79,7 @@ def test_three_exercises_each_with_a_check_and_a_folded_hint(path):
     assert "\n".join(cells(path, "markdown")).count("<details><summary>Hint") >= 3
 
 
-@pytest.mark.parametrize("path", marked(path for path in NOTEBOOKS if path.stem in STAGES))
+@named(path for path in NOTEBOOKS if path.stem in STAGES)
 def test_a_stage_shows_what_its_parameters_come_to_and_ends_with_its_finish(path):
     code = code_of(path)
     assert re.search(r"stage\.begin\(.*\)\n+run\.parameters\s*$", code[1]) or code[2].strip() == "run.parameters"
@@ -139,11 +134,10 @@ def test_elsewhere_it_clones_installs_and_goes_on(tmp_path):
 
 
 def test_every_notebook_has_its_worked_solutions_and_its_checks():
-    have = {number_of(path) for path in SOLUTIONS}
-    assert have | WAITING >= set(ROOMS) == {number_of(path) for path in NOTEBOOKS}
+    assert set(ROOMS) == {number_of(path) for path in NOTEBOOKS} == {number_of(path) for path in SOLUTIONS}
 
 
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+@solution
 def test_solutions_solve_all_three_exercises_by_assertion(path):
     asserting = [
         source for source in cells(path, "code") if re.search(r"^assert (verdict|check\b)", source, re.MULTILINE)
@@ -161,7 +155,7 @@ def execute(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+@solution
 def test_worked_solutions_pass_their_checks(path, tmp_path, monkeypatch):
     execute(path, tmp_path, monkeypatch)
 
