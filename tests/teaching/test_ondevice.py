@@ -10,11 +10,9 @@ from emosafe_lib.teaching import check
 
 def test_the_batch_is_the_first_whose_cache_is_larger():
     model = load_model("llama-1b")
-    batch = next(
-        n
-        for n in range(1, 1000)
-        if (p := capacity.memory_plan(model, n).set_index("dtype").loc["int4"]).cache > p.weights
-    )
+    weights = capacity.weight_bytes(capacity.count_parameters(model), "int4")
+    config = capacity.configuration(model)
+    batch = next(n for n in range(1, 1000) if capacity.cache_bytes(config, "int4", n, 256) > weights)
     assert check("06.1", batch) and not check("06.1", batch - 1) and not check("06.1", 1)
 
 
