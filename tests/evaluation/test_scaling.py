@@ -378,3 +378,16 @@ def test_ladders_are_never_joined_by_a_line_and_each_has_its_sentence():
     ranks = {"status": "ok", "metric": "macro_f1", "low": 0.1, "high": 0.5, "curve": "none"}
     said = readings.score_by_size(pd.DataFrame([ranks | {"ladder": "smollm2"}, ranks | {"ladder": "mine"}]))
     assert "On the SmolLM2 ladder, " in said and "On the ladder mine, " in said
+
+
+def test_a_single_point_is_no_curve_and_a_logarithmic_axis_says_so():
+    from emosafe_lib.evaluation import figures
+
+    row = {"task": "safety", "metric": "macro_f1", "model": "nano-1", "ladder": "nano", "low": 0.4, "high": 0.6}
+    sizes = [("zero-shot", 1e5), ("zero-shot", 1e6), ("probe", 1e5)]
+    table = pd.DataFrame([row | {"setting": s, "parameters": n, "value": 0.5} for s, n in sizes])
+    figure = figures.score_by_size(table, table.iloc[:0], table.iloc[:0])
+    (panel,) = figure.axes
+    lines = {tuple(line.get_xdata()): line.get_linestyle() for line in panel.lines if line.get_marker() in ("o", "s")}
+    assert lines[1e5, 1e6] == "-" and lines[1e5,] == "None"
+    assert "logarithmic" in panel.get_xlabel()
