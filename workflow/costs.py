@@ -140,6 +140,7 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
         epochs = settings.epochs if math.isnan(seen) else epochs_of(settings, math.ceil(seen / step))
         trained += epochs * seen
         read += length * (epochs * validation + test)
+        read += seen + length * validation if model.training.head == "probe" else 0.0
     return trained, read
 
 

@@ -1,18 +1,20 @@
 """A LLaMA written for llama.cpp: one GGUF file of weights and tokenizer, in fp16, 8 or 4 bits.
 
 llama.cpp runs where PyTorch does not. What is written is a backbone with its tokenizer; a classifier's head is no part of
-the format, so it stays in the export's safetensors, and reads what llama.cpp's embeddings answer. What the format or
+the format, so it stays in the export's safetensors and reads what llama.cpp answers as an embedding, pooled as the export
+says. What the format or
 llama.cpp cannot say is refused: another architecture, stretched positions, another way of cutting texts.
 """
 
+import argparse
 import json
 from pathlib import Path
 
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.files import replacing
+from emosafe_lib.study.taxonomy import TASK_LABELS
 
 KINDS = ("f32", "f16", "q8_0", "q4_1", "q4_0")
-FILE = "backbone.{kind}.gguf"
 BLOCK = 32  # llama.cpp's packed kinds take rows in blocks of so many weights
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -174,3 +176,37 @@ def stored_as(name: str, values, kind: str):
         return types.F32
     packed = kind.startswith("q")
     return types.F16 if packed and values.shape[1] % BLOCK else types[kind.upper()]
+
+
+def add_gguf(folder: Path, kind: str = "f16") -> dict[str, float]:
+    """Write the backbone of every exported task, its adapter merged, for llama.cpp; beside the tasks' folders.
+
+    Returns
+    -------
+    MiB by file
+
+    Raises
+    ------
+    ModelError : no export, a damaged one, or one that no GGUF file can hold
+    """
+    from emosafe_lib.ondevice.exported import load_exported
+
+    tasks, sizes = [task for task in TASK_LABELS if (Path(folder) / task).is_dir()], {}
+    if not tasks:
+        raise ModelError(folder, "holds no exported classifier", "make one with export.export")
+    for task in tasks:
+        network, tokenizer, _ = load_exported(Path(folder) / task)
+        path = write_gguf(network, tokenizer, Path(folder) / f"{task}.{kind}.gguf", kind)
+        sizes[path.name] = path.stat().st_size / 2**20
+    return sizes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`emosafe gguf FOLDER`: write an export's backbones for llama.cpp and print their sizes."""
+    parser = argparse.ArgumentParser(prog="emosafe gguf", description=add_gguf.__doc__.splitlines()[0])
+    parser.add_argument("folder", help="written by export.export, such as outputs/sample/nano-1/classifier")
+    parser.add_argument("--kind", default="f16", choices=KINDS, help="how weights are stored")
+    asked = parser.parse_args(arguments)
+    for name, size in add_gguf(Path(asked.folder), asked.kind).items():
+        print(f"{name}: {size:.1f} MiB")
+    return 0
