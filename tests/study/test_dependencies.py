@@ -59,7 +59,9 @@ def distributions(modules):
 
 
 def test_every_import_of_library_runner_and_notebooks_is_declared():
-    optional = required(PROJECT["optional-dependencies"]["quantized"])
+    optional = {
+        name for extra in ("quantized", "llamacpp") for name in required(PROJECT["optional-dependencies"][extra])
+    }
     assert distributions(imported("emosafe_lib", "workflow", "notebooks")) <= required(COURSE) | optional
 
 
