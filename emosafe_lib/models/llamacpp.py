@@ -19,14 +19,18 @@ from emosafe_lib.models.gguf_files import gguf_file
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import load_model
 
+MOST_TOKENS = 4096  # a request of either user has a third of it
 ENDS = {signal.SIGINT, signal.SIGTERM}
 
 
 @contextmanager
-def serving(file: Path, name: str, port: int = 0, threads: int = -1, context_tokens: int = 4096) -> Iterator[str]:
+def serving(
+    file: Path, name: str, port: int = 0, threads: int = -1, context_tokens: int = 4096, slots: int = 1
+) -> Iterator[str]:
     """The address of a server for a GGUF file, which calls itself `name`; port 0 takes a free one.
 
-    It listens on this machine alone, keeps no page and tells nobody what it was asked.
+    It answers as many requests at once as it has `slots`, each of at most `context_tokens` tokens. It listens on this
+    machine alone, keeps no page and tells nobody what it was asked.
 
     Raises
     ------
@@ -39,7 +43,8 @@ def serving(file: Path, name: str, port: int = 0, threads: int = -1, context_tok
     options = xllamacpp.CommonParams()
     options.model.path, options.model_alias = str(file), {name}
     options.hostnames, options.port, options.cors_origins = ["127.0.0.1"], port, ""
-    options.n_ctx, options.cpuparams.n_threads, options.cpuparams_batch.n_threads = context_tokens, threads, threads
+    options.n_parallel, options.n_ctx = slots, slots * context_tokens
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads
     options.ui = options.endpoint_slots = options.warmup = False
     options.verbosity = 0
     server = xllamacpp.Server(options)
@@ -55,10 +60,12 @@ def main() -> None:
     parser.add_argument("model", help="its name in params/models")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--threads", type=int, default=-1)
+    parser.add_argument("--slots", type=int, default=1, help="requests that are answered at once")
     given = parser.parse_args()
     model = load_model(given.model)
+    context = min(model.context_tokens, MOST_TOKENS)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # before the engine's threads begin, which inherit it
-    with serving(gguf_file(model), model.name, given.port, given.threads, model.context_tokens) as address:
+    with serving(gguf_file(model), model.name, given.port, given.threads, context, given.slots) as address:
         print(f"{model.name} at {address}; Ctrl-C ends it", flush=True)
         signal.sigwait(ENDS)
 
