@@ -11,6 +11,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation import results, scaling
 from emosafe_lib.evaluation.paired_tests import difference, holm
+from emosafe_lib.evaluation.power import detectable
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError, StageError
@@ -69,17 +70,19 @@ def refuse_unequal(first: Evidence, second: Evidence, hashes: tuple[str, str]) -
 def paired_table(first: Evidence, second: Evidence) -> pd.DataFrame:
     """Second study minus first, one row a cell and metric that both have.
 
-    Columns: model, task, setting, variant, metric, first, second, value, low, high, p, p_holm, n. Only rows that both
-    answered count; Holm's correction runs over a metric.
+    Columns: model, task, setting, variant, metric, first, second, value, low, high, p, p_holm, n, error, detectable. Only
+    rows that both answered count; Holm's correction runs over a metric.
     """
     rows = []
     cells = [cell for cell in [*first.cells(), *first.variants()] if second.keys(cell)]
     for cell in cells:
         rows += compare_cell(first, second, cell)
     columns = ["model", "task", "setting", "variant", "metric", "first", "second", "value", "low", "high", "p", "n"]
-    table = pd.DataFrame(rows, columns=columns)
-    table["p_holm"] = table.groupby("metric")["p"].transform(holm)
-    return table
+    table = pd.DataFrame(rows, columns=[*columns, "error"])
+    by_metric = table.groupby("metric")["p"]
+    table["p_holm"] = by_metric.transform(holm)
+    tests = by_metric.transform("count").clip(lower=1)
+    return table.assign(detectable=detectable(table["error"], tests, first.study.analysis.confidence))
 
 
 def compare_cell(first: Evidence, second: Evidence, cell: Cell) -> list[dict]:
@@ -93,7 +96,8 @@ def compare_cell(first: Evidence, second: Evidence, cell: Cell) -> list[dict]:
             b.values[place] - a.values[place], b.draws[place] - a.draws[place], first.study.analysis.confidence
         )
         row = {**cell._asdict(), "metric": metric, "first": a.values[place], "second": b.values[place]}
-        rows.append(row | {"value": found.value, "low": found.low, "high": found.high, "p": found.p, "n": a.n})
+        row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p, "n": a.n}
+        rows.append(row | {"error": found.error})
     return rows
 
 

@@ -130,9 +130,11 @@ def pooled_and_within(table: pd.DataFrame):
 
 
 def differences(table: pd.DataFrame, meaning: str):
-    """Paired differences with their intervals, zero marked; a filled point where Holm's test finds a difference.
+    """Paired differences with their intervals, zero marked; a filled point where Holm's test finds a difference, and grey
+    bars at the smallest true difference on either side that would have been found with 80 % power.
 
-    `table` has the columns label, value, low, high and clear (bool); `meaning` says what is subtracted from what.
+    `table` has the columns label, value, low, high, detectable and clear (bool); `meaning` says what is subtracted from
+    what.
     """
     import matplotlib.pyplot as plt
 
@@ -140,12 +142,14 @@ def differences(table: pd.DataFrame, meaning: str):
     place = np.arange(len(table))[::-1]
     panel.axvline(0, color="black", linewidth=1)
     panel.errorbar(table["value"], place, xerr=whiskers(table), fmt="none", ecolor=PALETTE[0], capsize=2)
+    for side, word in ((1, "detectable"), (-1, "_")):
+        panel.scatter(side * table["detectable"], place, marker="|", color="#8C8C8C", label=word)
     for clear, face in ((True, PALETTE[0]), (False, "white")):
         here = (table["clear"] == clear).to_numpy()
         word = "clear after Holm" if clear else "not clear"
         panel.scatter(table["value"][here], place[here], color=face, edgecolor=PALETTE[0], zorder=3, label=word)
     panel.set(yticks=place, yticklabels=table["label"], xlabel=f"difference in macro-F1: {meaning}")
-    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
 
 

@@ -342,7 +342,8 @@ def size_gains(evidence: Evidence, ladder: str) -> pd.DataFrame:
             found = evidence.contrast(terms, metric, label)
             row = {"ladder": ladder, "task": task, "setting": setting, "category": label}
             row |= {"largest": names[-1], "smallest": names[0]}
-            rows.append(row | {"value": found.value, "low": found.low, "high": found.high, "p": found.p})
+            row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
+            rows.append(row | {"detectable": float(detectable(found.error))})
     return pd.DataFrame(rows)
 
 
