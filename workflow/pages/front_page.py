@@ -96,7 +96,6 @@ def results_section(base: Path) -> str:
     return fill(
         "results.html",
         analysis=ANALYSIS,
-        tasks=TASKS,
         rows=rows_scored(csv_files.read_csv(base / "results.csv")),
         confidence=f"{level:.0%}",
         **headline_table(csv_files.read_csv(folder / "headline.csv")),
@@ -111,19 +110,22 @@ def rows_scored(numbers: pd.DataFrame) -> str:
 
 
 def headline_table(numbers: pd.DataFrame) -> dict:
-    """The headline table: the titles of a task's columns, and a block a model of a line a setting.
+    """The headline table: its tasks, those that were not asked, the titles of a task's columns, and a block a model of a
+    line a setting.
 
     Where pooled and within-source scores are the same in every line, as with a single source, the second is left out
     and the page says so.
     """
-    same = all((numbers[f"{t} macro_f1"] == numbers[f"{t} within_source_macro_f1"]).all() for t in TASKS)
+    tasks = [task for task in TASKS if f"{task} macro_f1" in numbers]
+    same = all((numbers[f"{t} macro_f1"] == numbers[f"{t} within_source_macro_f1"]).all() for t in tasks)
     names = [name for name in METRIC_TITLES if not (same and name == "within_source_macro_f1")]
-    columns = [f"{task} {name}" for task in TASKS for name in names]
+    columns = [f"{task} {name}" for task in tasks for name in names]
     blocks = [
         (model, [(line["setting"], [score(line[column]) for column in columns]) for line in lines])
         for model, lines in groupby(numbers.to_dict("records"), key=lambda line: line["model"])
     ]
-    return {"scores": [METRIC_TITLES[name] for name in names], "blocks": blocks, "one_source": same}
+    found = {"tasks": tasks, "not_asked": [task for task in TASKS if task not in tasks], "one_source": same}
+    return found | {"scores": [METRIC_TITLES[name] for name in names], "blocks": blocks}
 
 
 def score(cell: object) -> tuple[str, str, str]:
