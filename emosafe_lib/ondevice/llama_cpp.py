@@ -5,7 +5,6 @@ wheel; it is an extra, and where it is absent, or fails on a machine, the one ro
 is measured in a process of its own, to whose end alone a native library can come.
 """
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -22,9 +21,9 @@ from emosafe_lib.study.machine import peak_memory_mb
 from emosafe_lib.study.optional import note
 from emosafe_lib.study.parameters import ModelParams, load_model
 
-DTYPE, EXTRA = "gguf", "run `.venv/bin/pip install xllamacpp==2026.10.11549`"
+DTYPE, EXTRA = "gguf", "run `.venv/bin/pip install -e '.[llamacpp]'`"
 COLUMNS = [*measure.COLUMNS, "file_mb", "agreement"]
-RUNS, SECONDS = 12, 600
+RUNS, SECONDS = 5, 600
 
 
 def hindrance(model: ModelParams) -> str:
@@ -99,9 +98,11 @@ def main() -> None:
     settings = xllamacpp.CommonParams()
     settings.model.path = str(gguf_files.gguf_file(model))
     settings.n_ctx, settings.n_parallel = max([*map(len, ids), *measure.LENGTHS]) + 8, 1
-    settings.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or model.resources.threads)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        server = xllamacpp.Server(settings)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or model.resources.threads)
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+    settings.ui = settings.endpoint_slots = settings.warmup = False
+    settings.hostnames, settings.cors_origins, settings.verbosity = ["127.0.0.1"], "", 0
+    server = xllamacpp.Server(settings)
     loading, rows = peak_memory_mb(), []
     random = np.random.default_rng(0)
     for length in measure.LENGTHS:

@@ -16,7 +16,7 @@ TEXTS = ["The capital of France is", "I walked home through the", "Two and two m
 def test_where_the_wheel_is_absent_a_row_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (row,) = llama_cpp.measure_llama_cpp(load_model("smollm2-135m"), TEXTS).to_dict("records")
-    assert row["basis"] == "not measured" and "pip install xllamacpp" in row["reason"]
+    assert row["basis"] == "not measured" and ".[llamacpp]" in row["reason"]
 
 
 def test_other_weights_than_gguf_have_a_reason():
