@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from emosafe_lib.ondevice.exported import load_exported
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.files import replacing
 from emosafe_lib.study.taxonomy import TASK_LABELS
@@ -189,8 +190,6 @@ def add_gguf(folder: Path, kind: str = "f16") -> dict[str, float]:
     ------
     ModelError : no export, a damaged one, or one that no GGUF file can hold
     """
-    from emosafe_lib.ondevice.exported import load_exported
-
     tasks, sizes = [task for task in TASK_LABELS if (Path(folder) / task).is_dir()], {}
     if not tasks:
         raise ModelError(folder, "holds no exported classifier", "make one with export.export")
