@@ -3,8 +3,9 @@
 GuardBench (AmenRa/GuardBench, EMNLP 2024) scores F1 of "unsafe" on sets that hold both kinds of messages, and recall on
 sets that hold unsafe ones alone. Six of our sources are among its sets. The figures below are its leaderboard's; the
 models there met whole sets and were trained on none of them, so ours are those that never saw the source. The rows are
-not the same: GuardBench takes whole test files and its own two labels, we the test split of merged, capped and
-de-duplicated rows, where borderline counts by the reading. So the two say who is in the same region, not who wins.
+not the same: GuardBench takes whole test files and its own two labels, we the test split of merged, de-duplicated rows,
+which the merge caps and balances (of ConvAbuse it keeps mostly abuse), and borderline counts by the reading. So the two
+say who is in the same region, not who wins.
 """
 
 from functools import partial
