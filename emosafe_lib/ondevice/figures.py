@@ -4,6 +4,8 @@ import pandas as pd
 
 from emosafe_lib.study.style import WIDTH, beside, look
 
+STEP = 0.07  # side by side, so that no point covers another
+
 
 def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
     """Gigabytes that inference needs by dtype, one panel row a model, the limit drawn as a line; logarithmic.
@@ -37,9 +39,9 @@ def latency(table: pd.DataFrame):
     colours, markers = look(table["dtype"]), look(table["length"])
     for panel, batch in zip(panels[0], batches, strict=True):
         part = table[table["batch"] == batch]
-        for (dtype, length), one in part.groupby(["dtype", "length"], sort=False):
+        for number, ((dtype, length), one) in enumerate(part.groupby(["dtype", "length"], sort=False)):
             colour, marker = colours[dtype][0], markers[length][1]
-            places = [models.index(name) for name in one["model"]]
+            places = [models.index(name) + STEP * number for name in one["model"]]
             middle, high = one["p50_ms"] / batch, one["p95_ms"] / batch
             above = [[0] * len(one), high - middle]
             panel.errorbar(places, middle, above, fmt=marker, color=colour, label=f"{dtype}, {length} tokens")
@@ -50,5 +52,6 @@ def latency(table: pd.DataFrame):
             ylabel="ms per message (logarithmic)" if batch == batches[0] else "",
         )
         panel.set_xticks(range(len(models)), models, rotation=30)
+        panel.yaxis.set_major_formatter("{x:g}")
     beside(panels[0][-1])
     return figure
