@@ -343,7 +343,7 @@ def most_shots(rows: pd.DataFrame, task: str) -> int:
     """
     rows = rows[rows["origin"] != "reinterpretation"].drop_duplicates("group")
     if task == "safety":
-        return max(1, int(rows["safety"].value_counts().min()))
+        return max(1, int(rows["safety"].value_counts().min())) if len(rows) else 1
     # a row is shown once, so that a row that says yes to one category may be missing for the next
     labels, known = category_matrix(rows), known_matrix(rows)
     yes, no = (labels & known).sum(axis=0), (~labels & known).sum(axis=0)
@@ -379,11 +379,11 @@ def turn_of(row, number: int, answer: str) -> Turn:
 
 
 def safety_turns(rows: pd.DataFrame, per_class: int) -> list[Turn]:
-    """The first rows of each level as turns; a level that no row has was not asked."""
-    turns = []
+    """The first rows of each level as turns; where rows have two levels, the third was not asked and is left out."""
+    turns, two = [], rows["safety"].nunique() == 2
     for level in SAFETY_LEVELS:
         part = rows[rows["safety"] == level].head(per_class)
-        if 0 < len(part) < per_class:
+        if len(part) < per_class and not (two and part.empty):
             raise PromptError(f"level {level}", f"only {len(part)} training rows", "lower shots_per_class")
         turns += [turn_of(row, 0, level) for row in part.itertuples()]
     return turns

@@ -63,6 +63,11 @@ def test_exemplars_are_drawn_from_what_there_is_and_stay_balanced(rows, task, sh
         assert {turn.answer for turn in turns} == set(train["safety"])
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_that_cannot_be_shown_give_one_exemplar_to_ask_for(task):
+    assert wordings.most_shots(ROWS.assign(origin="reinterpretation"), task) == 1
+
+
 def test_one_level_is_refused_in_stage_01_and_what_is_not_asked_is_said():
     with pytest.raises(MergeError, match="split train: all training rows are safe.*; add rows of another level"):
         splits.refuse_one_level(ROWS[ROWS["safety"] == "safe"])

@@ -250,8 +250,12 @@ def test_reinterpretations_are_not_shown():
 def test_a_class_without_rows_is_named():
     rows = make_rows()
     train = rows[(rows["split"] == "train") & (rows["safety"] != "unsafe")]
-    with pytest.raises(PromptError, match="level unsafe"):
-        wordings.draw_exemplars(train, "safety", 1, 0)
+    assert {turn.answer for turn in wordings.draw_exemplars(train, "safety", 1, 0)} == {
+        "safe",
+        "borderline",
+    }  # not asked
+    with pytest.raises(PromptError, match="level borderline"):
+        wordings.draw_exemplars(train[train["safety"] == "safe"], "safety", 1, 0)
 
 
 def test_few_shot_prompts_are_fitted_to_the_context():
