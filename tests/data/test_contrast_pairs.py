@@ -50,7 +50,9 @@ def test_the_card_counts_the_kinds():
 
 
 def test_a_pair_stays_in_one_split_and_loses_no_row():
-    merged = merge.merge(DataParams(sources=["emosafe_sample", "emosafe_contrast_pairs"], balance_sources=False))
+    merged = merge.merge(
+        DataParams(sources=["emosafe_sample", "emosafe_contrast_pairs"], max_class_share=1.0, balance_sources=False)
+    )
     rows = merged.rows[merged.rows["source"] == "emosafe_contrast_pairs"]
     assert len(rows) == len(PAIRS)
     assert (rows.groupby("group")["split"].nunique() == 1).all()
