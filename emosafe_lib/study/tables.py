@@ -61,5 +61,6 @@ def of_a_run(
         table.at["models", "value"], table.at["models", "from"] = list(models), "this notebook"
     if of_model is None:
         return table
-    matter = of_model[~of_model.index.str.startswith("resources.")]
-    return pd.concat([table, matter.rename(index="model.{}".format)])
+    matter = of_model[~of_model.index.str.startswith("resources.")].copy()
+    matter.index = "model." + matter.index
+    return pd.concat([table, matter]).rename_axis("setting")

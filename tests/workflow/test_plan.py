@@ -78,7 +78,7 @@ def test_lora_trains_the_two_factors_of_every_linear_layer():
 def test_prompting_counts_every_exemplar_and_every_reading_of_the_prefix():
     """Two exemplars a category and answer; 300 rows are two shards, 10 are one, and content-free inputs read it too."""
     changes = {"variants": ["plain"], "few_shot_variants": ["plain"], "exemplar_seeds": [0], "shots_per_class": 2}
-    changes |= {"evaluation_rows": None, "validation_rows": None, "max_text_tokens": 64}
+    changes |= {"evaluation_rows": None, "validation_rows": None, "max_text_tokens": 64, "five_shots": False}
     real = load_study("real")
     study = real.model_copy(update={"prompting": real.prompting.model_copy(update=changes)})
     model = load_model("llama-1b")
