@@ -12,24 +12,36 @@ from emosafe_lib.teaching.exercises import Verdict, exercise, right, wrong
 COPIES, MESSAGES, LARGEST_ERROR = 4, 300, 0.1
 
 
-@exercise("05.1")
+@exercise("05.1", expects='a pair of a name and True or False, such as ("nano-1", True)')
 def calls_most_unsafe_safe(answer: tuple[str, bool], table: pd.DataFrame) -> Verdict:
     """`answer` names the fine-tuned model and says whether its macro-F1 is the lowest; `table` is `results.csv`."""
     name, lowest = answer
-    rows = table[(table["task"] == "safety") & (table["setting"] == "fine-tuned") & (table["variant"] == "")]
-    scores = rows[rows["category"] == ""].pivot(index="model", columns="metric", values="value")
+    if not isinstance(lowest, bool | np.bool_):
+        return wrong("The second half of the answer is True or False, without quotes.")
+    scores = headline(table)
+    if scores.empty:
+        return wrong(
+            "This table has no scores of fine-tuned models on safety. Hand over `table`, or all of `results.csv`."
+        )
     if name not in scores.index:
         return wrong(f"No fine-tuned model here is called {name!r}; there are {', '.join(scores.index)}.")
     share, score = scores["unsafe_called_safe"], scores["macro_f1"]
     if share[name] < share.max():
         return wrong(f"{name} calls {share[name]:.1%} of unsafe messages safe, and another model more of them.")
-    if bool(lowest) != (score[name] == score.min()):
+    if lowest != (score[name] == score.min()):
         return wrong(f"{name} it is; but look again at its macro-F1 of {score[name]:.3f} beside the others'.")
     same = "Here both point at the same model" if lowest else "Another model has the lowest macro-F1"
     return right(f"{name} calls {share[name]:.1%} of unsafe messages safe. {same}; a service would look at both.")
 
 
-@exercise("05.2")
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """The fine-tuned models' scores on safety, a line each; a cell that pandas read as NaN is an empty one."""
+    empty = (table[["variant", "category"]].astype(object).fillna("") == "").all(axis=1)
+    rows = table[empty & (table["task"] == "safety") & (table["setting"] == "fine-tuned")]
+    return rows.pivot(index="model", columns="metric", values="value")
+
+
+@exercise("05.2", expects='a list of names, such as ["minilm", "nano-1"]')
 def order_by_mirrored_costs(answer: list[str], evidence: Evidence) -> Verdict:
     """`answer` lists the fine-tuned models from the lowest to the highest mean cost on safety."""
     before, after = (mean_costs(evidence, costs) for costs in (np.array(metrics.COSTS), mirrored(metrics.COSTS)))
@@ -63,7 +75,7 @@ def mean_costs(evidence: Evidence, costs: np.ndarray) -> pd.Series:
     )
 
 
-@exercise("05.3")
+@exercise("05.3", expects="one number, such as 0.9")
 def width_when_rows_are_drawn(answer: float) -> Verdict:
     """`answer` is the interval's width with rows drawn over its width with groups drawn, every row there four times."""
     truth = share_of_width()

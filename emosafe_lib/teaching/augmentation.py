@@ -16,7 +16,7 @@ from emosafe_lib.teaching.exercises import Verdict, exercise, right, wrong
 CENT = 0.01
 
 
-@exercise("02.1")
+@exercise("02.1", expects="one number, in US dollars")
 def the_smallest_cap(answer: float, rows: pd.DataFrame, params: AugmentationParams) -> Verdict:
     """`answer` is in US dollars, for the plan of `params` sent to gpt-4o-mini."""
     paid = params.model_copy(update={"provider": "openai", "model": "gpt-4o-mini", "prices": None})
@@ -31,7 +31,7 @@ def the_smallest_cap(answer: float, rows: pd.DataFrame, params: AugmentationPara
     return wrong("It would start, but so it would with a smaller cap. Are these whole cents, and dollars?")
 
 
-@exercise("02.2")
+@exercise("02.2", expects="the name of one level, a text in quotes")
 def the_level_that_loses_most(answer: str, agreement: pd.DataFrame) -> Verdict:
     """`agreement` counts replies by the level asked for (index) and the second judge's (columns)."""
     asked = agreement.sum(axis=1)
@@ -76,7 +76,7 @@ def keys_without_an_answer(lines: list[str], plan: list[str]) -> set[str]:
             return set(plan) - set(journal.answers)
 
 
-@exercise("02.3")
+@exercise("02.3", expects="a function of a journal's lines and a plan's keys that returns a set of keys")
 def what_a_rerun_asks(answer: Callable, lines: list[str], plan: list[str]) -> Verdict:
     """`answer(lines, plan)` gives the keys of the plan that the next run asks again; the last line is torn."""
     more = [json.dumps(record) for record in MORE[1]] + ['{"key": "i"']

@@ -26,6 +26,7 @@ ROOMS = {
     "A1": "ladder",
 }
 CHECKS: dict[str, Callable[..., "Verdict"]] = {}
+EXPECTS: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ def wrong(why: str) -> Verdict:
     return Verdict("not yet", why)
 
 
-def exercise(number: str) -> Callable:
+def exercise(number: str, expects: str = "") -> Callable:
     """Register the function below as the check of an exercise.
 
     The function takes the answer, and whatever else the notebook's check cell hands over, and returns a `Verdict`.
+    `expects` says what kind of answer it can use, such as "one number" or "a function of two tables"; an answer that it
+    cannot use is told so.
     """
 
     def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
-        CHECKS[number] = function
+        CHECKS[number], EXPECTS[number] = function, expects
         return function
 
     return register
@@ -89,10 +92,13 @@ def check(number: str, answer: object, *given, **named) -> Verdict:
     function = check_of(number)
     if unanswered(answer):
         return Verdict("not answered yet", number=number)
+    expects = EXPECTS.get(number, "")
+    if other := another_kind(answer, expects):
+        return replace(wrong(other), number=number)
     try:
         verdict = function(answer, *given, **named)
     except Exception as error:
-        verdict = wrong(f"The check could not use this answer: {trouble(error, answer)}.")
+        verdict = wrong(unusable(error, answer, expects))
     return replace(verdict, number=number)
 
 
@@ -126,6 +132,42 @@ def unanswered(answer: object) -> bool:
         return bool(answer) and all(map(unanswered, answer))
     code = getattr(answer, "__code__", None)
     return answer is None or answer is ... or (code is not None and returns_none_at_once(code))
+
+
+def another_kind(answer: object, expects: str) -> str:
+    """What to say of an answer that is plainly not of the kind that is expected; empty where nothing is."""
+    parts = answer if isinstance(answer, list | tuple) else [answer]
+    if "number" in expects and any(map(is_number_as_text, parts)):
+        return f"Expected is {expects}, and a number in quotes is text: leave the quotes out."
+    misses_number = expects.startswith("one number") and not hasattr(answer, "__float__")
+    misses_function = expects.startswith("a function") and not callable(answer)
+    return f"Expected is {expects}, and this is {kind_of(answer)}." if misses_number or misses_function else ""
+
+
+def is_number_as_text(part: object) -> bool:
+    """Whether something is a number that was written as text, with a point, a comma or a per cent sign."""
+    try:
+        return isinstance(part, str) and float(part.strip(" %").replace(",", ".")) is not None
+    except ValueError:
+        return False
+
+
+def kind_of(answer: object) -> str:
+    """What an answer is, in words."""
+    if isinstance(answer, list | tuple | dict | set):
+        return f"a {type(answer).__name__} of {len(answer)}"
+    named = {str: "text", bool: "True or False", int: "a number", float: "a number"}
+    return "a function" if callable(answer) else named.get(type(answer), f"of the type {type(answer).__name__}")
+
+
+def unusable(error: Exception, answer: object, expects: str) -> str:
+    """What to say of an answer that the check failed on, with what was expected where the exercise declares it."""
+    if callable(answer):
+        said = f"Calling this function, or reading what it returned, ended in {trouble(error, answer)}."
+        return f"{said} Expected is {expects}." if expects else said
+    if expects:
+        return f"Expected is {expects}, and the check could not read this one, which is {kind_of(answer)}."
+    return f"The check could not use this answer: {trouble(error, answer)}."
 
 
 def trouble(error: Exception, answer: object) -> str:

@@ -13,13 +13,14 @@ LOGITS = ((2.0, 0.5, -1.0), (0.0, 0.0, 0.0), (-1.0, 3.0, 0.5))
 WEIGHTS = (0.5, 1.0, 4.0)
 
 
-@exercise("04.1")
+@exercise("04.1", expects="one number")
 def numbers_that_lora_trains(answer: int, network: torch.nn.Module) -> Verdict:
     """`answer` counts the numbers of B and A at rank 16 beside every linear layer of `network` but the head."""
     layers = {name: part for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)}
     sides = {name: part.in_features + part.out_features for name, part in layers.items()}
     in_head = {name for name in sides if name.split(".")[-1] in HEADS}
     truth = RANK * sum(count for name, count in sides.items() if name not in in_head)
+    head = sum(numbers.numel() for name in in_head for numbers in layers[name].parameters())
     if answer == truth:
         share = truth / sum(part.numel() for part in network.parameters())
         return right(
@@ -29,12 +30,19 @@ def numbers_that_lora_trains(answer: int, network: torch.nn.Module) -> Verdict:
         return wrong("The head is among them: it is trained in full and gets no adapter. Leave it out.")
     if answer == sum(part.weight.numel() for name, part in layers.items() if name not in in_head):
         return wrong("These are the numbers of the matrices W themselves. Beside a W of m x n stand m x 16 and 16 x n.")
+    if answer in (truth + 2 * head, truth / 2 + head):
+        return wrong(
+            "The number that was printed is for rank 8 and holds the head, which is trained in full at any rank: take off "
+            f"its {head:,} numbers before you double the rest."
+        )
     if answer in (2 * truth, truth / 2):
         return wrong(f"Off by a factor of two: the rank asked for is {RANK}, and B and A count once each.")
     return wrong(f"Sum {RANK} * (rows + columns) over the linear layers but the head: see the section on LoRA.")
 
 
-@exercise("04.2")
+@exercise(
+    "04.2", expects="a function of three logits, the number of the right level and three weights that returns a loss"
+)
 def loss_of_one_message(answer: Callable) -> Verdict:
     """`answer` maps three logits, the number of the right level and three weights to a loss."""
     cases = [(logits, level) for logits in LOGITS for level in range(3)]
@@ -59,7 +67,7 @@ def loss_of_one_message(answer: Callable) -> Verdict:
     )
 
 
-@exercise("04.3")
+@exercise("04.3", expects="one number")
 def rank_that_is_needed(answer: int, change: torch.Tensor) -> Verdict:
     """`answer` is the smallest rank that keeps 90 % of the squared entries of `change`."""
     squares = torch.linalg.svdvals(change.double()) ** 2

@@ -26,9 +26,13 @@ def weighty_words(pipeline, message: str, level: str) -> list[str]:
     return [str(vectorizer.get_feature_names_out()[place]) for place in best if weights[place] > 0]
 
 
-@exercise("00.1")
+@exercise("00.1", expects="one message, a text in quotes")
 def a_harmless_message_called_unsafe(answer: str, words) -> Verdict:
     """`words` is the notebook's pipeline of TF-IDF and logistic regression."""
+    if isinstance(answer, list | tuple):
+        return wrong(
+            f"This is a {type(answer).__name__}; write one sentence between quotes, without brackets or commas."
+        )
     if len(answer.split()) < FEWEST_WORDS:
         return wrong(f"Write a whole message, of {FEWEST_WORDS} words or more.")
     level = words.predict([answer])[0]
@@ -38,7 +42,7 @@ def a_harmless_message_called_unsafe(answer: str, words) -> Verdict:
     return right(f"It went by {went_by}, and never asked what is meant. (That it is harmless, you have to judge.)")
 
 
-@exercise("00.2")
+@exercise("00.2", expects="one number, such as 0.25")
 def macro_f1_of_always_safe(answer: float, levels: pd.Series) -> Verdict:
     """`levels` are the labels of the ten messages."""
     always = ["safe"] * len(levels)
@@ -53,7 +57,7 @@ def macro_f1_of_always_safe(answer: float, levels: pd.Series) -> Verdict:
     return wrong("Take F1 of each label: what are precision and recall of safe, and what of a label never answered?")
 
 
-@exercise("00.3")
+@exercise("00.3", expects="a function of two tables that returns a level for each row of the second")
 def level_by_source_alone(answer: Callable) -> Verdict:
     """`answer` takes a training table and a test table and returns a level for each test row."""
     given = [str(level) for level in answer(TRAIN.copy(), TEST.copy())]

@@ -16,7 +16,7 @@ LAST = 8
 CLOSE = 0.01
 
 
-@exercise("A1.1")
+@exercise("A1.1", expects="a pair of numbers, such as (0.5, 200)")
 def bits_and_perplexity(answer: tuple[float, float], losses: pd.DataFrame) -> Verdict:
     """`answer` holds the bits a token that nano-4 saves, and its perplexity, on the held-out novel."""
     bits, perplexity = answer
@@ -35,7 +35,7 @@ def bits_and_perplexity(answer: tuple[float, float], losses: pd.DataFrame) -> Ve
     )
 
 
-@exercise("A1.2")
+@exercise("A1.2", expects="a function of a shape that returns a whole number")
 def parameters_of_a_shape(answer) -> Verdict:
     """`answer` is a function of a shape that counts its parameters."""
     for name in SHAPES:
@@ -77,7 +77,7 @@ def why_not(shape, gap: int) -> str:
     return f"Look at {named[0]}." if named else "Add it up part by part: tables, attention, feed-forward, norms."
 
 
-@exercise("A1.3")
+@exercise("A1.3", expects="a dict of the loss by factor, such as {0.1: 8.0, 1: 7.0, 10: 6.5}")
 def rate_that_is_worst(answer: dict[float, float], losses: list[float]) -> Verdict:
     """`answer` is the mean loss of the last steps by factor; `losses` are those of the notebook's own training."""
     found = {float(factor): float(np.mean(value)) for factor, value in answer.items()}

@@ -13,12 +13,13 @@ ENTRIES = ("rows", "groups", "near_duplicate_pairs", "conflicts", "safety", "cat
 STEP = 0.01
 
 
-@exercise("01.1")
+@exercise("01.1", expects='a set of names, such as {"rows", "groups"}')
 def what_a_salt_moves(answer: set[str], prepared: merge.Prepared, data: DataParams) -> Verdict:
     """`answer` names entries of the data card that another salt changes."""
     salts = (data.salt, f"{data.salt}, another")
     one, other = (merge.complete(prepared, data.model_copy(update={"salt": salt})).card for salt in salts)
-    moved, said = {entry for entry in ENTRIES if one[entry] != other[entry]}, set(answer)
+    moved = {entry for entry in ENTRIES if one[entry] != other[entry]}
+    said = {answer} if isinstance(answer, str) else set(answer)
     if unknown := sorted(said - set(ENTRIES)):
         return wrong(f"{unknown[0]} is none of the entries: {', '.join(ENTRIES)}.")
     if still := sorted(said - moved):
@@ -34,7 +35,7 @@ def what_a_salt_moves(answer: set[str], prepared: merge.Prepared, data: DataPara
     )
 
 
-@exercise("01.2")
+@exercise("01.2", expects="one number")
 def groups_that_a_split_by_rows_would_tear(answer: int, table: pd.DataFrame, data: DataParams) -> Verdict:
     """`answer` counts groups of `table` with rows in several splits, if each row's own id decided."""
     alone = table["id"].map(lambda name: split_of(name, data.split_shares, data.salt))
@@ -46,6 +47,10 @@ def groups_that_a_split_by_rows_would_tear(answer: int, table: pd.DataFrame, dat
         )
     if answer == table["group"].map(torn).sum():
         return wrong("These are the rows in such groups; the question is how many groups there are.")
+    if answer == (alone != table["split"]).sum():
+        return wrong(
+            "These are the rows that move to another split. Count groups: in how many do rows lie in different splits?"
+        )
     if answer == (table["group"].value_counts() > 1).sum():
         return wrong(
             "All groups of several rows could be torn. Count those whose rows really fall into different splits."
@@ -63,7 +68,7 @@ def has_an_answer(cells: pd.DataFrame, bound: float) -> bool:
     return True
 
 
-@exercise("01.3")
+@exercise("01.3", expects="one number, such as 0.55")
 def the_lowest_bound(answer: float, cells: pd.DataFrame) -> Verdict:
     """`answer` is the lowest `max_source_accuracy`, in steps of 0.01, for which `balance.quotas` finds what to keep."""
     bounds = np.round(np.arange(STEP, 1 + STEP, STEP), 2)

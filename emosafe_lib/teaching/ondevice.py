@@ -10,7 +10,7 @@ MODEL, TOKENS = "llama-1b", 256
 CLOSE = 0.01
 
 
-@exercise("06.1")
+@exercise("06.1", expects="one number")
 def batch_that_outgrows(answer: int) -> Verdict:
     """`answer` is the smallest batch whose key-value cache is larger than the 4-bit weights."""
     plan = capacity.memory_plan(load_model(MODEL), 1, TOKENS).set_index("dtype")
@@ -21,14 +21,16 @@ def batch_that_outgrows(answer: int) -> Verdict:
             f"{weights / 1e9:.2f} GB of weights against {cache / 1e6:.1f} MB a message: a phone reads one message at a "
             "time and need not care, a server with many users must."
         )
-    if answer == int(plan.loc["bfloat16", "weights"] // cache) + 1:
-        return wrong("That is where the 16-bit weights are outgrown; take the row int4.")
+    if abs(answer - int(plan.loc["bfloat16", "weights"] // cache) - 1) <= 1:
+        return wrong(
+            "That is where the weights in bf16 are outgrown; only the cache is in bf16, so take weights from int4."
+        )
     if abs(answer - truth) <= 1:
         return wrong("Nearly: the cache has to be larger than the weights, so round the quotient up.")
     return wrong("Divide the bytes of the weights by those of one message's cache, both from the plan.")
 
 
-@exercise("06.2")
+@exercise("06.2", expects="a function of a matrix and a number of bits that returns a matrix of the same shape")
 def quantized_by_rows(answer) -> Verdict:
     """`answer` is a function `(matrix, bits)` of the weights that come back, quantized with a scale for each row."""
     matrix = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
@@ -52,7 +54,7 @@ def quantized_by_rows(answer) -> Verdict:
     return right(f"Mean error {error[8]:.1%} of a row's mean weight with 8 bits and {error[4]:.1%} with 4.")
 
 
-@exercise("06.3")
+@exercise("06.3", expects="a pair of numbers, such as (0.1, 1.5)")
 def weight_of_the_embedding(answer: tuple[float, float]) -> Verdict:
     """`answer` is the embedding's share of the 4-bit bytes, and the GB of all weights with the embedding in 8 bits."""
     share, gigabytes = answer

@@ -12,6 +12,7 @@ TOKENS = (
     {"yes": [-0.1], "no": [-4.0]},
     {"one": [-1.0], "two": [-1.0, -1.0], "three": [-1.0, -1.0, -1.0]},
 )
+TWO = {"safe": [-2.0], "unsafe": [-0.5, -3.0]}  # the two that the exercise asks about
 MOST_ADDED = 200  # characters
 
 
@@ -20,7 +21,9 @@ def as_shares(weights: dict[str, float]) -> list[float]:
     return [weight / sum(weights.values()) for weight in weights.values()]
 
 
-@exercise("03.1")
+@exercise(
+    "03.1", expects="a function of a dict {label: [log-probability of each token]} that returns a dict {label: share}"
+)
 def shares_of_labels(answer: Callable[[dict[str, list[float]]], dict[str, float]]) -> Verdict:
     """`answer` turns {label: log-probability of each of its tokens} into {label: share}."""
     for tokens in TOKENS:
@@ -31,15 +34,23 @@ def shares_of_labels(answer: Callable[[dict[str, list[float]]], dict[str, float]
             continue
         if np.allclose(found, as_shares({label: np.exp(np.mean(steps)) for label, steps in tokens.items()})):
             return wrong("You averaged a label's tokens. A word's chance is the product of theirs: sum the logs.")
+        if np.allclose(found, as_shares({label: np.exp(steps[0]) for label, steps in tokens.items()})):
+            return wrong("You took the first token only. A label is its whole word: sum the logs of all its tokens.")
+        if np.allclose(found, as_shares({label: sum(steps) for label, steps in tokens.items()})):
+            return wrong("You divided scores by their sum. They are logs: take np.exp of each before you divide.")
         if np.allclose(found, list(chances.values())):
             return wrong("These are the words' chances. Divide each by the sum of all, so that they make 1.")
         if np.allclose(found, [sum(steps) for steps in tokens.values()]):
             return wrong("These are scores, logs of chances. Take np.exp first, then divide by the sum.")
         return wrong("Sum the tokens, take np.exp, divide by the sum: see the cell that fills `share`.")
-    return right("The logs of a label's tokens add up to that of the whole word; shares are chances by their sum.")
+    safe, unsafe = as_shares({label: np.exp(sum(steps)) for label, steps in TWO.items()})
+    return right(
+        f"Of the two, safe wins with {safe:.0%} to {unsafe:.0%}, though unsafe has the likelier first token: its second "
+        "one is rare, and the logs of a word's tokens add up."
+    )
 
 
-@exercise("03.2")
+@exercise("03.2", expects="one number")
 def tokens_saved_by_the_form(answer: float, tokenizer) -> Verdict:
     """`answer` is by how many tokens a message's tree is smaller in the wording `form` than in `plain`."""
     prompts = [wordings.build_prompt(tokenizer, "categories", variant) for variant in ("plain", "form")]
@@ -55,7 +66,7 @@ def tokens_saved_by_the_form(answer: float, tokenizer) -> Verdict:
     return wrong("Plant both trees as in the section on this page's model, and subtract the lengths of their `ids`.")
 
 
-@exercise("03.3")
+@exercise("03.3", expects="a function of a text that returns a text")
 def an_attack_that_beats_the_control(answer: Callable[[str], str], score: Callable, texts) -> Verdict:
     """`answer` changes a message; `score` maps texts to probabilities (n, 3); `texts` are unsafe messages."""
     texts = list(texts)

@@ -31,6 +31,23 @@ def test_the_model_that_misses_most_danger_is_found_in_the_table(table):
     assert "called 'gpt'" in repr(check("05.1", ("gpt", True), table))
 
 
+def test_a_table_whose_empty_cells_became_nan_counts_the_same(table):
+    read = table.assign(
+        **{name: table[name].astype(object).where(table[name] != "") for name in ("variant", "category")}
+    )
+    assert read["variant"].isna().any()
+    scores = analysis.headline(read)
+    assert scores.equals(analysis.headline(table)) and len(scores) == len(SKILLS)
+    name = scores["unsafe_called_safe"].idxmax()
+    assert check("05.1", (name, bool(scores["macro_f1"].idxmin() == name)), read)
+    assert "no scores of fine-tuned models" in repr(check("05.1", (name, True), table.iloc[:0]))
+
+
+@pytest.mark.parametrize("text", ["True", "False", "yes"])
+def test_true_or_false_as_text_is_no_answer(table, text):
+    assert "True or False, without quotes" in repr(check("05.1", ("nano-1", text), table))
+
+
 def test_models_are_ordered_by_the_mirrored_costs(world):
     order = list(analysis.mean_costs(world, analysis.mirrored(metrics.COSTS)).sort_values().index)
     assert check("05.2", order, world)

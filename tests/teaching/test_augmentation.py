@@ -83,7 +83,7 @@ def test_02_3_failed_lost_and_unsent_are_asked_again():
         (by(FINAL, lost=False), "never ask"),
         (by(["ok", "length"], lost=True), "pay twice: g"),
         (lambda lines, plan: [*plan, "z"], "not in the plan"),
-        (lambda lines, plan: [line["key"] for line in lines], "could not use"),
+        (lambda lines, plan: [line["key"] for line in lines], "returns a set of keys"),
     ],
 )
 def test_02_3_a_wrong_function_is_told_which_key(answer, why):

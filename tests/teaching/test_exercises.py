@@ -10,6 +10,7 @@ from emosafe_lib.teaching.exercises import exercise, right, wrong
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setattr(exercises, "CHECKS", {})
+    monkeypatch.setattr(exercises, "EXPECTS", {})
     monkeypatch.setattr(exercises, "ROOMS", {})
 
     @exercise("99.1")
@@ -60,6 +61,51 @@ def test_an_answer_that_fails_is_not_yet_right_and_the_line_says_where_without_q
     assert shown.startswith("99.2: not yet. ") and "private" not in shown
     assert f"ValueError in line {halves.__code__.co_firstlineno + 1} " in shown
     assert "TypeError" in repr(check("99.2", "no function"))
+
+
+@pytest.fixture
+def declared(registered):
+    @exercise("99.3", expects="one number, such as 0.5")
+    def half(answer):
+        return right("It is.") if answer == 0.5 else wrong("It is not a half.")
+
+    @exercise("99.4", expects="a pair of a name and a number")
+    def name_and_half(answer):
+        _name, number = answer
+        return right("It is.") if abs(number - 0.5) < 0.01 else wrong("It is not a half.")
+
+    @exercise("99.5", expects="a function of a dict that returns a dict")
+    def of_a_dict(answer):
+        return right("It is.") if answer({"a": 1})["a"] else wrong("It is not.")
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "said"),
+    [
+        ("99.3", 0.4, "It is not a half."),
+        ("99.3", "0.5", "Expected is one number, such as 0.5, and a number in quotes is text: leave the quotes out."),
+        ("99.3", "50 %", "leave the quotes out"),
+        ("99.3", "half", "Expected is one number, such as 0.5, and this is text."),
+        ("99.3", [0.5, 0.5], "and this is a list of 2."),
+        ("99.4", ("a", "0,5"), "leave the quotes out"),
+        (
+            "99.4",
+            0.5,
+            "Expected is a pair of a name and a number, and the check could not read this one, which is a number.",
+        ),
+        ("99.5", {"a": 1}, "Expected is a function of a dict that returns a dict, and this is a dict of 1."),
+        ("99.5", lambda given: 3, "Expected is a function of a dict that returns a dict."),
+    ],
+)
+def test_an_answer_of_another_kind_is_told_which_is_expected(declared, number, answer, said):
+    assert check(number, answer).says == "not yet" and said in repr(check(number, answer))
+
+
+def test_every_exercise_of_the_course_says_what_it_expects(monkeypatch):
+    monkeypatch.undo()
+    for number in (f"{room}.{place}" for room in exercises.ROOMS for place in (1, 2, 3)):
+        exercises.check_of(number)
+        assert exercises.EXPECTS[number]
 
 
 def test_a_number_that_nobody_knows_is_a_slip_of_the_notebook():

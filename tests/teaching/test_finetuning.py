@@ -31,6 +31,8 @@ def test_the_count_is_what_peft_trains_beside_the_head(nano):
     assert "head" in repr(check("04.1", with_head, nano)) and not check("04.1", with_head, nano)
     assert "themselves" in repr(check("04.1", whole, nano))
     assert "factor of two" in repr(check("04.1", truth // 2, nano))
+    assert "holds the head" in repr(check("04.1", 2 * (truth // 2 + head), nano))
+    assert "holds the head" in repr(check("04.1", truth // 2 + head, nano))
     assert check("04.1", 7, nano).says == "not yet" and check("04.1", None, nano).says == "not answered yet"
 
 

@@ -23,6 +23,7 @@ def test_00_1_a_message_that_fools_is_right_and_the_words_that_did_it_are_named(
     assert verdict and "'kill'" in verdict.why
     assert "calls this message safe" in check("00.1", "soup in the sun today", words).why
     assert "whole message" in check("00.1", "kill", words).why
+    assert "This is a list; write one sentence" in check("00.1", ["kill", "the", "lights", "now"], words).why
     assert check("00.1", None, words).says == "not answered yet"
 
 

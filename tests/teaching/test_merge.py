@@ -42,6 +42,7 @@ def test_01_1_the_salt_moves_what_is_counted_by_split_and_the_hash(prepared):
         ({"safety", "categories"}, "hash"),
         ({"sha256"}, "split by split"),
         ({"safety", "categories", "sha256", "groups"}, "groups is settled before"),
+        ("colour", "colour is none of the entries"),
         ({"safety", "colour"}, "colour is none of the entries"),
     ],
 )
@@ -61,6 +62,8 @@ def test_01_2_torn_groups_are_counted_as_groups(table):
 
 def test_01_2_rows_and_all_groups_are_told_apart(table):
     sizes = table["group"].value_counts()
+    moved = (merge.assign_splits(table.assign(group=table["id"]), DATA)["split"] != table["split"]).sum()
+    assert "rows that move" in repr(check("01.2", int(moved), table, DATA))
     assert "could be torn" in repr(check("01.2", int((sizes > 1).sum()), table, DATA))
     assert not check("01.2", len(table), table, DATA)
 
@@ -71,7 +74,8 @@ def test_01_3_the_lowest_bound_is_found_by_arithmetic_too():
 
 
 @pytest.mark.parametrize(
-    ("answer", "why"), [(0.40, "no answer"), (0.55, "still one at a lower"), (49, "a share"), ("low", "could not use")]
+    ("answer", "why"),
+    [(0.40, "no answer"), (0.55, "still one at a lower"), (49, "a share"), ("low", "Expected is one number")],
 )
 def test_01_3_a_wrong_answer_is_told_the_direction(answer, why):
     verdict = check("01.3", answer, CELLS)

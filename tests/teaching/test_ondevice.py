@@ -16,6 +16,11 @@ def test_the_batch_is_the_first_whose_cache_is_larger():
     assert check("06.1", batch) and not check("06.1", batch - 1) and not check("06.1", 1)
 
 
+@pytest.mark.parametrize("answer", [294, 295])
+def test_a_batch_that_outgrows_weights_in_bf16_is_told_to_take_int4(answer):
+    assert "take weights from int4" in repr(check("06.1", answer))
+
+
 def by_row(matrix, bits, per_matrix=False, cut=False, floor=1e-12):
     largest = matrix.abs().max() if per_matrix else matrix.abs().amax(dim=1, keepdim=True)
     scale = (largest / (2 ** (bits - 1) - 1)).clamp(min=floor)

@@ -19,6 +19,15 @@ def averaged(tokens):
     return shares({label: [np.mean(steps)] for label, steps in tokens.items()})
 
 
+def without_exp(tokens):
+    sums = {label: sum(steps) for label, steps in tokens.items()}
+    return {label: score / sum(sums.values()) for label, score in sums.items()}
+
+
+def test_the_verdict_says_which_of_the_two_labels_wins():
+    assert "safe wins with 82% to 18%, though unsafe" in repr(check("03.1", shares))
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -26,6 +35,9 @@ def averaged(tokens):
         (averaged, "averaged"),
         (lambda tokens: {label: np.exp(sum(steps)) for label, steps in tokens.items()}, "make 1"),
         (lambda tokens: {label: sum(steps) for label, steps in tokens.items()}, "np.exp"),
+        (lambda tokens: shares({label: steps[:1] for label, steps in tokens.items()}), "first token only"),
+        (without_exp, "take np.exp of each"),
+        (lambda tokens: list(shares(tokens).values()), "returns a dict"),
         (lambda tokens: dict.fromkeys(tokens, 0.5), "not yet"),
         (None, "not answered yet"),
     ],
