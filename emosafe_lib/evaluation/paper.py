@@ -114,15 +114,21 @@ def not_run(base, models) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(columns=columns), *tables])[columns].reset_index(drop=True)
 
 
-def note() -> str:
-    """What the paper's two stated means seem to compare, worked out from its own numbers."""
+def reading() -> str:
+    """The means of the paper's three categories beside those that it states, in one sentence."""
     same = {role: mean_over(PRINTED[role]) for role in PRINTED}
     said = {role: f" (stated: {value:g})" for role, value in STATED_MEANS.items()}
     parts = [f"{role} {value:.3f}{said.get(role, '')}" for role, value in same.items()]
-    fits = {role: abs(same[role] - stated) < 0.0005 for role, stated in STATED_MEANS.items()}
-    odd = ", ".join(role for role, fit in fits.items() if not fit)
+    odd = ", ".join(role for role, stated in STATED_MEANS.items() if abs(same[role] - stated) >= 0.0005)
     return (
-        f"The paper prints three categories; their means are {'; '.join(parts)}. The stated mean of {odd} is not that of "
-        "these three, so its two stated means seem to cover different sets of categories, and their difference is not a "
+        f"The paper prints three categories, whose means are {'; '.join(parts)}: the stated mean of {odd} is not that of "
+        "these three."
+    )
+
+
+def note() -> str:
+    """What the paper's two stated means seem to compare, worked out from its own numbers."""
+    return (
+        f"{reading()} So its two stated means seem to cover different sets of categories, and their difference is not a "
         "difference between models. Here a mean is taken over one set for everybody, or not at all."
     )

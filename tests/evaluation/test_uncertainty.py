@@ -182,7 +182,7 @@ def test_rows_taken_as_independent_would_raise_far_more():
 
 def test_identical_runs_differ_by_nothing():
     draws = np.linspace(0, 1, 100)
-    assert paired_tests.paired(0.4, 0.4, draws, draws) == paired_tests.Difference(0.0, 0.0, 0.0, 1.0)
+    assert paired_tests.paired(0.4, 0.4, draws, draws) == paired_tests.Difference(0.0, 0.0, 0.0, 1.0, 0.0)
     assert paired_tests.mcnemar(np.array([True]), np.array([True])).p == 1
 
 

@@ -104,8 +104,14 @@ def test_only_adapters_and_head_train_under_lora():
 
 @pytest.fixture
 def half(monkeypatch):
-    """Weights are loaded in bfloat16, as on a GPU."""
+    """Weights are loaded in bfloat16 where they are frozen, as on a GPU."""
+
+    def trained_dtype(model):
+        return torch.bfloat16 if model.training.method == "lora" else torch.float32
+
     monkeypatch.setattr(precision, "pick_dtype", lambda model: torch.bfloat16)
+    for reader in (precision, checkpoints):
+        monkeypatch.setattr(reader, "trained_dtype", trained_dtype)
 
 
 @pytest.mark.parametrize("name, frozen", [("llama", {torch.bfloat16}), ("encoder", set())])
@@ -732,10 +738,12 @@ def test_55_lora_targets_that_match_nothing(tmp_path, targets):
         train(tmp_path, model=model)
 
 
-def test_57_the_fallback_stands_in_the_result(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("fit", "notes"), [(False, 2), (True, 1)], ids=["slow bf16", "fast bf16"])
+def test_57_the_fallback_stands_in_the_result(tmp_path, monkeypatch, fit, notes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision, "half_precision", lambda: fit)
     facts = train(tmp_path, model=tiny_models.model_params(device="cuda", dtype="bfloat16")).facts
-    assert facts["device"] == "cpu" and facts["dtype"] == "float32" and len(facts["fallbacks"]) == 2
+    assert facts["device"] == "cpu" and facts["dtype"] == "float32" and len(facts["fallbacks"]) == notes
 
 
 # --- predictions and probes ------------------------------------------------------------------------------------------

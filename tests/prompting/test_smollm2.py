@@ -27,7 +27,7 @@ real = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def smollm2():
-    return backbone.load_causal(load_model("smollm2-135m"))
+    return backbone.load_causal(load_model("smollm2-135m").model_copy(update={"dtype": "float32"}))
 
 
 @real

@@ -10,7 +10,7 @@ import pytest
 
 from emosafe_lib.study import errors, optional, style
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("0*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("0[1-9]*.ipynb"))
 
 
 def make(kind):

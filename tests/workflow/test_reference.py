@@ -13,7 +13,7 @@ import finished_study
 import pandas as pd
 import pytest
 
-from emosafe_lib.evaluation import readings
+from emosafe_lib.evaluation import paper, readings, use
 from emosafe_lib.study import csv_files, paths
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
@@ -219,6 +219,8 @@ def recomputed(place: Path) -> dict[str, str]:
     }
     optional |= {axis: lambda table, axis=axis: readings.cost(table, axis, costs[axis]) for axis in costs}
     optional |= {"wordings": readings.spreads, "training_rows": readings.budget_curves}
+    optional |= {"paper_beside_ours": lambda table: paper.reading()}
+    optional |= {"use": lambda table: use.abstaining(table[table["panel"] == "risk"])}
     optional |= {"gains_by_label": lambda table: readings.gains_by_label(table.fillna({"category": ""}))}
     return found | {name: read(figures[name]) for name, read in optional.items() if name in figures}
 
