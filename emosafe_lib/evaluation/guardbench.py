@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import alarms
-from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
+from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval, with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
+from emosafe_lib.evaluation.use import run_name
 from emosafe_lib.study.taxonomy import LEFT_OUT
 
 ADDRESS = "https://github.com/AmenRa/GuardBench/blob/main/docs/leaderboard.md"
@@ -82,8 +83,9 @@ def beside_published(evidence: Evidence, reading: str = "strict") -> pd.DataFram
             metric, here = PUBLISHED[source][1], mask & (truth.source == source)
             limits = interval(score.draws[metric, source], evidence.study.analysis.confidence)
             share = (truth.safety[here] >= alarms.READINGS[reading]).mean()
-            name = cell.model if cell.setting == "baseline" else f"{cell.model}, {cell.setting}"
-            rows.append((source, metric, name, "ours", score.values[metric, source], *limits, int(here.sum()), share))
+            rows.append(
+                (source, metric, run_name(cell), "ours", score.values[metric, source], *limits, int(here.sum()), share)
+            )
     ours = pd.DataFrame(rows, columns=COLUMNS)
     theirs = published()
     return pd.concat([ours, theirs[theirs["source"].isin(ours["source"])]], ignore_index=True)
@@ -92,7 +94,7 @@ def beside_published(evidence: Evidence, reading: str = "strict") -> pd.DataFram
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """`beside_published` as text: a row a model, a column a source with its metric; and the rows behind each side."""
     said = [
-        f"{row.value:.3f}" if pd.isna(row.low) else f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        f"{row.value:.3f}" if pd.isna(row.low) else with_interval(row.value, row.low, row.high)
         for row in table.itertuples()
     ]
     told = table.assign(said=said, source=table["source"] + ", " + table["metric"])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from emosafe_lib.evaluation.bootstrap import interval
+from emosafe_lib.evaluation.bootstrap import interval, with_interval
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError
@@ -92,7 +92,7 @@ def printed(role: str, members: tuple[str, ...]) -> float:
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """`beside_ours` as a wide table of text: a row a category, two columns a model, the paper's value and ours."""
     ours = [
-        "not run" if pd.isna(row.value) else f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}], F1 {row.f1:.3f}"
+        "not run" if pd.isna(row.value) else f"{with_interval(row.value, row.low, row.high)}, F1 {row.f1:.3f}"
         for row in table.itertuples()
     ]
     paper = table["printed"].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import alarms
-from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
+from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval, with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 
@@ -33,7 +33,7 @@ def operating_table(table: pd.DataFrame) -> pd.DataFrame:
     """The operating points of every headline run from `results.csv`: a row a reading, model and setting, text cells."""
     rows = table[(table["variant"] == "") & table["metric"].isin(TITLES) & table["category"].isin(alarms.READINGS)]
     said = [
-        "undefined" if pd.isna(row.value) else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        "undefined" if pd.isna(row.value) else with_interval(row.value, row.low, row.high, ".2f")
         for row in rows.itertuples()
     ]
     told = rows.assign(text=said, metric=rows["metric"].map(TITLES)).rename(columns={"category": "unsafe is"})
@@ -117,7 +117,7 @@ def review_table(evidence: Evidence, cells: list[Cell], reading: str = "loose") 
     Below the runs, what a perfect order would find, and what messages picked at random would.
     """
     found = curve(evidence, cells, REVIEW[reading])
-    said = [f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}]" for row in found.itertuples()]
+    said = [with_interval(row.value, row.low, row.high, ".0%") for row in found.itertuples()]
     wide = found.assign(said=said).pivot(index="run", columns="x", values="said").loc[found["run"].unique()]
     unsafe = (evidence.truth.safety >= alarms.READINGS[reading])[evidence.answered(*cells)].mean()
     wide.loc["perfect order"] = [f"{min(1, n / 1000 / unsafe):.0%}" for n in BUDGETS]

@@ -4,12 +4,12 @@ No network is built before it is known that the file holds its tensors: a config
 weights that are not there, is refused while nothing is allocated.
 """
 
-import json
 from pathlib import Path
 
 from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.models.classifier import classifier_class
+from emosafe_lib.models.seals import read_object
 from emosafe_lib.ondevice.exports import REMEDY, one_line, read_facts
 from emosafe_lib.ondevice.onnx_classifier import try_out
 from emosafe_lib.study.errors import ModelError
@@ -40,7 +40,7 @@ def load_exported(folder: Path):
 
 def family_of(folder: Path) -> str:
     """Whether the exported network is a LLaMA or an encoder."""
-    return "llama" if json.loads((folder / "config.json").read_text()).get("model_type") == "llama" else "encoder"
+    return "llama" if read_object(folder / "config.json", REMEDY).get("model_type") == "llama" else "encoder"
 
 
 def tensors_of(network_class, folder: Path) -> dict[str, tuple]:
