@@ -260,6 +260,9 @@ class ModelCaps(Section):
     evaluation_rows: Positive | None = Field(
         None, description="Its scored test rows, prompted and trained; null scores the study's."
     )
+    validation_rows: Positive | None = Field(
+        None, description="Its validation rows, prompted and trained; null takes the study's."
+    )
     ablation: Switch | None = Field(
         None, description="Its training without re-interpretations; null does as the study."
     )
