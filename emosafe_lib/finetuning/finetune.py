@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from emosafe_lib.finetuning.failures import readable_failures, readable_loading, refuse_broken
 from emosafe_lib.finetuning.finished_runs import Finetuned, home_of, read_finished, save_final, write_finished
-from emosafe_lib.finetuning.network import build_network, trainable
+from emosafe_lib.finetuning.network import build_network, fast_steps, trainable
 from emosafe_lib.finetuning.objective import targets
 from emosafe_lib.finetuning.plan import Plan, identity_of, make_plan, refuse_unlearnable, weights_of
 from emosafe_lib.finetuning.trainer import encoded_of, history_of, make_trainer, tokenized, train_on
@@ -87,7 +87,7 @@ def finetune(
     with readable_loading(plan):
         network, tokenizer = build_network(plan)
     data = tokenized(plan, tokenizer)
-    with quiet(), readable_failures(plan, max(data["train"]["length"])):
+    with quiet(), readable_failures(plan, max(data["train"]["length"])), fast_steps(network, model):
         trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
         notes = train_on(trainer, identity)
     facts = facts_of(plan, network, np.array(data["train"]["length"]), notes) | {"processes": trainer.args.world_size}

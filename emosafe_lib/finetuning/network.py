@@ -1,12 +1,14 @@
 """The network that is trained: a backbone, LoRA's adapters beside its linear layers, and a head."""
 
+from contextlib import contextmanager
+
 from transformers import set_seed
 
 from emosafe_lib.finetuning.plan import Plan
 from emosafe_lib.finetuning.probe_head import begin_head
-from emosafe_lib.models.backbone import quiet
+from emosafe_lib.models.backbone import attending, quiet
 from emosafe_lib.models.classifier import load_classifier
-from emosafe_lib.models.precision import use_threads
+from emosafe_lib.models.precision import mixes_precision, use_threads
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.taxonomy import TASK_LABELS
@@ -57,3 +59,18 @@ def build_network(plan: Plan):
 def trainable(network) -> list:
     """The parameters that training moves."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def fast_steps(network, model: ModelParams):
+    """While the block trains with bfloat16 products on a CPU: attention as plain products, since PyTorch's fused attention
+    takes several times as long backwards there, and no float32 copies of what adapters read, which autocast would only
+    round again.
+    """
+    if not mixes_precision(model):
+        yield
+        return
+    from peft.helpers import disable_input_dtype_casting
+
+    with attending(network, "eager"), disable_input_dtype_casting(network):
+        yield
