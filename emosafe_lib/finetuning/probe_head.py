@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from emosafe_lib.finetuning.objective import targets
-from emosafe_lib.finetuning.plan import Plan, weights_of
+from emosafe_lib.finetuning.plan import Plan, identity_of, weights_of
 from emosafe_lib.finetuning.probes import STRENGTHS, fit, predict, validation_loss
+from emosafe_lib.models import checkpoints
 from emosafe_lib.models.batching import encode, map_batches
 from emosafe_lib.models.classifier import head_of
 from emosafe_lib.models.pooling import pool
@@ -19,12 +20,14 @@ from emosafe_lib.models.precision import mixed_precision
 
 RARE = 1e-3  # the chance that a label without two classes in training is given at least, and at most one less it
 
+READ: dict[str, np.ndarray] = {}
+
 
 def begin_head(network, tokenizer, plan: Plan) -> None:
     """Set the head of a mean-pooled classifier to the probe whose strength has the least validation loss."""
     labels, known = targets(plan.train, plan.task)
     truth = targets(plan.validation, plan.task)
-    train, validation = (read_states(network, tokenizer, plan, rows) for rows in (plan.train, plan.validation))
+    train, validation = (frozen_states(network, tokenizer, plan, rows) for rows in (plan.train, plan.validation))
 
     def attempt(strength: float) -> tuple[float, list]:
         models = fit(train, labels, known, strength, plan.task)
@@ -36,6 +39,16 @@ def begin_head(network, tokenizer, plan: Plan) -> None:
     head = head_of(network)
     for parameter, values in ((head.weight, weight), (head.bias, bias)):
         parameter.data = torch.from_numpy(values).to(parameter)
+
+
+def frozen_states(network, tokenizer, plan: Plan, rows: pd.DataFrame) -> np.ndarray:
+    """`read_states`, remembered in this process: other seeds and tasks begin from the same rows."""
+    key = checkpoints.text_digest(
+        checkpoints.base_digest(plan.model), identity_of(plan)["parameters"], *rows["id"], *rows["text"]
+    )
+    if key not in READ:
+        READ[key] = read_states(network, tokenizer, plan, rows)
+    return READ[key]
 
 
 @torch.inference_mode()

@@ -18,7 +18,9 @@ def adapted(tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "ASSETS", tmp_path)
     torch.manual_seed(0)
     found = network.add_lora(load_classifier(MODEL, ("a", "b", "c"))[0], MODEL)
-    for parameter in trainable(found):  # an adapter's second matrix is nothing at first, and its first learns nothing then
+    for parameter in trainable(
+        found
+    ):  # an adapter's second matrix is nothing at first, and its first learns nothing then
         parameter.data += 0.05 * torch.randn_like(parameter)
     return found
 
@@ -46,7 +48,9 @@ def test_fast_steps_learn_the_same_within_the_rounding_of_bfloat16(adapted, monk
 @pytest.mark.parametrize("able", [True, False])
 def test_after_fast_steps_the_network_is_as_it_was(adapted, monkeypatch, able):
     def state():
-        casts = {name: part.cast_input_dtype_enabled for name, part in adapted.named_modules() if hasattr(part, "lora_A")}
+        casts = {
+            name: part.cast_input_dtype_enabled for name, part in adapted.named_modules() if hasattr(part, "lora_A")
+        }
         return adapted.config._attn_implementation, casts
 
     monkeypatch.setattr(precision, "half_precision", lambda: able)

@@ -1,5 +1,7 @@
 """A head that begins as the probe: the same answers before a step is taken, and a classifier like any other after it."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import tiny_models
@@ -44,6 +46,22 @@ def test_before_training_the_classifier_answers_as_logistic_regression_on_its_st
     found = probabilities_of(logits_of(network, tokenizer, encoded, 256), weights_of(plan), task)
     asked = labels.sum(axis=0) > 0
     assert np.abs(found - wanted)[:, asked].max() < 1e-4
+
+
+def test_rows_are_read_once_for_all_seeds_and_tasks_and_again_for_another_base(monkeypatch, tmp_path):
+    read = probe_head.read_states
+    rows, seen = tiny_models.make_rows(), []
+    monkeypatch.setattr(probe_head, "READ", {})
+    monkeypatch.setattr(probe_head, "read_states", lambda *given: seen.append(given[2]) or read(*given))
+    model = tiny_models.model_params(training=BEGUN)
+    for task, seed in product(TASKS, (0, 1)):
+        build_network(make_plan(model, STUDY, rows, task, seed))
+    assert len(seen) == 2, "training and validation rows"
+    build_network(make_plan(model, tiny_models.study_params(max_length=8), rows, TASKS[0], 0))
+    assert len(seen) == 4
+    tiny_models.make_llama(tmp_path / "llama", seed=1)
+    build_network(make_plan(model, STUDY, rows, TASKS[0], 0))
+    assert len(seen) == 6
 
 
 def base_of(network):
