@@ -283,8 +283,3 @@ def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined.astype(float), [tail, 1 - tail])
     return float(low), float(high)
-
-
-def with_interval(value: float, low: float, high: float, form: str = ".3f") -> str:
-    """A number with its interval as tables write it."""
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

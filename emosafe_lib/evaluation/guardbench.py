@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import alarms
-from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval, with_interval
+from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
+from emosafe_lib.evaluation.intervals import with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.evaluation.use import run_name

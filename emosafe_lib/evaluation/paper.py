@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from emosafe_lib.evaluation.bootstrap import interval, with_interval
+from emosafe_lib.evaluation.bootstrap import interval
+from emosafe_lib.evaluation.intervals import with_interval
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError

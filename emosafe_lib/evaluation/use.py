@@ -11,8 +11,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import alarms
-from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval, with_interval
+from emosafe_lib.evaluation import alarms, operating
+from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
+from emosafe_lib.evaluation.intervals import with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 
@@ -89,6 +90,20 @@ def review_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Me
         return np.stack([ratio(alarms.found_by(found, false, n / 1000), found[-1]) for n in BUDGETS], axis=1)
 
     return Measure([("found", str(n)) for n in BUDGETS], evaluate)
+
+
+def alarm_measure(truth, answers, codes, groups, _costs, thresholds: tuple[float, ...]) -> Measure:
+    """Recall of unsafe messages and rate of alarms about the others, for an alarm that begins at each threshold."""
+    unsafe = (truth.safety == 2)[:, None]
+    raised = alarms.unsafe_scores(answers, unsafe[:, 0], 2)[:, None] >= np.array(thresholds)
+    sides = np.hstack([raised & unsafe, raised & ~unsafe, unsafe, ~unsafe]).astype(float)
+    sums, count = by_group(sides, codes, groups), len(thresholds)
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        total = (weights @ sums).astype(float)
+        return ratio(total[:, :-2], np.repeat(total[:, -2:], count, axis=1))
+
+    return Measure([(rate, str(place)) for rate in operating.AIMS for place in range(count)], evaluate)
 
 
 BENEFIT = {name: partial(benefit_measure, lowest=lowest) for name, lowest in alarms.READINGS.items()}

@@ -48,6 +48,18 @@ def margins(logits: np.ndarray, thresholds: list[float] | None) -> np.ndarray:
     return np.abs(logits - limits).min(axis=1)
 
 
+def alarm_margins(logits: np.ndarray, temperature: float, threshold: float) -> np.ndarray:
+    """Distance of each row to an alarm's beginning, in logits of the three levels, (n,).
+
+    The log-odds of the last level move no further than differences of logits do, divided by the temperature.
+    """
+    scaled = logits / temperature
+    rest = np.logaddexp.reduce(scaled[:, :-1], axis=1)
+    with np.errstate(divide="ignore"):
+        limit = np.log(threshold) - np.log1p(-threshold)
+    return temperature * np.abs(scaled[:, -1] - rest - limit)
+
+
 def measure_shift(exact: np.ndarray, rough: np.ndarray, task: str) -> dict:
     """What an export records: the rows compared, the largest shift among them, and the margin below which to rescore."""
     largest = float(shifts(exact, rough, task).max())

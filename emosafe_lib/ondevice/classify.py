@@ -23,8 +23,11 @@ from typing import IO
 import numpy as np
 
 from emosafe_lib.data.cleaning import Unreadable, prepared
+from emosafe_lib.evaluation import operating
 from emosafe_lib.models.seals import SEAL, read_seal
+from emosafe_lib.ondevice import model_card
 from emosafe_lib.ondevice.exports import ONNX_FILES, RUNTIMES, WEIGHTS, tasks_of
+from emosafe_lib.ondevice.model_card import WARNING
 from emosafe_lib.ondevice.onnx_classifier import OnnxClassifier
 from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import EmosafeError, ModelError
@@ -40,10 +43,6 @@ from emosafe_lib.study.strict_reading import (
 )
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
-WARNING = (
-    "This is a research classifier, not a clinical tool: it misses people in danger and alarms about people who are "
-    "not. Never decide about a person by its output."
-)
 EXAMPLES = """\
 examples:
   emosafe classify --model outputs/sample/06_on_device/classifier "I had a quiet day" "Nobody would miss me"
@@ -53,7 +52,7 @@ examples:
 A terminal gets a table, a pipe or file one JSON object a line, in both without the messages. Messages that begin with a
 dash stand behind `--`.
 """
-HEADER = f"{'row':>6}  {'level':<10}  probability  categories"
+HEADER = f"{'row':>6}  {'level':<10}  probability  {{}}categories"
 CHUNK_ROWS = 256
 # Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
 TOKENS_PER_BATCH = 512
@@ -68,12 +67,22 @@ class Classifier:
 
     >>> Classifier("exported").classify(["a message"])  # doctest: +SKIP
 
+    Parameters
+    ----------
+    at : what an alarm is for, such as ("recall", 0.95); see `operating.pick`
+
     Raises
     ------
-    ModelError : the folder is not an export, or its files are damaged
+    ModelError : the folder is not an export, its files are damaged, or it has no threshold for the purpose
     """
 
-    def __init__(self, folder: Path, tokens_per_batch: int = TOKENS_PER_BATCH, runtime: str = ""):
+    def __init__(
+        self,
+        folder: Path,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        runtime: str = "",
+        at: tuple[str, float] | None = None,
+    ):
         tasks = tasks_in(Path(folder))
         with memory_for(folder):
             self.parts = open_parts(Path(folder), tasks, runtime)
@@ -82,13 +91,29 @@ class Classifier:
                 raise ModelError(
                     Path(folder) / task, f"holds a classifier of {part.task}", "put each task in its place"
                 )
-        self.tokens_per_batch, self.unanswered = tokens_per_batch, 0
+        self.tokens_per_batch, self.unanswered, self.alarm = tokens_per_batch, 0, None
+        if at:
+            self.begin_alarm(Path(folder), at)
+
+    def begin_alarm(self, folder: Path, at: tuple[str, float]) -> None:
+        """Settle from which P(unsafe) on there is an alarm, and what that did on validation rows.
+
+        Raises
+        ------
+        ModelError : the export says of no threshold what it did, or of none that serves
+        """
+        safety = self.parts["safety"]
+        if safety.curve is None:
+            raise ModelError(folder, "holds no thresholds for a purpose", "export it again, or leave --at out")
+        point = operating.pick(safety.curve, *at, folder)
+        self.alarm, safety.alarm = operating.in_words(safety.curve, point), point.threshold
 
     def classify(self, texts: Iterable) -> Iterator[dict]:
         """One result per text, in order; at most `CHUNK_ROWS` texts are held at a time.
 
         A result has row (from 0; a blank line of a file counts and has no result), outcome ("ok", "truncated" or why the
-        row was refused), level, categories (those at or above their threshold) and probabilities.
+        row was refused), level, alarm (where one was settled), categories (those at or above their threshold) and
+        probabilities.
         """
         for chunk in chunks((row, text) for row, text in enumerate(texts) if text is not BLANK):
             yield from self.classify_chunk(chunk)
@@ -124,6 +149,8 @@ class Classifier:
             self.unanswered += 1
             return {"outcome": NO_ANSWER}
         found = {"outcome": "truncated" if short else "ok", "level": SAFETY_LEVELS[int(level.argmax())]}
+        if self.alarm:
+            found["alarm"] = bool(level[-1] >= self.parts["safety"].alarm)
         if risk is not None:
             found["categories"] = [name for name, on in zip(CATEGORIES, risk >= limits, strict=True) if on]
         found["level_probabilities"] = dict(zip(SAFETY_LEVELS, level.round(4).tolist(), strict=True))
@@ -342,6 +369,18 @@ def one_of(choices: tuple[str, ...]):
     return chosen
 
 
+def purpose(given: str) -> tuple[str, float]:
+    """An argparse type: an aim and a rate between 0 and 1, such as recall=0.95; what was given is not shown."""
+    aim, _, rate = given.partition("=")
+    try:
+        wanted = float(rate)
+    except ValueError:
+        wanted = 0.0
+    if aim not in operating.AIMS or not 0 < wanted < 1:
+        raise argparse.ArgumentTypeError("use recall=0.95 or false-alarms=0.1, with a number between 0 and 1")
+    return aim, wanted
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The options, so that no error of argparse quotes an argument: any of them may be a message.
 
@@ -363,6 +402,15 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"one of {', '.join(RUNTIMES)}; onnx by itself where it was exported, which starts in a second; bf16+fp32 is "
         "faster for thousands of messages on a processor with matrix units",
     )
+    parser.add_argument(
+        "--at",
+        type=purpose,
+        metavar="AIM=RATE",
+        help="say of each message whether it raises an alarm: recall=0.95 to find 95 % of the unsafe messages, "
+        "false-alarms=0.1 to alarm about 10 % of the others at most. An alarm is P(unsafe) at or above a threshold that "
+        "did so on the model's validation rows; a borderline message is one of the others",
+    )
+    parser.add_argument("--card", action="store_true", help="print what the model is and what it is worth, and no more")
     parser.add_argument("--file", help=".jsonl or .csv file, or - for standard input, one message a line")
     parser.add_argument("--column", default="text", metavar="NAME", help="CSV column or JSON key of the message")
     parser.add_argument("texts", nargs="*", metavar="MESSAGE", help="messages, or - for standard input")
@@ -379,6 +427,10 @@ def asked(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     if unknown:
         parser.error("an argument begins with a dash and is no option; put messages that begin with a dash behind --")
     options.texts += arguments[len(front) + 1 :]
+    if options.card:
+        if options.file or options.texts or options.at:
+            parser.error("--card reads no message: give it --model alone")
+        return options
     if not options.file and (options.texts == ["-"] or (not options.texts and is_piped())):
         options.file, options.texts = "-", []
     if bool(options.file) == bool(options.texts):
@@ -417,8 +469,9 @@ def table_row(result: dict) -> str:
     if "level" not in result:
         return f"{result['row']:>6}  {result['outcome']}"
     level, cut = result["level"], "  (truncated)" if result["outcome"] == "truncated" else ""
+    alarm = f"{'ALARM' if result['alarm'] else '-':<7}" if "alarm" in result else ""
     names = ", ".join(result.get("categories", ["not asked"])) or "-"
-    return f"{result['row']:>6}  {level:<10}  {result['level_probabilities'][level]:>11.2f}  {names}{cut}"
+    return f"{result['row']:>6}  {level:<10}  {result['level_probabilities'][level]:>11.2f}  {alarm}{names}{cut}"
 
 
 def write(line: str) -> None:
@@ -434,12 +487,12 @@ def write(line: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """`emosafe classify --model FOLDER [MESSAGE ...] [--file FILE]`: a table on a terminal, else JSON lines; no text in
-    them.
+    them. With `--card`, the model's card.
 
     Raises
     ------
-    ModelError : the folder is no export, the input cannot be read or holds no message, results cannot be written, or an
-        answer was not finite
+    ModelError : the folder is no export, or holds neither card nor thresholds where they are asked for; the input cannot
+        be read or holds no message, results cannot be written, or an answer was not finite
     """
     parser, given = make_parser(), sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(takewhile(lambda argument: argument != "--", given)):
@@ -450,14 +503,20 @@ def main(arguments: list[str] | None = None) -> int:
         raise ModelError(
             "standard output", "is closed, so results would be lost", "leave it open, or name a file for it"
         )
+    if options.card:
+        folder = Path(options.model)
+        write(model_card.render(folder, tasks_in(folder)))
+        return 0
     if sys.stderr is not None:
         print(WARNING, file=sys.stderr)
     read = standard_input if options.file == "-" else partial(texts_of, options.file)
     texts, people = options.texts or read(options.column), sys.stdout.isatty()
-    classifier = Classifier(Path(options.model), runtime=options.runtime or "")
+    classifier = Classifier(Path(options.model), runtime=options.runtime or "", at=options.at)
+    if classifier.alarm and sys.stderr is not None:
+        print(classifier.alarm, file=sys.stderr)
     for rows, result in enumerate(classifier.classify(texts), start=1):
         if people and rows == 1:
-            write(HEADER)
+            write(HEADER.format("alarm  " if options.at else ""))
         write(table_row(result) if people else json.dumps(result, allow_nan=False))
     if not rows:
         raise ModelError("standard input" if options.file == "-" else options.file, "holds no message", "give some")

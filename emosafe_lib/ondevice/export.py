@@ -1,7 +1,8 @@
 """A trained pair of classifiers as one folder that other people and smaller devices can use.
 
 A run's adapter is of use only beside its base model and its study. An export stands alone: per task it holds merged
-safetensors, the tokenizer and what validation rows fitted or measured (temperature or thresholds, the error of bf16).
+safetensors, the tokenizer and what validation rows fitted or measured (temperature or thresholds, where an alarm can
+begin, the error of bf16).
 Where onnxruntime works, two more forms stand beside them, for machines without PyTorch: an ONNX graph in fp32 and one
 whose weights are stored in eight bits.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import metrics, predictions
+from emosafe_lib.evaluation import metrics, operating, predictions
+from emosafe_lib.evaluation.calibration import apply_temperature
 from emosafe_lib.finetuning.finished_runs import Finetuned
 from emosafe_lib.finetuning.scores import fit_on_validation
 from emosafe_lib.models import checkpoints, close_calls
@@ -24,7 +26,7 @@ from emosafe_lib.ondevice.onnx_graphs import add_onnx
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.optional import optional
 from emosafe_lib.study.parameters import ModelParams
-from emosafe_lib.study.taxonomy import TASK_LABELS
+from emosafe_lib.study.taxonomy import SAFETY_LEVELS, TASK_LABELS
 
 
 def export(
@@ -62,6 +64,8 @@ def export(
             "pooling": model.training.pooling,
             "validation_macro_f1": validation_score(result, rows, fitted.get("thresholds")),
         }
+        if task == "safety":
+            facts["alarms"] = alarm_curve(result, rows, fitted["temperature"])
         if model.dtype == "float32":  # others are large and in half precision anyway
             with optional("runtime", f"bf16+fp32, {task}"):
                 facts["bf16"] = measure_bf16(network, tokenizer, result, rows, max_length)
@@ -70,6 +74,13 @@ def export(
         with optional("runtime", "ONNX graphs"):
             add_onnx(folder)
     return Path(folder)
+
+
+def alarm_curve(result: Finetuned, rows: pd.DataFrame, temperature: float) -> dict:
+    """Where an alarm can begin, fitted on the validation rows."""
+    validation = rows.set_index("id").loc[result.validation_ids]
+    chances = apply_temperature(np.log(np.maximum(result.validation_probabilities, 1e-12)), temperature)
+    return operating.fit_curve(chances[:, -1], validation["safety"] == SAFETY_LEVELS[-1], validation["group"])
 
 
 def measure_bf16(network, tokenizer, result: Finetuned, rows: pd.DataFrame, max_length: int) -> dict:

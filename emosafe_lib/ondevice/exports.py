@@ -6,11 +6,13 @@ fetch or run something, and what fails all the same fails in one line. Nothing h
 reads an ONNX export with onnxruntime, tokenizers and numpy alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from emosafe_lib.evaluation.calibration import TEMPERATURE_RANGE
+from emosafe_lib.evaluation.operating import MOST_POINTS
 from emosafe_lib.models.seals import read_object, read_seal
 from emosafe_lib.study.errors import EmosafeError, ModelError
 from emosafe_lib.study.memory import out_of_memory
@@ -25,6 +27,7 @@ KINDS = (("safety",), ("categories",), ("safety", "categories"), ("categories", 
 POOLINGS = ("usual", "mean")
 FEWEST_TOKENS, MOST_TOKENS = 8, 8192  # of a message, as in a study's `finetuning.max_length`
 MOST_LOGIT = 1e6  # beyond it is no answer of a network but damage
+MOST_ROWS = 10**9
 MOST_SIZE = 2**24  # of whatever a config counts: the longest context known has 10 million tokens
 REMEDY = "restore the whole folder, or export it again"
 ATTENTION = (None, "eager", "sdpa")  # every other word may name a kernel that is fetched from the hub
@@ -45,10 +48,21 @@ def read_facts(folder: Path, runtime: str) -> dict:
     ------
     ModelError : no export, a file missing or changed, or a fact that is absent, of another type or out of range
     """
-    facts = read_seal(folder, unread={*WEIGHTS} - {weights_of(runtime)})
+    facts = read_checked(folder, unread={*WEIGHTS} - {weights_of(runtime)})
     if weights_of(runtime) not in facts["files"]:
         how = "make it with `emosafe onnx`" if runtime in ONNX_FILES else REMEDY
         raise ModelError(folder / weights_of(runtime), "is not exported", how)
+    return facts
+
+
+def read_checked(folder: Path, unread: Collection[str] = WEIGHTS) -> dict:
+    """The seal of an exported task with what it says checked, whatever files of weights there are.
+
+    Raises
+    ------
+    ModelError : as for `read_facts`
+    """
+    facts = read_seal(folder, unread)
     for name in DESCRIPTIONS:
         if name not in facts["files"]:
             raise ModelError(folder / name, "is not exported", REMEDY)
@@ -80,7 +94,30 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
         "max_length": is_size(fitted.get("max_length"), FEWEST_TOKENS, MOST_TOKENS),
         "log_weights": are_numbers(fitted.get("log_weights"), len(labels), -100, 100),
         "bf16 bound": isinstance(bf16, dict) and is_number(bf16.get("bound"), 0, MOST_LOGIT),
+        "alarms": "alarms" not in facts or is_curve(facts["alarms"]),
     }
+
+
+def is_curve(curve: object) -> bool:
+    """Whether a value is a curve of operating points, as `operating.fit_curve` makes one."""
+    if not isinstance(curve, dict):
+        return False
+    totals = [curve.get("unsafe"), curve.get("others")]
+    groups, points = [curve.get("unsafe_groups"), curve.get("other_groups")], curve.get("points")
+    if not all(is_size(total, 0, MOST_ROWS) for total in totals):
+        return False
+    if not all(is_size(held, min(1, total), total) for held, total in zip(groups, totals, strict=True)):
+        return False
+    if not (isinstance(points, list) and len(points) <= MOST_POINTS and all(is_point(each, totals) for each in points)):
+        return False
+    return all(a[0] > b[0] and a[1] <= b[1] and a[2] <= b[2] for a, b in pairwise(points))
+
+
+def is_point(point: object, totals: list[int]) -> bool:
+    """Whether a value is a threshold with two counts that are within their totals."""
+    if not (isinstance(point, list) and len(point) == 3 and is_number(point[0], 0, 1)):
+        return False
+    return all(is_size(count, 0, total) for count, total in zip(point[1:], totals, strict=True))
 
 
 def tasks_of(facts: dict) -> tuple[str, ...]:

@@ -154,6 +154,8 @@ class TorchClassifier(TaskClassifier):
         offset = np.array(self.fitted["log_weights"])
         rough = logits_of(self.rough, self.tokenizer, encoded, tokens_per_batch) - offset
         close = close_calls.margins(rough, self.fitted.get("thresholds")) <= self.bound
+        if self.alarm is not None:
+            close |= close_calls.alarm_margins(rough, self.fitted["temperature"], self.alarm) <= self.bound
         return close_calls.rescored(rough, close, encoded, exact)
 
 

@@ -19,7 +19,7 @@ import tiny_models
 from emosafe_lib import cli
 from emosafe_lib.finetuning import finetune, scores
 from emosafe_lib.models import backbone, batching, checkpoints, close_calls
-from emosafe_lib.ondevice import classify, export, onnx_graphs, runtimes, trials
+from emosafe_lib.ondevice import card_facts, classify, export, onnx_graphs, runtimes, trials
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -37,6 +37,7 @@ def exported(tmp_path_factory):
         model, study = tiny_models.model_params(), tiny_models.study_params(epochs=4.0)
         results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
         folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported", onnx=False)
+        card_facts.write_card(folder, model, study, results, ROWS)
     return folder, {task: scores.calibrated_predictions(result, ROWS, "fine-tuned") for task, result in results.items()}
 
 
@@ -345,9 +346,9 @@ def test_nothing_to_classify_and_two_ways_at_once_are_told_and_not_passed_over(g
 class Stub:
     """A classifier that says what it was given by its length alone, and needs no weights."""
 
-    unanswered = 0
+    unanswered, alarm = 0, None
 
-    def __init__(self, folder, runtime=""):
+    def __init__(self, folder, runtime="", at=None):
         pass
 
     def classify(self, texts):

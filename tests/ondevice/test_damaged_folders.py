@@ -25,6 +25,8 @@ from emosafe_lib.study.taxonomy import SAFETY_LEVELS, TASK_LABELS
 
 CANARY = "calm 424242"
 MOST_MEMORY_KB = 1_500_000
+CURVE = {"unsafe": 40, "others": 60, "unsafe_groups": 40, "other_groups": 50}
+CURVE |= {"points": [[0.9, 20, 0], [0.5, 30, 3], [0.2, 39, 30]]}
 
 
 @pytest.fixture(scope="module", params=["llama", "encoder"])
@@ -43,6 +45,7 @@ def whole(request, tmp_path_factory):
             facts = {"labels": labels, "task": task, "model": name, "pooling": model.training.pooling}
             facts |= {"fitted": fitted | {"log_weights": [0.0] * len(labels), "max_length": 32}}
             facts |= {"validation_macro_f1": 0.5, "bf16": {"bound": 0.1}}
+            facts |= {"alarms": CURVE} if task == "safety" else {}
             checkpoints.save_classifier(network, tokenizer, home / "export" / task, **facts)
     onnx_graphs.add_onnx(home / "export")
     return home / "export"
@@ -236,6 +239,38 @@ SEALS = {
     **{f"pooling {value}": facts(pooling=value) for value in ("sum", ["mean"], 7, ...)},
     **{f"model {value!r}": facts(model=value) for value in ("a\nb", "", "x" * 999, 7, ...)},
     **{f"bf16 {value}": facts(bf16=value) for value in ([], {}, {"bound": -1}, {"bound": "1"}, None)},
+    **{
+        f"alarms {number}": facts(alarms=value)
+        for number, value in enumerate(
+            [
+                *(
+                    None,
+                    [],
+                    {},
+                    "0.5",
+                    CURVE | {"points": None},
+                    CURVE | {"points": {}},
+                    CURVE | {"points": [0.5, 1, 1]},
+                ),
+                *(
+                    CURVE | {name: value}
+                    for name in ("unsafe", "others")
+                    for value in (-1, 1.5, True, 10**12, "40", None)
+                ),
+                *(CURVE | {"unsafe_groups": value} for value in (0, 41, None)),
+                *(CURVE | {"points": [[*point]]} for point in ((2, 1, 1), (-0.1, 1, 1), (True, 1, 1), ("0.5", 1, 1))),
+                *(
+                    CURVE | {"points": [[*point]]}
+                    for point in ((0.5, 41, 1), (0.5, 1, 61), (0.5, -1, 0), (0.5, 1.0, 1))
+                ),
+                *(CURVE | {"points": [[*point]]} for point in ((0.5, 1), (0.5, 1, 1, 1), (None, 1, 1), ([0.5], 1, 1))),
+                CURVE | {"points": CURVE["points"][::-1]},
+                CURVE | {"points": [[0.9, 2, 2], [0.5, 1, 2]]},
+                CURVE | {"points": [[1 - row / 1000, 1, 1] for row in range(999)]},
+            ]
+        )
+    },
+    "alarms NaN": raw("0.9,", "NaN,"),
     **{f"tasks {value}": facts(tasks=value) for value in ([], "safety", ["other"], ["safety"] * 2, 7, None)},
     "no score": facts(validation_macro_f1=...),
     "a score beyond 1": facts(validation_macro_f1=7),

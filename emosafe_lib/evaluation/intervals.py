@@ -1,0 +1,21 @@
+"""How a share of few rows is told: with its interval, in one form everywhere.
+
+Nothing heavy is imported here, because `emosafe classify` says how sure its thresholds are.
+"""
+
+import math
+
+CRITICAL = 1.96  # of the normal distribution, for 95 %
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".3f") -> str:
+    """A number with its interval as tables write it."""
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of n independent things (Wilson 1927): never without width, never beyond 0 and 1."""
+    spread = CRITICAL**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
