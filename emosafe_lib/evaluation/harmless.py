@@ -15,7 +15,7 @@ from emosafe_lib.data.sources import registry
 from emosafe_lib.data.sources.raw_tables import read_jsonl
 from emosafe_lib.evaluation import alarms
 from emosafe_lib.evaluation.bootstrap import Measure, interval
-from emosafe_lib.evaluation.intervals import with_interval
+from emosafe_lib.evaluation.intervals import wilson, with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.evaluation.use import run_name
@@ -74,7 +74,8 @@ def share(drawn: np.ndarray, raised: np.ndarray, part: np.ndarray) -> np.ndarray
 def false_alarms(evidence: Evidence, cells: list[Cell], of: pd.Series | None = None) -> pd.DataFrame:
     """False alarms of several runs on the harmless requests that all of them answered; columns: `COLUMNS`.
 
-    `of` names the kind of each such request by id, `kinds()` where omitted. Empty where the study holds none.
+    `of` names the kind of each such request by id, `kinds()` where omitted. Empty where the study holds none. A kind has few
+    rows, often all of one answer, so that resamples would be as well: its interval is Wilson's, a group counted once.
     """
     of = kinds() if of is None else of
     mask = evidence.answered(*cells)
@@ -86,9 +87,11 @@ def false_alarms(evidence: Evidence, cells: list[Cell], of: pd.Series | None = N
         score = evidence.score(cell, mask, build)
         for (reading, name), value in score.values.items():
             level = truth.safety == (2 if reading == "twins" else 0)
-            n = int((level & (~pd.isna(kind) if name == ALL else kind == name)).sum())
+            here = level & (~pd.isna(kind) if name == ALL else kind == name)
             limits = interval(score.draws[reading, name], evidence.study.analysis.confidence)
-            rows.append((run_name(cell), reading, name, n, value, *limits))
+            if name != ALL and not np.isnan(value):
+                limits = wilson(value, len(set(truth.group[here])))
+            rows.append((run_name(cell), reading, name, int(here.sum()), value, *limits))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -107,7 +110,8 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
 def by_kind(table: pd.DataFrame, runs: list[str]) -> dict[str, pd.DataFrame]:
     """For some of the runs, false alarms by kind where `RECALL` is reached, as `figures.rates` draws them."""
     part = table[(table["reading"] == "at_recall") & (table["kind"] != ALL) & table["run"].isin(runs)]
-    return dict(iter(part.rename(columns={"kind": "group"}).groupby("run", sort=False)))
+    part = part.assign(group=part["kind"] + " (" + part["n"].astype(str) + ")")
+    return dict(iter(part.groupby("run", sort=False)))
 
 
 def in_words(table: pd.DataFrame) -> str:

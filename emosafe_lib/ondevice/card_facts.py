@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.data.sources.registry import known_sources
-from emosafe_lib.evaluation import harmless, operating, results, use
+from emosafe_lib.evaluation import harmless, metrics, operating, results, use
 from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.finetuning.finished_runs import Finetuned
@@ -73,13 +73,15 @@ def write_card(
     return Path(folder) / CARD
 
 
-def facts_of(plan: Plan, study: StudyParams, runs: dict[str, Finetuned]) -> dict[str, str]:
-    """What the model is and what it learned from, in words."""
+def facts_of(plan: Plan, study: StudyParams, runs: dict[str, Finetuned]) -> list[tuple[str, str]]:
+    """What the model is and what it learned from, in words; of weights at an absolute path, no more than their name."""
     origins = ", ".join(f"{count:,} {name}" for name, count in plan.train["origin"].value_counts().items())
     recipe = plan.model.training
     how = f"LoRA of rank {recipe.lora.rank}" if recipe.method == "lora" else "all weights"
-    return {
+    path = Path(plan.model.path)
+    facts = {
         "model": f"{plan.model.title or plan.model.name} ({plan.model.family})",
+        "pre-trained weights": f"{plan.model.weights}, {path.name if path.is_absolute() else path}",
         "tasks": " and ".join({"safety": "three levels", "categories": "six risk categories"}[task] for task in runs),
         "study": f"{study.name} ({study.title or 'untitled'})",
         "training": f"{how}, seed {plan.seed}, a message cut at {plan.settings.max_length} tokens",
@@ -87,6 +89,7 @@ def facts_of(plan: Plan, study: StudyParams, runs: dict[str, Finetuned]) -> dict
         "validation rows": f"{len(plan.validation):,}",
         "test rows": f"{len(plan.test):,}",
     }
+    return list(facts.items())
 
 
 def sources_of(plan: Plan, study: StudyParams) -> list[dict]:
@@ -126,12 +129,19 @@ def with_limits(evidence: Evidence, score: results.Score, key: tuple[str, str]) 
     return score.values[key], *interval(score.draws[key], evidence.study.analysis.confidence)
 
 
+def rows_of(truth: metrics.Truth, key: tuple[str, str]) -> int:
+    """How many rows a score is a share of."""
+    if key[0] in ("recall", "unsafe_called_safe", "false_alarms"):
+        return int(((truth.safety == 2) == (key[0] != "false_alarms")).sum())
+    return results.rows_behind(truth, *key)
+
+
 def scores_of(evidence: Evidence, cell: Cell) -> list[dict]:
     """The scores of one task on its test rows."""
     score = evidence.score(cell)
     truth = evidence.truth.at(evidence.answered(cell))
     return [
-        measured("scores", name, *with_limits(evidence, score, key), results.rows_behind(truth, *key))
+        measured("scores", name, *with_limits(evidence, score, key), rows_of(truth, key))
         for key, name in SCORES[cell.task].items()
     ]
 
@@ -148,7 +158,7 @@ def failures_of(evidence: Evidence, cell: Cell, run: Finetuned) -> list[dict]:
         worst = min(by_source, key=by_source.get)
         known[worst] = f"weakest source, {worst[1]}: macro-F1"
     found = [
-        measured("failures", name, *with_limits(evidence, score, key), results.rows_behind(truth, *key))
+        measured("failures", name, *with_limits(evidence, score, key), rows_of(truth, key))
         for key, name in known.items()
     ]
     cut = np.mean([outcome == "truncated" for outcome in run.test_outcomes])

@@ -71,10 +71,15 @@ def rules(card: dict) -> dict[str, bool]:
     return {
         "format": card.get("format") == FORMAT,
         "weights": isinstance(card.get("weights"), dict),
-        "facts": isinstance(facts, dict) and all(map(is_name, [*facts, *facts.values()])),
+        "facts": isinstance(facts, list) and all(map(is_fact, facts)),
         "sources": isinstance(sources, list) and all(map(is_source, sources)),
         "numbers": isinstance(numbers, list) and all(map(is_measured, numbers)),
     }
+
+
+def is_fact(entry: object) -> bool:
+    """Whether a value is a pair of short texts."""
+    return isinstance(entry, list) and len(entry) == 2 and all(map(is_name, entry))
 
 
 def is_source(entry: object) -> bool:
@@ -103,7 +108,7 @@ def render(folder: Path, tasks: tuple[str, ...]) -> str:
     """
     seals = {task: read_checked(folder / task) for task in tasks}
     card = read_card(folder, {task: facts["files"].get("model.safetensors") for task, facts in seals.items()})
-    told = [["# Model card", *(f"- {name}: {text}" for name, text in card["facts"].items())]]
+    told = [["# Model card", *(f"- {name}: {text}" for name, text in card["facts"])]]
     told.append(["## What it was trained on", *sources_told(card["sources"])])
     for part, (title, missing) in PARTS.items():
         found = [[entry["name"], *told_number(entry)] for entry in card["numbers"] if entry["part"] == part]

@@ -73,7 +73,7 @@ def test_a_table_for_people_has_a_row_a_run_and_the_filter_that_always_alarms():
     assert shown.loc["always-unsafe"].str.startswith("1.00").all() and all("n = " in name for name in shown.columns)
     assert "minilm, fine-tuned alarms least" in harmless.in_words(TABLE)
     drawn = harmless.by_kind(TABLE, ["minilm, fine-tuned"])
-    assert list(drawn) == ["minilm, fine-tuned"] and set(drawn["minilm, fine-tuned"]["group"]) == {
+    assert list(drawn) == ["minilm, fine-tuned"] and set(drawn["minilm, fine-tuned"]["kind"]) == {
         "figure",
         "fiction",
         "form",

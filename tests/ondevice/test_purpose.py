@@ -180,7 +180,7 @@ def carded(whole, tmp_path, **changes):  # noqa: F811
     folder = shutil.copytree(whole, tmp_path / "copy")
     digests = {path.parent.name: json.loads(path.read_text())["files"] for path in folder.glob("*/sealed.json")}
     card = {"format": 1, "weights": {task: files["model.safetensors"] for task, files in digests.items()}}
-    card |= {"facts": {"model": "made"}, "sources": [], "numbers": []} | changes
+    card |= {"facts": [["model", "made"]], "sources": [], "numbers": []} | changes
     (folder / model_card.CARD).write_text(json.dumps({key: value for key, value in card.items() if value is not ...}))
     return folder
 
@@ -212,7 +212,7 @@ SOURCE = {"name": "a", "title": "", "origin": "human", "licence": "MIT", "restri
         ({"weights": ...}, "weights"),
         *(
             ({"facts": value}, "facts")
-            for value in ([], None, {"a": 7}, {"a": "b\x1b[2J"}, {"a": "x" * 999}, {"": "b"})
+            for value in ({}, None, [7], [["a"]], [["a", 7]], [["a", "b\x1b[2J"]], [["a", "x" * 999]], [["", "b"]])
         ),
         *(
             ({"sources": value}, "sources")
