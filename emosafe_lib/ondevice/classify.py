@@ -47,7 +47,7 @@ EXAMPLES = """\
 examples:
   emosafe classify --model outputs/sample/06_on_device/classifier "I had a quiet day" "Nobody would miss me"
   emosafe classify --model outputs/sample/06_on_device/classifier --file messages.csv --column body > results.jsonl
-  tail -n 100 messages.txt | emosafe classify --model outputs/sample/06_on_device/classifier -
+  tail -n 100 messages.txt | emosafe classify --model outputs/sample/06_on_device/classifier --at recall=0.95 -
 
 A terminal gets a table, a pipe or file one JSON object a line, in both without the messages. Messages that begin with a
 dash stand behind `--`.
@@ -406,8 +406,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--at",
         type=purpose,
         metavar="AIM=RATE",
-        help="say of each message whether it raises an alarm: recall=0.95 to find 95 % of the unsafe messages, "
-        "false-alarms=0.1 to alarm about 10 % of the others at most. An alarm is P(unsafe) at or above a threshold that "
+        help="say of each message whether it raises an alarm: recall=0.95 to find 95 %% of the unsafe messages, "
+        "false-alarms=0.1 to alarm about 10 %% of the others at most. An alarm is P(unsafe) at or above a threshold that "
         "did so on the model's validation rows; a borderline message is one of the others",
     )
     parser.add_argument("--card", action="store_true", help="print what the model is and what it is worth, and no more")
