@@ -11,7 +11,7 @@ CORES  ?= 2
 PROFILE ?=
 STUDIES ?=
 A ?= sample
-B ?= real
+B ?= mine
 EMOSAFE := $(BIN)/python -m emosafe_lib.cli
 RUN := $(EMOSAFE) run
 
@@ -19,7 +19,7 @@ export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan study stage test test-cluster chaos lab data params reference compare bench clean
+.PHONY: help setup plan study stage page test test-cluster chaos lab data params reference compare bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ study: setup ## run the whole study: every notebook, every model, then outputs/$
 stage: setup ## run one stage and what it needs: make stage STAGE=03_prompting_baselines MODELS=nano-1
 	@$(RUN) study --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --profile "$(PROFILE)" --until $(STAGE)
 
+page: setup ## write outputs/$(STUDY)/index.html from what is there, such as stages that you ran in JupyterLab
+	@$(RUN) index --study "$(STUDY)" --models "$(MODELS)"
+
 test: setup ## run the tests (real-data tests only where EMOSAFE_DATA_DIR or ../shared/data exists)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
@@ -66,7 +69,7 @@ params: setup ## write the lists of all settings in params/ from the schema, aft
 reference: setup ## run sample and real study, copy their pages to outputs/reference/: make reference STUDIES=sample
 	@$(RUN) reference --cores $(CORES) $(addprefix --study ,$(STUDIES))
 
-compare: setup ## paired comparison of two finished studies: make compare A=sample B=mine
+compare: setup ## two finished studies of the same data, number by number: make compare A=sample B=mine
 	@$(EMOSAFE) compare $(A) $(B)
 
 test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-wlm, munge and root)

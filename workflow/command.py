@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import time
+from pathlib import Path
 
 from emosafe_lib.study import files, stage
 from emosafe_lib.study.parameters import load_study
@@ -54,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     models = getattr(chosen, "models", "").replace(",", " ").split()
     if chosen.command == "study":
-        return run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
+        code = run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
+        if code or chosen.until:  # then the engine did not come as far as the front page
+            say(f"{page_whatever_happened(chosen.study, models)} shows what there is")
+        return code
     if chosen.command == "stage":
         if chosen.after is not None:
             watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -62,13 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
         run_stage(chosen.stage, chosen.study, chosen.model, models, chosen.after, began)
         say(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {time.monotonic() - began:.0f} s")
         return 0
-    from workflow import reference
-    from workflow.pages import front_page
-
     if chosen.command == "index":
-        page = front_page.write_index(load_study(chosen.study), models)
+        page = page_whatever_happened(chosen.study, models)
         files.write_json(page.parent / INDEXED, {page.name: files.file_sha256(page)})
         print(page)
-    else:
-        print(*reference.make(chosen.study, chosen.cores), sep="\n")
+        return 0
+    from workflow import reference
+
+    print(*reference.make(chosen.study, chosen.cores), sep="\n")
     return 0
+
+
+def page_whatever_happened(study: str, models: list[str]) -> Path:
+    """Write a study's front page from what is there, and return its path."""
+    from workflow.pages import front_page
+
+    return front_page.write_index(load_study(study), models)

@@ -23,7 +23,7 @@ from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import StudyParams, load_study
 from emosafe_lib.study.paths import ASSETS, project_root
 from emosafe_lib.study.taxonomy import TASKS
-from workflow.pages import front_page, rendering
+from workflow.pages import answers, documents, front_page, rendering, states
 from workflow.study_run import run_study
 
 MAX_BYTES = 15_000_000
@@ -55,11 +55,12 @@ def make(studies: Sequence[str], cores: int) -> list[Path]:
     ------
     StageError : a study failed, or its copy may not be published; the reference stays as it was
     """
-    made = []
-    for name in studies or filter(has_data, ("sample", "real")):
+    names = list(studies or filter(has_data, ("sample", "real")))
+    for name in names:
         if run_study(name, [], cores) != 0:
             raise StageError(name, "did not finish, so the reference stays as it was", "see the lines above")
-        made.append(copy(load_study(name)))
+    loaded = [load_study(name) for name in names]
+    made = [copy(study, [each.name for each in loaded]) for study in loaded]
     write_readme()
     return made
 
@@ -69,8 +70,9 @@ def has_data(name: str) -> bool:
     return not registry.missing(merge.chosen_sources(load_study(name).data))
 
 
-def copy(study: StudyParams) -> Path:
-    """Copy the readable part of a finished study to `outputs/reference/<study>/`; returns that folder.
+def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
+    """Copy the readable part of a finished study to `outputs/reference/<study>/`; returns that folder. Its front page leads
+    to the copies of other studies, those that stand there and those that are copied `together` with it.
 
     Raises
     ------
@@ -78,13 +80,15 @@ def copy(study: StudyParams) -> Path:
     """
     base, target = paths.outputs_root() / study.name, folder() / study.name
     front_page.write_index(study)
+    others = sorted({*together, *(path.name for path in finished_copies())} - {study.name})
     with files.replacing(target) as partial:
         for name in readable(study):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, partial / name)
+        (partial / "index.html").write_text(front_page.page(study, others=others), encoding="utf-8")
         refuse_private(partial)
         refuse_texts(partial, real_texts(base))
-        refuse_dead_links(partial)
+        refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
         refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
     return target
 
@@ -94,10 +98,10 @@ def readable(study: StudyParams) -> list[str]:
 
     Pictures are kept of notebook 05 alone; every other figure stands in its page already.
     """
-    base, names = paths.outputs_root() / study.name, ["index.html"]
-    for name, model in front_page.expected_stages(study, study.models):
-        word, facts = front_page.state(study, name, model)
-        if not facts:
+    base, names = paths.outputs_root() / study.name, ["index.html", documents.README, documents.GLOSSARY]
+    for name, model in states.expected_stages(study, study.models):
+        word, facts = states.state(study, name, model)
+        if word not in ("done", "stale"):
             raise StageError(
                 f"{name} {model or ''}".strip(), f"is {word}", f"run `make study STUDY={study.name}` first"
             )
@@ -158,21 +162,22 @@ def refuse_texts(place: Path, texts: Iterable[str]) -> None:
 
 
 def own_words() -> set[str]:
-    """The shingles of what this package says itself: its notebooks, its code and its sample."""
+    """The shingles of what this package says itself: its documents, its notebooks, its code and its sample."""
     root = project_root()
-    files = [*root.glob("notebooks/*.ipynb"), *ASSETS.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    files = [*root.glob("*.md"), *root.glob("notebooks/*.md"), *root.glob("notebooks/*.ipynb")]
+    files += [*ASSETS.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
     files += list(rendering.FOLDER.iterdir())
     files += [path for kind in ("json", "jsonl", "md") for path in ASSETS.glob(f"s*/*.{kind}")]
     return set().union(*(shingles(path.read_text(encoding="utf-8")) for path in files))
 
 
-def refuse_dead_links(place: Path) -> None:
-    """StageError if a page links to a file that is not in the folder."""
+def refuse_dead_links(place: Path, known: Sequence[str] = ()) -> None:
+    """StageError if a page links to a file that is not in the folder; `known` are links that lead out of it on purpose."""
     for name, text in texts_of_page(place):
         if name.suffix != ".html":
             continue
         for link in LINK.findall(text):
-            local = not re.match(r"[a-z]+:", link)
+            local = not re.match(r"[a-z]+:", link) and link not in known
             target = (place / name.parent / unquote(html.unescape(link).split("#")[0])).resolve()
             if local and not (target.is_relative_to(place.resolve()) and target.is_file()):
                 raise StageError(name, f"links to {link}, which is not copied", "link to copied files only")
@@ -244,7 +249,7 @@ def score_text(scores: pd.DataFrame, model: str, task: str, setting: str) -> str
 def verdicts(copies: Sequence[Path]) -> list[list[str]]:
     """Each of the paper's claims and its verdicts in every study, by the paper's own words and by our stricter measure."""
     found = [json.loads((place / "claims.json").read_text(encoding="utf-8")) for place in copies]
-    names = front_page.claims_in_order(found[0])
+    names = answers.claims_in_order(found[0])
     return [[found[0][name]["claim"], *(verdict_text(each.get(name, {})) for each in found)] for name in names]
 
 

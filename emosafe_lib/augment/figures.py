@@ -15,7 +15,7 @@ def augmentation_outcomes(table: pd.DataFrame):
     colours = [PALETTE[2] if name == "accepted" else PALETTE[1] for name in table["outcome"]]
     bars = panel.barh(table["outcome"], table["requests"], color=colours)
     panel.bar_label(bars, padding=3, fontsize=8)
-    panel.set(title="What became of the requests", xlabel="requests", xscale="symlog")
+    panel.set(title="What became of the requests", xlabel="requests (log scale)", xscale="symlog")
     panel.invert_yaxis()
     return figure
 

@@ -22,5 +22,5 @@ def data_shortcuts(table: pd.DataFrame):
     for panel, part in zip(panels[:, 0], parts, strict=True):
         sns.barplot(part, y="label", x="value", hue="bar", errorbar=None, ax=panel, legend=panel is panels[0, 0])
         panel.set(title=part["metric"].iloc[0], xlim=(0, 1), xlabel="", ylabel="")
-    panels[0, 0].legend(title="", fontsize=7, loc="lower right")
+    panels[0, 0].legend(title="", loc="lower right")
     return figure

@@ -24,7 +24,7 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
     intervals.
 
     `table` has the columns task, metric, setting, ladder, model, value, low, high and `x`; `references` has task, metric,
-    model and value and is drawn as horizontal lines. Points of one ladder are joined to guide the eye. A band is drawn only
+    model, setting and value and is drawn as horizontal lines. Points of one ladder are joined to guide the eye. A band is drawn only
     for `curves` (task, metric, setting, ladder, parameters, low, high), which hold the fits that are honest, within the
     fitted sizes.
     """
@@ -38,7 +38,7 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
         for panel, task in zip(row, tasks, strict=False):
             here = [part[(part["task"] == task) & (part["metric"] == metric)] for part in (table, references, curves)]
             size_panel(panel, *here, looks, x)
-            panel.set(title=f"{task}, {METRIC_TITLES.get(metric, metric)}", xlabel=f"{label or x} (logarithmic)")
+            panel.set(title=f"{task}, {METRIC_TITLES.get(metric, metric)}", xlabel=f"{label or x} (log scale)")
         row[0].set_ylabel("macro-F1")
     beside(panels[0][-1])
     return figure
@@ -54,7 +54,9 @@ def size_panel(panel, table: pd.DataFrame, references: pd.DataFrame, curves: pd.
         panel.errorbar(part[x], part["value"], yerr=whiskers(part), label="" if place else name, **marks)
         panel.fill_between(fit["parameters"], fit["low"], fit["high"], color=colour, alpha=0.15, linewidth=0)
     for number, row in enumerate(references.itertuples()):
-        panel.axhline(row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=row.model)
+        panel.axhline(
+            row.value, color="#555555", linewidth=1, linestyle=LINES[number % 4], label=f"{row.model}, {row.setting}"
+        )
     ticks = sorted(set(table[x]))
     panel.set(xscale="log")
     panel.set_xticks(ticks, [short_number(tick) for tick in ticks])
@@ -78,7 +80,7 @@ def score_by_label(table: pd.DataFrame):
         panel.set_title(label.replace("_", " "), fontsize=9)
     for panel in panels.flat[len(labels) :]:
         panel.set_visible(False)
-    figure.supxlabel("parameters (logarithmic)", fontsize=10)
+    figure.supxlabel("parameters (log scale)", fontsize=10)
     figure.supylabel("F1", fontsize=10)
     beside(panels[0][-1])
     return figure
@@ -99,7 +101,7 @@ def budget_curves(table: pd.DataFrame):
             marks = {"color": colour, "marker": marker, "linestyle": joined(part, line), "capsize": 3, "label": name}
             panel.errorbar(part["rows"], part["value"], yerr=whiskers(part), **marks)
         ticks = sorted(set(table["rows"]))
-        panel.set(title=task, xlabel="training rows (logarithmic)", xscale="log")
+        panel.set(title=task, xlabel="training rows (log scale)", xscale="log")
         panel.set_xticks(ticks, [f"{int(tick)}" for tick in ticks])
         panel.set_xticks([], minor=True)
     panels[0][0].set_ylabel("macro-F1, fine-tuned")
@@ -125,7 +127,7 @@ def pooled_and_within(table: pd.DataFrame):
             title = METRIC_TITLES.get(name, name)
             panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=title)
         panel.set(title=task, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
-    panels[0][-1].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    panels[0][-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -149,7 +151,7 @@ def differences(table: pd.DataFrame, meaning: str):
         word = "clear after Holm" if clear else "not clear"
         panel.scatter(table["value"][here], place[here], color=face, edgecolor=PALETTE[0], zorder=3, label=word)
     panel.set(yticks=place, yticklabels=table["label"], xlabel=f"difference in macro-F1: {meaning}")
-    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
 
 
@@ -190,7 +192,7 @@ def spreads(table: pd.DataFrame):
         place = [runs.index(run) + 0.2 * (1 - number) for run in part["run"]]
         panel.hlines(place, part["low"], part["high"], color=colour, linestyle=line, linewidth=4, label=name)
     panel.set(yticks=range(len(runs)), yticklabels=runs, xlabel="macro-F1")
-    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
 
 
@@ -207,7 +209,7 @@ def sources_apart(table: pd.DataFrame):
         part = table[table["run"] == name]
         panel.scatter(part["value"], [order.index(s) for s in part["source"]], color=colour, marker=marker, label=name)
     panel.set(yticks=range(len(order)), yticklabels=order, xlabel="macro-F1 in this source", xlim=(0, 1))
-    panel.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure
 
 
@@ -242,8 +244,9 @@ def curves(panels: dict[tuple[str, str], pd.DataFrame]):
     looks = look(name for table in panels.values() for name in table["run"])
     for panel, ((x, y), table) in zip(axes[0], panels.items(), strict=True):
         for name, part in table.groupby("run", sort=False):
-            colour, _, line = looks[name]
-            panel.plot(part["x"], part["value"], color=colour, linestyle=line, label=name)
+            colour, marker, line = looks[name]
+            point = marker if len(part) == 1 else None
+            panel.plot(part["x"], part["value"], color=colour, marker=point, linestyle=joined(part, line), label=name)
             panel.fill_between(part["x"], part["low"], part["high"], color=colour, alpha=0.12, linewidth=0)
         panel.set(xlabel=x, ylabel=y)
     beside(axes[0][-1])
@@ -268,7 +271,7 @@ def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
         if person.low == person.low:
             panel.axvspan(person.low, person.high, color=PALETTE[1], alpha=0.15, linewidth=0)
         panel.set(title=person.source, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
-    panels[0][-1].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    panels[0][-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

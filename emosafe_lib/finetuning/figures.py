@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emosafe_lib.study.style import PALETTE, WIDTH, beneath, beside, few_ticks, look
+from emosafe_lib.study.style import PALETTE, WIDTH, beneath, beside, few_ticks, joined, look
 
 
 def training_curves(table: pd.DataFrame):
@@ -21,10 +21,10 @@ def training_curves(table: pd.DataFrame):
         for (variant, seed), part in table[table["task"] == task].groupby(["variant", "seed"], sort=False):
             colour, marker, _ = looks[variant]
             name = variant or "all rows"
-            name = f"{name}, seed {seed}"
-            panel.plot(part["epoch"], part["validation_loss"], color=colour, marker=marker, label=name)
-            hollow = {"color": colour, "marker": marker, "markerfacecolor": "white", "linestyle": "--"}
-            panel.plot(part["epoch"], part["train_loss"], **hollow)
+            marks = {"color": colour, "marker": marker}
+            solid, dashed = (joined(part, line) for line in ("-", "--"))
+            panel.plot(part["epoch"], part["validation_loss"], linestyle=solid, label=f"{name}, seed {seed}", **marks)
+            panel.plot(part["epoch"], part["train_loss"], linestyle=dashed, markerfacecolor="white", **marks)
         panel.set(title=task, xlabel="epoch", ylabel="loss per known label")
         panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         beneath(panel)
@@ -83,8 +83,9 @@ def learning_curve(table: pd.DataFrame):
         part = table[(table["task"] == task) & (table["positives"] > 0)].sort_values("positives")
         for label, (colour, marker, line) in look(part["label"]).items():
             curve = part[part["label"] == label]
-            panel.plot(curve["positives"], curve["f1"], color=colour, marker=marker, linestyle=line, label=label)
-        panel.set(title=task, xlabel="training rows with the label", xscale="log", ylim=(0, 1))
+            marks = {"color": colour, "marker": marker, "linestyle": joined(curve, line)}
+            panel.plot(curve["positives"], curve["f1"], label=label, **marks)
+        panel.set(title=task, xlabel="training rows with the label (log scale)", xscale="log", ylim=(0, 1))
         few_ticks(panel, part["positives"])
         beneath(panel)
     panels[0][0].set_ylabel("F1 on test rows")

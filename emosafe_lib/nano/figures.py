@@ -4,7 +4,7 @@ import pandas as pd
 
 from emosafe_lib.study.style import MARKERS, PALETTE, WIDTH, look, short_number, whiskers
 
-SIZE = "parameters outside the embedding (logarithmic)"
+SIZE = "parameters outside the embedding (log scale)"
 SCORES = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision"}
 
 

@@ -19,7 +19,7 @@ def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
     figure, panel = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * part["title"].nunique()))
     sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
     panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
-    panel.set(xscale="log", xlabel="GB at inference, computed, logarithmic (weights, cache, activations)", ylabel="")
+    panel.set(xscale="log", xlabel="GB at inference, computed: weights, cache, activations (log scale)", ylabel="")
     panel.xaxis.set_major_formatter("{x:g}")
     beside(panel)
     return figure
@@ -49,7 +49,7 @@ def latency(table: pd.DataFrame):
             title=f"batch {batch}",
             yscale="log",
             xlabel="",
-            ylabel="ms per message (logarithmic)" if batch == batches[0] else "",
+            ylabel="ms per message (log scale)" if batch == batches[0] else "",
         )
         panel.set_xticks(range(len(models)), models, rotation=30)
         panel.yaxis.set_major_formatter("{x:g}")

@@ -52,6 +52,46 @@ def apply() -> None:
         import seaborn as sns
 
         sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=RC)
+        tell_what_figures_show()
+
+
+def tell_what_figures_show() -> None:
+    """Let the kernel send a description with every figure, for those who cannot see it on the page."""
+    import matplotlib.pyplot as plt
+    from IPython import get_ipython
+    from matplotlib.figure import Figure
+
+    shell = get_ipython()
+    if shell is None:
+        return
+    plt.switch_backend(plt.get_backend())  # loads the backend, which sets its own way to draw a figure
+    pictures = shell.display_formatter.formatters["image/png"]
+    draw = pictures.lookup_by_type(Figure)
+    if not hasattr(draw, "describes"):
+
+        def described(figure):
+            return draw(figure), {"alt": describe(figure)}
+
+        described.describes = True
+        pictures.for_type(Figure, described)
+
+
+def describe(figure) -> str:
+    """What a figure shows, in words: its axes, its panels and its legend, as they stand in it."""
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    titles = [panel.get_title(side) for panel in panels for side in ("left", "center")]
+    across = [figure.get_supxlabel(), *(panel.get_xlabel() for panel in panels)]
+    upwards = [figure.get_supylabel(), *(panel.get_ylabel() for panel in panels)]
+    named = [text.get_text() for panel in panels if panel.get_legend() for text in panel.get_legend().get_texts()]
+    words = (" and ".join(distinct(upwards)), " and ".join(distinct(across)))
+    said = [" against ".join(filter(None, words)), "; ".join(distinct(titles)), ", ".join(distinct(named))]
+    heads = ("", "panels: ", "legend: ")
+    return ". ".join(head + text for head, text in zip(heads, said, strict=True) if text)
+
+
+def distinct(texts) -> list[str]:
+    """Texts without empty and repeated ones, on one line each."""
+    return list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
 
 
 def look(names) -> dict[str, tuple[str, str, str]]:
@@ -97,12 +137,12 @@ def show(figure, table: pd.DataFrame, path, reading: str) -> None:
 
 def beside(panel) -> None:
     """The legend to the right of a panel, where it can cover nothing."""
-    panel.legend(title="", fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    panel.legend(title="", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def beneath(panel) -> None:
     """The legend below a panel, for panels that differ in what they show."""
-    panel.legend(title="", fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    panel.legend(title="", loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
 
 def few_ticks(panel, values) -> None:

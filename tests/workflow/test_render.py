@@ -180,6 +180,49 @@ def test_figures_get_an_alternative_text():
     assert sinks(rendering.page(made, MANIFEST)).images[0]["alt"] == "Figure: How long are the texts?"
 
 
+def alts(made):
+    rendering.clean(made)
+    return [image["alt"] for image in sinks(rendering.page(made, MANIFEST)).images]
+
+
+def test_no_two_figures_have_one_alternative_text():
+    assert alts(notebook(display(image_png=PIXEL), display(image_png=PIXEL))) == ["Figure: Title", "Figure: Title (2)"]
+
+
+def test_a_figures_text_says_what_it_shows_and_what_is_read_from_it():
+    shown = display(image_png=PIXEL)
+    shown["metadata"] = {"image/png": {"alt": "F1 against rows", "note": "private"}, "other": {"alt": "private"}}
+    made = notebook(shown, display(text_markdown="It rises."))
+    assert alts(made) == ["Figure: Title. F1 against rows. It rises"] and "private" not in nbformat.writes(made)
+
+
+def test_81_a_private_alternative_text_refuses_the_page():
+    shown = display(image_png=PIXEL)
+    shown["metadata"] = {"image/png": {"alt": "by a.person@example.org"}}
+    with pytest.raises(StageError, match="an e-mail address"):
+        rendering.clean(notebook(shown))
+
+
+def test_a_figure_opens_large_and_closes_where_it_stood():
+    made = notebook(display(image_png=PIXEL))
+    rendering.clean(made)
+    page = rendering.page(made, MANIFEST)
+    assert all(page.count(part) == 1 for part in ('id="figure-1"', 'id="at-figure-1"', 'href="#at-figure-1"'))
+
+
+@pytest.mark.parametrize(("more", "shown"), [("", 1), ("\nseed = 0", 2)])
+def test_the_parameters_stand_once_unless_the_runner_left_one_as_it_was(more, shown):
+    made = notebook()
+    cells = [nbformat.v4.new_code_cell('study = "a"' + more), nbformat.v4.new_code_cell('study = "b"')]
+    for cell, tag in zip(cells, ("parameters", "injected-parameters"), strict=True):
+        cell.metadata["tags"] = [tag]
+    made.cells[1:1] = cells
+    rendering.clean(made)
+    page = rendering.page(made, MANIFEST)
+    assert page.count("study") - rendering.page(notebook(), MANIFEST).count("study") == shown
+    assert len(made.cells) == 4, "the notebook beside the page keeps both"
+
+
 def test_83_a_formula_is_a_picture_with_its_latex_as_text_and_code_keeps_its_dollars():
     made = notebook(
         prose="# Title\n\nA law $c - a\\,N^{-b}$ and `cost = $5 + $6`.\n\n$$\\frac{x}{y}$$", source="x = '$a$'"

@@ -12,13 +12,16 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
+import toy
 
 from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
-from workflow import reference
-from workflow.pages import front_page, rendering
+from emosafe_lib.study.stage import begin
+from workflow import command, reference
+from workflow.pages import answers, front_page, rendering, states, way
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(
@@ -142,7 +145,7 @@ def test_79_text_of_any_file_stays_text_on_the_front_page(tmp_path):
     made = front_page.opening(study, tmp_path, stages) + front_page.claims_section(tmp_path)
     made += front_page.stages_section(tmp_path, stages) + front_page.identity_section(tmp_path, stages)
     assert "<img" not in made and html.unescape(made).count("<img src=x") >= 4 * len(STATEMENTS) + 9
-    assert Page(rendering.shell(HOSTILE, made, HOSTILE)).wrong == []
+    assert Page(rendering.shell(HOSTILE, made, [(HOSTILE, HOSTILE)])).wrong == []
 
 
 def test_79_templates_escape_by_themselves():
@@ -166,9 +169,134 @@ def test_the_front_page_says_what_was_run(study):
     assert "on other data" in text and "MentalRoBERTa" in text
 
 
-def test_every_link_of_the_front_page_leads_somewhere(study):
-    links = [link for link in Page((study / "index.html").read_text()).links if not link.startswith("#")]
-    assert len(links) >= 17 and all((study / link).is_file() for link in links)
+def dead_links(paths):
+    """(page, link) of links that lead nowhere, places within pages included."""
+    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in paths}
+    for path, page in pages.items():
+        for link in page.links:
+            file, _, place = html.unescape(link).partition("#")
+            target = (path.parent / file).resolve() if file else path
+            lost = not target.is_file() or (place and place not in pages[target].ids)
+            if lost and not re.match(r"[a-z]+:", link):
+                yield path.name, link
+
+
+def test_every_link_of_every_page_leads_somewhere_anchors_included(study):
+    pages = [path for path in study.rglob("*.html") if not path.name.startswith(".")]
+    assert len(pages) >= 16 and len(Page((study / "index.html").read_text()).links) >= 30
+    assert list(dead_links(pages)) == []
+
+
+def test_the_front_page_answers_on_its_first_screen(study):
+    text = (study / "index.html").read_text(encoding="utf-8")
+    first = text[: text.index('id="results"')]
+    said = re.search(r">(\d) of 5 are supported, (\d) contradicted, (\d) cannot be told", first)
+    claims = json.loads((study / "claims.json").read_text())
+    assert sum(map(int, said.groups())) == 5 and "Human-authored messages" in first and "400</b> rows of data" in first
+    for name, claim in claims.items():
+        assert claim["claim"] in html.unescape(first), name
+    assert len(re.findall(r"[+-]\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", first)) >= 4
+    places = [text.index(f'id="{name}"') for name in ("answer", "results", "notebooks", "claims", "identity")]
+    assert places == sorted(places)
+    assert all(word in first for word in ("arxiv.org/abs/2509.04512", 'href="readme.html"'))
+
+
+def test_the_effect_of_a_claim_is_the_number_that_decides():
+    gap = {"value": -0.2, "low": -0.3, "high": None}
+    claim = {"numbers": {"metric": "f1", "level": [], "smallest": "s", "categories": {"a_b": {"m": gap}}}}
+    assert answers.effect_of("tuned_small_is_level", claim) == (
+        "undefined",
+        "level in 0 of 1 categories; widest gap in F1, s minus m in a b",
+    )
+    assert answers.effect_of("larger_is_stronger@nano", {"because": "2 sizes have runs"}) == ("", "2 sizes have runs")
+    sizes = {"gigabytes": {"float32": 4.99, "int4": 1.05}, "below": ["int4"], "model": "m", "limit": 2.0}
+    assert answers.effect_of("fits_two_gigabytes", {"numbers": sizes})[0] == "int4 1.05 GB"
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({}, ""),
+        ({"rows_human": 5}, "Human-authored messages"),
+        ({"rows_synthetic": 5}, "Synthetic sample, written for this package"),
+        ({"rows_human": 5000, "rows_synthetic": 7}, "Human-authored messages (5,000; 7 more are synthetic)"),
+    ],
+)
+def test_the_front_page_says_who_wrote_the_messages(card, said):
+    assert front_page.origin_line(card) == said
+
+
+def test_a_front_page_stands_beside_another_and_leads_to_it(study):
+    beside = study.parent / "mine"
+    beside.mkdir()
+    (beside / "index.html").write_text("")
+    try:
+        assert 'href="../mine/index.html"' in front_page.page(load_study("toy"))
+        assert "../mine" not in front_page.page(load_study("toy"), others=[])
+    finally:
+        (beside / "index.html").unlink()
+        beside.rmdir()
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """The outputs of a toy study of which nothing has run."""
+    toy.checkout(tmp_path / "checkout")
+    monkeypatch.setenv("EMOSAFE_ROOT", str(tmp_path / "checkout"))
+    monkeypatch.setenv("EMOSAFE_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "outputs" / "toy" / "logs").mkdir(parents=True)
+    return tmp_path / "outputs" / "toy"
+
+
+def test_a_page_is_written_whatever_happened_and_says_what_is_missing(begun):
+    begin("01_data_merge", "toy").finish()
+    failed = toy.notebook("02_chatgpt_augmentation", "x")
+    failed.cells[1].execution_count = 1
+    error = nbformat.v4.new_output(
+        "error", ename="ParameterError", evalue="a.yaml: 'x' is wrong; mend it", traceback=[]
+    )
+    failed.cells[2].outputs = [error]
+    nbformat.write(failed, begun / "logs" / "02_chatgpt_augmentation.ipynb")
+    text = front_page.write_index(load_study("toy")).read_text()
+    assert "0 of 8</b> stages done" in text and "8 of 8 stages.</b>" in text
+    assert "01_data_merge (run by hand): in JupyterLab" in text
+    assert "02_chatgpt_augmentation (failed): cell 2 failed: ParameterError: a.yaml: " in html.unescape(text)
+    assert "04_lora_finetuning nano-2, 05_scaling_analysis, 06_on_device (not run)" in text
+    pages = list(begun.rglob("*.html"))
+    assert len(pages) == 9 and list(dead_links(pages)) == []
+    stub = (begun / "nano-2" / "04_lora_finetuning" / "04_lora_finetuning.html").read_text()
+    assert "make stage STAGE=04_lora_finetuning STUDY=toy MODELS=nano-2" in stub
+
+
+@pytest.mark.parametrize("left", ["", "{", "{}"])
+def test_a_notebook_that_was_cut_short_is_a_failed_stage(begun, left):
+    (begun / "logs" / "06_on_device.ipynb").write_text(left)
+    (begun / "data_card.json").write_text("{")
+    assert "06_on_device (failed): it was stopped" in front_page.write_index(load_study("toy")).read_text()
+
+
+def test_why_a_stage_failed_never_shows_a_folder_of_this_machine(begun):
+    failed = toy.notebook("06_on_device", "x")
+    shown = "/home/somebody/x: no such file; name another"
+    failed.cells[1].outputs = [nbformat.v4.new_output("error", ename="ParameterError", evalue=shown, traceback=[])]
+    nbformat.write(failed, begun / "logs" / "06_on_device.ipynb")
+    assert states.reason(load_study("toy"), "06_on_device", None, "failed") == "see logs/06_on_device.ipynb"
+
+
+def test_a_study_that_stops_leaves_its_front_page(begun, monkeypatch, capsys):
+    monkeypatch.setattr(command, "run_study", lambda *given: 1)
+    assert command.main(["study", "--study", "toy"]) == 1
+    assert (begun / "index.html").is_file() and "shows what there is" in capsys.readouterr().out
+
+
+def test_a_page_leads_to_those_before_and_after_it():
+    assert way.neighbours("01_data_merge", None) == {
+        "next": ("../02_chatgpt_augmentation/02_chatgpt_augmentation.html", "02 chatgpt augmentation")
+    }
+    found = way.neighbours("03_prompting_baselines", "nano-1")
+    assert found["previous"][0] == "../../02_chatgpt_augmentation/02_chatgpt_augmentation.html"
+    assert found["next"] == ("../../nano-1/04_lora_finetuning/04_lora_finetuning.html", "04 lora finetuning, nano-1")
+    assert way.neighbours("05_scaling_analysis", None)["previous"][0] == "../index.html#04_lora_finetuning"
 
 
 def test_85_a_stale_stage_gets_a_banner_and_its_page_stays(study):

@@ -1,8 +1,9 @@
 """The study's front page: what was run, what came out, and a link to every notebook's page.
 
-A reviewer opens one file from disk and has to see at a glance whether to trust it. So the page says first whether all
-stages are done, by the state that each one's receipt proves; every number and every sentence on it is read from files
-that the notebooks wrote; and it ends with what identifies the run: data, parameters, versions, machine, time.
+A reviewer opens one file from disk and has to see at a glance what came out and whether to trust it. So the page answers
+the study's question first, claim by claim, and says whether all stages are done, by the state that each one's receipt
+proves. Every number and every sentence on it is read from files that the notebooks wrote, and it ends with what
+identifies the run: data, parameters, versions, machine, time.
 """
 
 import json
@@ -12,79 +13,75 @@ from pathlib import Path
 
 import pandas as pd
 
-from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.evaluation.metrics import METRIC_TITLES
-from emosafe_lib.study import csv_files, files, paths, pictures, stage
-from emosafe_lib.study.errors import EmosafeError, StageError
-from emosafe_lib.study.parameters import StudyParams, load_model
+from emosafe_lib.study import csv_files, files, paths, pictures
+from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.parameters import StudyParams
+from emosafe_lib.study.stage import STAGES
 from emosafe_lib.study.taxonomy import TASKS
-from workflow.pages import rendering
+from workflow.pages import answers, documents, rendering, states, way
 from workflow.pages.rendering import fill
-from workflow.receipts import is_current
+from workflow.receipts import read_or_empty
 
 ANALYSIS = "05_scaling_analysis"
+PAPER = "https://arxiv.org/abs/2509.04512"
+SYNTHETIC = "Synthetic sample, written for this package"
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
-def expected_stages(study: StudyParams, models: list[str]) -> list[tuple[str, str | None]]:
-    """Every (stage, model) of a study in the order of the course; a model that a server answers for has no fine-tuning."""
-    pairs = []
-    for name, facts in stage.STAGES.items():
-        pairs += [(name, model) for model in models if is_asked(name, model)] if facts["model"] else [(name, None)]
-    return pairs
-
-
-def is_asked(name: str, model: str) -> bool:
-    """Whether a stage is run for a model; one whose parameter file has gone keeps its place on the page."""
-    try:
-        return stage.concerns(name, load_model(model))
-    except EmosafeError:
-        return True
-
-
-def models_of(study: StudyParams, base: Path, models: Sequence[str] = ()) -> list[str]:
-    """The run's models (the study's own where none are named), then any other that has a folder with a stage of it."""
-    found = sorted(path.parent.name for path in base.glob("*/03_prompting_baselines"))
-    return list(dict.fromkeys([*(models or study.models), *found]))
-
-
-def state(study: StudyParams, name: str, model: str | None, models: Sequence[str] = ()) -> tuple[str, dict]:
-    """What a stage's receipt proves for a run about `models`, and its manifest.
-
-    The word is "done", "stale" (parameters or code have changed since), "failed" (the runner kept a notebook that did
-    not finish; an earlier page still stands) or "not run"; the manifest is {} for the last two.
-    """
-    folder = paths.stage_folder(study.name, name, model)
-    receipt, manifest = folder / "receipt.json", folder / "manifest.json"
-    if not receipt.is_file() or not manifest.is_file():
-        unfinished = paths.outputs_root() / study.name / "logs" / f"{name}-{model}.ipynb".replace("-None", "")
-        return ("failed" if unfinished.is_file() else "not run"), {}
-    facts = json.loads(manifest.read_text(encoding="utf-8"))
-    try:
-        current = is_current(name, study, model, models)
-    except EmosafeError:
-        current = False
-    return ("done" if current else "stale"), facts
-
-
 def read_json(path: Path) -> dict:
-    """A JSON file's content; {} where it is not there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A JSON file's content; {} where it is not there, or was cut short."""
+    return read_or_empty(path) if path.is_file() else {}
 
 
 def opening(study: StudyParams, base: Path, stages: list[tuple]) -> str:
-    """Title, what was studied in four numbers, a warning that names every stage not done, and what this is not."""
-    card = read_json(base / "data_card.json")
+    """The question, what answers it, the five claims in a line each, every stage not done and why, and what this is not."""
+    card, claims = read_json(base / "data_card.json"), read_json(base / "claims.json")
     models = {model for _, model, _, _ in stages if model}
-    waiting = [f"{name} {model or ''}".strip() + f" ({word})" for name, model, word, _ in stages if word != "done"]
+    waiting = [
+        (f"{name} {model or ''}".strip(), word, states.reason(study, name, model, word))
+        for name, model, word, _ in stages
+        if word != "done"
+    ]
     facts = [
         (f"{card.get('rows', 0):,}", "rows of data"),
         (f"{sum(card.get('safety', {}).get('test', {}).values()):,}", "test rows"),
         (len(models), "model" if len(models) == 1 else "models"),
         (f"{len(stages) - len(waiting)} of {len(stages)}", "stages done"),
     ]
-    title = study.title or study.name
-    return fill("opening.html", name=study.name, title=title, facts=facts, open=waiting, stages=len(stages))
+    lines = answers.lines_of(claims)
+    return fill(
+        "opening.html",
+        name=study.name,
+        title=study.title or study.name,
+        origin=origin_line(card),
+        facts=facts,
+        open=by_reason(waiting),
+        waiting=len(waiting),
+        stages=len(stages),
+        answer=figure(base / ANALYSIS / "figures" / "score_by_size.png", "")["reading"],
+        claims=lines,
+        summary=answers.summary(lines),
+        marks=MARKS,
+    )
+
+
+def by_reason(waiting: list[tuple[str, str, str]]) -> list[tuple[str, str, list[str]]]:
+    """Stages that are not done as (word, reason, names), those of one word and reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, word, reason in waiting:
+        found.setdefault((word, reason), []).append(name)
+    return [(*key, names) for key, names in found.items()]
+
+
+def origin_line(card: dict) -> str:
+    """Whether people wrote the messages that are scored; empty where nothing is merged yet."""
+    human, synthetic = card.get("rows_human", 0), card.get("rows_synthetic", 0)
+    if not human + synthetic:
+        return ""
+    if not synthetic:
+        return "Human-authored messages"
+    return f"Human-authored messages ({human:,}; {synthetic:,} more are synthetic)" if human else SYNTHETIC
 
 
 def results_section(base: Path) -> str:
@@ -92,12 +89,12 @@ def results_section(base: Path) -> str:
     folder = base / ANALYSIS
     if not (folder / "headline.csv").is_file():
         return fill("results.html", scores=[])
-    level = read_json(folder / "manifest.json")["parameters"]["analysis"]["confidence"]
+    level = read_json(folder / "manifest.json").get("parameters", {}).get("analysis", {}).get("confidence")
     return fill(
         "results.html",
         analysis=ANALYSIS,
         rows=rows_scored(csv_files.read_csv(base / "results.csv")),
-        confidence=f"{level:.0%}",
+        confidence=f"{level:.0%}" if level else "confidence",
         **headline_table(csv_files.read_csv(folder / "headline.csv")),
         **figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, a panel a task"),
     )
@@ -151,24 +148,18 @@ def claims_section(base: Path) -> str:
     claims, anchors = read_json(base / "claims.json"), base / ANALYSIS / "anchors.csv"
     published = csv_files.read_csv(anchors).to_dict("records") if anchors.is_file() else []
     return fill(
-        "claims.html", claims=[claims[name] for name in claims_in_order(claims)], marks=MARKS, anchors=published
+        "claims.html", claims=[claims[name] for name in answers.claims_in_order(claims)], marks=MARKS, anchors=published
     )
-
-
-def claims_in_order(claims: dict) -> list[str]:
-    """The names in `claims.json`, a ladder after the other, each in the order of the paper's findings."""
-    order = list(STATEMENTS)
-    return sorted(claims, key=lambda name: (name.partition("@")[2], order.index(name.partition("@")[0])))
 
 
 def stages_section(base: Path, stages: list[tuple]) -> str:
     """Every stage with its state, time and peak memory, linked to its page."""
-    return fill("stages.html", stages=[stage_line(base, *each) for each in stages])
+    return fill("stages.html", stages=[stage_line(base, *each) for each in stages], names=list(STAGES))
 
 
 def stage_line(base: Path, name: str, model: str | None, word: str, facts: dict) -> dict:
     """One line of the table of stages; what its manifest does not say is an empty cell."""
-    page = f"{model}/{name}/{name}.html" if model else f"{name}/{name}.html"
+    page = way.page_of(name, model)
     return {
         "name": name,
         "model": model or "",
@@ -208,15 +199,41 @@ def data_line(card: dict) -> str:
     return f"{card.get('rows', 0):,} rows ({counts}) of {sources} source{'' if sources == 1 else 's'}"
 
 
+def others_beside(base: Path) -> list[str]:
+    """The other studies whose front pages stand beside this one."""
+    found = sorted(path.parent.name for path in base.parent.glob("*/index.html"))
+    return [name for name in found if name != base.name]
+
+
+def page(study: StudyParams, models: Sequence[str] = (), others: Sequence[str] | None = None) -> str:
+    """The front page of a run about `models`, from what is on disk; it links to the studies `others`, those beside it
+    where they are not given.
+    """
+    base, run = paths.outputs_root() / study.name, list(models or study.models)
+    pairs = states.expected_stages(study, states.models_of(study, base, run))
+    stages = [(*pair, *states.state(study, *pair, run)) for pair in pairs]
+    sections = (opening(study, base, stages), results_section(base), stages_section(base, stages))
+    content = "".join((*sections, claims_section(base), identity_section(base, stages)))
+    links = [("Paper", PAPER), *documents.links(base)]
+    links += [
+        (f"Study {name}", f"../{name}/index.html") for name in (others_beside(base) if others is None else others)
+    ]
+    return rendering.shell(f"{study.name} study", content, links)
+
+
 def write_index(study: StudyParams, models: Sequence[str] = ()) -> Path:
-    """Write `outputs/<study>/index.html` of a run about `models` from what is on disk, by rename; returns its path."""
+    """Write `outputs/<study>/index.html` of a run about `models`, by rename, with the pages that it leads to: README,
+    glossary, and one for each stage that has none. Returns its path.
+    """
     base = paths.outputs_root() / study.name
     if not base.is_dir():
         raise StageError(f"outputs/{study.name}", "is not there", f"run `make study STUDY={study.name}`")
+    documents.write(base)
     run = list(models or study.models)
-    stages = [(*pair, *state(study, *pair, run)) for pair in expected_stages(study, models_of(study, base, run))]
-    sections = (opening(study, base, stages), results_section(base), claims_section(base))
-    content = "".join((*sections, stages_section(base, stages), identity_section(base, stages)))
+    for name, model in states.expected_stages(study, states.models_of(study, base, run)):
+        if not (paths.stage_folder(study.name, name, model) / f"{name}.ipynb").is_file():
+            word, _ = states.state(study, name, model, run)
+            documents.write_missing(study, name, model, word, states.reason(study, name, model, word))
     with files.replacing(base / "index.html") as partial:
-        partial.write_text(rendering.shell(f"{study.name} study", content), encoding="utf-8")
+        partial.write_text(page(study, models), encoding="utf-8")
     return base / "index.html"

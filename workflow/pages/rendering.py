@@ -5,8 +5,10 @@ sanitiser drops what could run, and a page of our own holds them: no script, no 
 are Jinja2 templates that escape whatever they are given; `Markup` stands around sanitised cells and filled templates only.
 """
 
+import itertools
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.paths import outputs_root, project_root
 from emosafe_lib.study.pictures import data_address, shrink_base64
 from emosafe_lib.study.yaml_files import SECRET_VALUE
-from workflow.pages import words
+from workflow.pages import way, words
 
 FOLDER = Path(__file__).with_name("templates")
 TEMPLATES = Environment(
@@ -30,6 +32,7 @@ TEMPLATES = Environment(
 PARTS = TEMPLATES.get_template("parts.html").module
 WIDGET = "application/vnd.jupyter.widget-view+json"  # what is left of a progress bar would stand at 0 % for ever
 KEPT_MIME = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
+PICTURES = ("image/png", "image/jpeg")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRIVATE = (
     ("a key", SECRET_VALUE),
@@ -48,6 +51,8 @@ REMOTE = re.compile(
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
 SECTION = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+FIGURE = re.compile(r'<img\b[^>]*\bsrc="data:image/(?:png|jpeg);[^>]*>')
+ASSIGNED = re.compile(r"^(\w+) *=", re.MULTILINE)
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$")
 FORMULA_DPI, FORMULA_POINTS = 200, 10  # resolution, and matplotlib's letter size
@@ -71,13 +76,19 @@ def clean(notebook: dict) -> None:
             cell["outputs"] = [each for each in cell["outputs"] if WIDGET not in each.get("data", {})]
         for output in cell.get("outputs", []):
             if "metadata" in output:
-                output["metadata"] = {}
+                output["metadata"] = alternative_texts(output["metadata"])
             for mime in set(output.get("data", {})) - KEPT_MIME:
                 del output["data"][mime]
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_base64(output["data"]["image/png"])
             hide_paths(output)
         refuse_private(cell, number)
+
+
+def alternative_texts(metadata: dict) -> dict:
+    """Of an output's metadata what a page needs: what its picture shows, for those who cannot see it."""
+    found = {kind: metadata.get(kind) for kind in PICTURES}
+    return {kind: {"alt": each["alt"]} for kind, each in found.items() if isinstance(each, dict) and each.get("alt")}
 
 
 def hide_paths(output: dict) -> None:
@@ -103,22 +114,43 @@ def refuse_private(cell: dict, number: int) -> None:
     for output in cell.get("outputs", []):
         texts.append("".join(output.get("text", "")))
         texts += ["".join(value) for mime, value in output.get("data", {}).items() if mime.startswith("text/")]
+        texts += [each["alt"] for each in output.get("metadata", {}).values()]
     for name, pattern in PRIVATE:
         if any(pattern.search(text) for text in texts):
             raise StageError(f"cell {number}", f"holds {name}, so the page is not published", "remove it and run again")
 
 
 def describe_figures(notebook: dict) -> None:
-    """Give every figure an alternative text: the title of the section in which it stands."""
-    section = "notebook"
+    """Give every figure an alternative text of its own: its section, what it shows, and the sentence that reads it."""
+    section, given = "notebook", set()
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             found = HEADING.findall("".join(cell["source"]))
             section = found[-1].strip("# ") if found else section
-        for output in cell.get("outputs", []):
-            for mime in ("image/png", "image/jpeg"):
-                if mime in output.get("data", {}):
-                    output.setdefault("metadata", {}).setdefault(mime, {}).setdefault("alt", f"Figure: {section}")
+        outputs = cell.get("outputs", [])
+        for place, output in enumerate(outputs):
+            for kind in PICTURES:
+                if kind not in output.get("data", {}):
+                    continue
+                about = output.setdefault("metadata", {}).setdefault(kind, {})
+                reading = "".join(data_of(outputs[place + 1 : place + 2]).get("text/markdown", "")).strip()
+                said = [f"Figure: {section}", about.get("alt", ""), reading]
+                about["alt"] = numbered(". ".join(text.rstrip(".") for text in said if text), given)
+
+
+def data_of(outputs: list) -> dict:
+    """What the first of these outputs shows, by its kind; {} where there is none."""
+    return outputs[0].get("data", {}) if outputs else {}
+
+
+def numbered(text: str, given: set[str]) -> str:
+    """A text that was not given before: with a number behind it where it would be the same."""
+    number, told = 1, text
+    while told in given:
+        number += 1
+        told = f"{text} ({number})"
+    given.add(told)
+    return told
 
 
 def sanitise(element) -> str:
@@ -138,9 +170,25 @@ def body(notebook: dict) -> str:
     exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": sanitise})
     exporter.exclude_input_prompt = True
     exporter.exclude_output_prompt = True
-    converted, _ = exporter.from_notebook_node(words.with_words(notebook))
+    converted, _ = exporter.from_notebook_node(words.with_words(with_parameters_once(notebook)))
+    count = itertools.count(1)
+    converted = FIGURE.sub(lambda found: PARTS.enlargeable(Markup(found.group()), f"figure-{next(count)}"), converted)
     converted = "".join(formulas(part) if not part.startswith("<") else part for part in MARKUP.split(converted))
     return TABLE.sub(lambda found: PARTS.scrollable(Markup(found.group()), "Table"), converted)
+
+
+def with_parameters_once(notebook: dict) -> dict:
+    """A copy without the cell of default parameters, where the runner has put the run's own behind it for every name."""
+    named = {
+        tag: set(ASSIGNED.findall("".join(cell["source"])))
+        for cell in notebook["cells"]
+        for tag in ("parameters", "injected-parameters")
+        if tag in cell["metadata"].get("tags", [])
+    }
+    if not named.get("parameters") or not named["parameters"] <= named.get("injected-parameters", set()):
+        return notebook
+    kept = [cell for cell in notebook["cells"] if "parameters" not in cell["metadata"].get("tags", [])]
+    return {**notebook, "cells": kept}
 
 
 def formulas(text: str) -> str:
@@ -177,20 +225,23 @@ def page(notebook: dict, manifest: dict) -> str:
     ------
     StageError : something in it would load from another host
     """
+    name, model = manifest["stage"], manifest["model"]
     cells, finished = body(notebook), manifest["finished"][:16].replace("T", " ")
-    content = fill(
-        "notebook.html", manifest=manifest, finished=finished, sections=sections_of(cells), cells=Markup(cells)
-    )
-    if not manifest["model"]:
-        return shell(manifest["stage"], content, "../index.html")
-    return shell(f"{manifest['stage']} · {manifest['model']}", content, "../../index.html")
+    content = fill("notebook.html", manifest=manifest, finished=finished, cells=Markup(cells))
+    links = [(f"← Study {manifest['study']}", f"{way.home_of(model)}index.html")]
+    return shell(f"{name} · {model}" if model else name, content, links, way.neighbours(name, model))
 
 
-def shell(title: str, content: str, back: str | None = None) -> str:
-    """Wrap content, HTML already, into a complete page with our style; StageError if it refers to another host."""
+def shell(title: str, content: str, links: Sequence = (), ways: Mapping | None = None) -> str:
+    """Wrap content, HTML already, into a complete page with our style; StageError if it refers to another host.
+
+    `links` are (title, address) at the top; `ways` are `way.neighbours`, for a page that stands between others.
+    """
     if REMOTE.search(re.sub(r'<a [^>]*href="https?://[^"]*"', "<a ", content)):
         raise StageError(title, "would load something from another host", "keep pages self-contained")
-    return fill("page.html", title=title, content=Markup(content), back=back, policy=POLICY)
+    sections = sections_of(content)
+    facts = {"sections": sections if len(sections) > 2 else [], "links": links, "ways": ways or {}}
+    return fill("page.html", title=title, content=Markup(content), policy=POLICY, **facts)
 
 
 def fill(template: str, **facts: object) -> Markup:
