@@ -24,9 +24,9 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
     intervals.
 
     `table` has the columns task, metric, setting, ladder, model, value, low, high and `x`; `references` has task, metric,
-    model, setting and value and is drawn as horizontal lines. Points of one ladder are joined to guide the eye. A band is drawn only
-    for `curves` (task, metric, setting, ladder, parameters, low, high), which hold the fits that are honest, within the
-    fitted sizes.
+    model, setting and value and is drawn as horizontal lines. Points of one ladder are joined to guide the eye. A band is
+    drawn only for `curves` (task, metric, setting, ladder, parameters, low, high), which hold the fits that are honest,
+    within the fitted sizes.
     """
     import matplotlib.pyplot as plt
 

@@ -86,7 +86,7 @@ def describe(figure) -> str:
     words = (" and ".join(distinct(upwards)), " and ".join(distinct(across)))
     said = [" against ".join(filter(None, words)), "; ".join(distinct(titles)), ", ".join(distinct(named))]
     heads = ("", "panels: ", "legend: ")
-    return ". ".join(head + text for head, text in zip(heads, said, strict=True) if text)
+    return "; ".join(head + text for head, text in zip(heads, said, strict=True) if text)
 
 
 def distinct(texts) -> list[str]:

@@ -390,4 +390,4 @@ def test_a_single_point_is_no_curve_and_a_logarithmic_axis_says_so():
     (panel,) = figure.axes
     lines = {tuple(line.get_xdata()): line.get_linestyle() for line in panel.lines if line.get_marker() in ("o", "s")}
     assert lines[1e5, 1e6] == "-" and lines[1e5,] == "None"
-    assert "logarithmic" in panel.get_xlabel()
+    assert "log scale" in panel.get_xlabel()

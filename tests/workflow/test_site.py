@@ -291,11 +291,11 @@ def test_a_study_that_stops_leaves_its_front_page(begun, monkeypatch, capsys):
 
 def test_a_page_leads_to_those_before_and_after_it():
     assert way.neighbours("01_data_merge", None) == {
-        "next": ("../02_chatgpt_augmentation/02_chatgpt_augmentation.html", "02 chatgpt augmentation")
+        "next": ("../02_chatgpt_augmentation/02_chatgpt_augmentation.html", "02 ChatGPT augmentation")
     }
     found = way.neighbours("03_prompting_baselines", "nano-1")
     assert found["previous"][0] == "../../02_chatgpt_augmentation/02_chatgpt_augmentation.html"
-    assert found["next"] == ("../../nano-1/04_lora_finetuning/04_lora_finetuning.html", "04 lora finetuning, nano-1")
+    assert found["next"] == ("../../nano-1/04_lora_finetuning/04_lora_finetuning.html", "04 LoRA finetuning, nano-1")
     assert way.neighbours("05_scaling_analysis", None)["previous"][0] == "../index.html#04_lora_finetuning"
 
 

@@ -8,6 +8,8 @@ from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.stage import STAGES, concerns
 
+SPELT = {"lora": "LoRA", "chatgpt": "ChatGPT"}
+
 
 def page_of(name: str, model: str | None = None) -> str:
     """The address of a stage's page below `outputs/<study>/`."""
@@ -18,9 +20,9 @@ def titled(name: str) -> str:
     """A stage's name as a person says it.
 
     >>> titled("04_lora_finetuning")
-    '04 lora finetuning'
+    '04 LoRA finetuning'
     """
-    return name.replace("_", " ")
+    return " ".join(SPELT.get(word, word) for word in name.split("_"))
 
 
 def home_of(model: object) -> str:
