@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from emosafe_lib.study import files, stage
+from emosafe_lib.study import files, paths, stage
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.paths import settled
 from emosafe_lib.study.progress import say
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "study":
         code = run_study(chosen.study, models, chosen.cores, chosen.until, chosen.profile, chosen.extra)
         if code or chosen.until:  # then the engine did not come as far as the front page
-            say(f"{page_whatever_happened(chosen.study, models)} shows what there is")
+            page_after_all(chosen.study, models)
         return code
     if chosen.command == "stage":
         if chosen.after is not None:
@@ -75,6 +75,21 @@ def main(arguments: list[str] | None = None) -> int:
 
     print(*reference.make(chosen.study, chosen.cores), sep="\n")
     return 0
+
+
+def page_after_all(study: str, models: list[str]) -> None:
+    """Write the front page of a study that stopped, unless another run is at work there; that it stopped is what must be
+    told, so a page that cannot be written is mentioned only.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(paths.outputs_root() / load_study(study).name / ".lock", timeout=0):
+            say(f"{page_whatever_happened(study, models)} shows what there is")
+    except Timeout:
+        return
+    except Exception as error:
+        say(f"the front page could not be written: {type(error).__name__}")
 
 
 def page_whatever_happened(study: str, models: list[str]) -> Path:

@@ -79,17 +79,17 @@ def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
     StageError : a stage has not run, or the copy holds what may not be published; the earlier copy stays
     """
     base, target = paths.outputs_root() / study.name, folder() / study.name
-    front_page.write_index(study)
     others = sorted({*together, *(path.name for path in finished_copies())} - {study.name})
+    front_page.write_index(study, others=others)
     with files.replacing(target) as partial:
         for name in readable(study):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, partial / name)
-        (partial / "index.html").write_text(front_page.page(study, others=others), encoding="utf-8")
         refuse_private(partial)
         refuse_texts(partial, real_texts(base))
         refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
         refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
+    front_page.write_index(study)  # which leads to the studies beside it, not to other copies
     return target
 
 

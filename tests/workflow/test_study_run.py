@@ -13,7 +13,7 @@ import toy
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from workflow import reference
-from workflow.pages import front_page
+from workflow.pages import states
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,8 @@ def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goe
     failed = study("--models", "nano-1")
     assert failed.returncode != 0
     assert "error: 04_lora_finetuning nano-1" in failed.stdout
-    assert not (outputs / "toy" / "05_scaling_analysis").exists()
+    assert not (outputs / "toy" / "05_scaling_analysis" / "manifest.json").exists()
+    assert "04_lora_finetuning nano-1 (failed)" in (outputs / "toy" / "index.html").read_text()
     assert (outputs / "toy" / "nano-1" / "03_prompting_baselines" / "receipt.json").is_file()
     toy.write(checkout, "04_lora_finetuning", toy.BODY["04_lora_finetuning"])
     repaired = study("--models", "nano-1")
@@ -106,8 +107,8 @@ def test_a_study_by_its_path_analyses_the_models_that_the_run_names_and_ends_wit
     front = outputs / "mine" / "index.html"
     assert front.is_file()
     loaded, models = load_study(mine), ["nano-1", "minilm"]
-    pairs = front_page.expected_stages(loaded, models)
-    assert {front_page.state(loaded, stage, model, models)[0] for stage, model in pairs} == {"done"} and len(pairs) == 8
+    pairs = states.expected_stages(loaded, models)
+    assert {states.state(loaded, stage, model, models)[0] for stage, model in pairs} == {"done"} and len(pairs) == 8
     assert started(study("--models", "nano-1 minilm", name=mine, until="")) == []
     front.unlink()
     assert started(study("--models", "nano-1 minilm", name=mine, until="")) == [] and front.is_file()
@@ -118,7 +119,7 @@ def test_a_front_page_that_cannot_be_made_leaves_the_last_one(checkout, outputs)
     assert study("--models", "nano-1", until="").returncode == 0
     front = outputs / "toy" / "index.html"
     before = front.read_bytes()
-    toy.write(checkout, "06_on_device", "(run.base / 'data_card.json').write_text('{')")
+    toy.write(checkout, "06_on_device", "(run.base / 'claims.json').write_text('{\"unknown\": 1}')")
     assert study("--models", "nano-1", until="").returncode != 0
     assert front.read_bytes() == before
 

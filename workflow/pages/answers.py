@@ -79,7 +79,7 @@ def level(numbers: dict, metric: str) -> tuple[str, str]:
     label, rival = widest(gaps)
     counted = f"level in {len(numbers['level'])} of {len(numbers['categories'])} categories"
     against = f"{numbers['smallest']} minus {rival} in {label.replace('_', ' ')}"
-    return spoken(gaps[label, rival]), f"{counted}; widest gap in {metric}, {against}"
+    return spoken(gaps[label, rival]), f"{counted}; widest gap in {metric or 'F1'}, {against}"
 
 
 def fits(numbers: dict, metric: str) -> tuple[str, str]:

@@ -221,9 +221,9 @@ def page(study: StudyParams, models: Sequence[str] = (), others: Sequence[str] |
     return rendering.shell(f"{study.name} study", content, links)
 
 
-def write_index(study: StudyParams, models: Sequence[str] = ()) -> Path:
-    """Write `outputs/<study>/index.html` of a run about `models`, by rename, with the pages that it leads to: README,
-    glossary, and one for each stage that has none. Returns its path.
+def write_index(study: StudyParams, models: Sequence[str] = (), others: Sequence[str] | None = None) -> Path:
+    """Write `outputs/<study>/index.html` by rename, with the pages that it leads to: README, glossary, and one for each
+    stage that has none. `models` and `others` are what `page` takes. Returns its path.
     """
     base = paths.outputs_root() / study.name
     if not base.is_dir():
@@ -235,5 +235,5 @@ def write_index(study: StudyParams, models: Sequence[str] = ()) -> Path:
             word, _ = states.state(study, name, model, run)
             documents.write_missing(study, name, model, word, states.reason(study, name, model, word))
     with files.replacing(base / "index.html") as partial:
-        partial.write_text(page(study, models), encoding="utf-8")
+        partial.write_text(page(study, models, others), encoding="utf-8")
     return base / "index.html"

@@ -134,7 +134,8 @@ def describe_figures(notebook: dict) -> None:
                     continue
                 about = output.setdefault("metadata", {}).setdefault(kind, {})
                 reading = "".join(data_of(outputs[place + 1 : place + 2]).get("text/markdown", "")).strip()
-                said = [f"Figure: {section}", about.get("alt", ""), reading]
+                own = about.get("alt", "")
+                said = [f"Figure: {section}", own, reading] if not own.startswith("Figure: ") else [own]
                 about["alt"] = numbered(". ".join(text.rstrip(".") for text in said if text), given)
 
 
