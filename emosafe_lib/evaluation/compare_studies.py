@@ -21,6 +21,7 @@ from emosafe_lib.study.rows import read_rows
 
 ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
 ANALYSIS = "05_scaling_analysis/manifest.json"
+NEEDED = "Both must have run as far as notebook 05, with the same `data:` section."
 
 
 def load_evidence(name: str) -> tuple[Evidence, str]:
@@ -116,7 +117,7 @@ def compare_studies(first: str, second: str) -> pd.DataFrame:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table and write it to `outputs/compare/<first>-<second>.csv`."""
-    parser = argparse.ArgumentParser(prog="emosafe compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="emosafe compare", description=f"{__doc__.splitlines()[0]} {NEEDED}")
     parser.add_argument("first", help="name of a finished study")
     parser.add_argument("second", help="name of another, with the same data")
     names = parser.parse_args(arguments)
