@@ -94,10 +94,7 @@ def beside_published(evidence: Evidence, reading: str = "strict") -> pd.DataFram
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """`beside_published` as text: a row a model, a column a source with its metric; and the rows behind each side."""
-    said = [
-        f"{row.value:.3f}" if pd.isna(row.low) else with_interval(row.value, row.low, row.high)
-        for row in table.itertuples()
-    ]
+    said = [with_interval(row.value, row.low, row.high) for row in table.itertuples()]
     told = table.assign(said=said, source=table["source"] + ", " + table["metric"])
     wide = told.pivot_table(index=["whose", "model"], columns="source", values="said", aggfunc="first", sort=False)
     for whose, part in told.groupby("whose", sort=False):

@@ -97,10 +97,7 @@ def false_alarms(evidence: Evidence, cells: list[Cell], of: pd.Series | None = N
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """A row a run, all kinds together: what is called unsafe, what alarms where enough is found, and what is found there."""
-    said = [
-        "undefined" if pd.isna(row.value) else with_interval(row.value, row.low, row.high, ".2f")
-        for row in table.itertuples()
-    ]
+    said = [with_interval(row.value, row.low, row.high, ".2f") for row in table.itertuples()]
     whole = table.assign(said=said)[table["kind"] == ALL]
     wide = whole.pivot(index="run", columns="reading", values="said").reindex(index=whole["run"].unique())
     counted = whole.groupby("reading")["n"].first()

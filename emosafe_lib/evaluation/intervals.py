@@ -8,8 +8,12 @@ import math
 CRITICAL = 1.96  # of the normal distribution, for 95 %
 
 
-def with_interval(value: float, low: float, high: float, form: str = ".3f") -> str:
-    """A number with its interval as tables write it."""
+def with_interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:
+    """A number with its interval as tables write it; alone where there is no interval, a word where it is undefined."""
+    if value is None or value != value:
+        return "undefined"
+    if low is None or low != low:
+        return f"{value:{form}}"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 

@@ -33,10 +33,7 @@ TITLES = {
 def operating_table(table: pd.DataFrame) -> pd.DataFrame:
     """The operating points of every headline run from `results.csv`: a row a reading, model and setting, text cells."""
     rows = table[(table["variant"] == "") & table["metric"].isin(TITLES) & table["category"].isin(alarms.READINGS)]
-    said = [
-        "undefined" if pd.isna(row.value) else with_interval(row.value, row.low, row.high, ".2f")
-        for row in rows.itertuples()
-    ]
+    said = [with_interval(row.value, row.low, row.high, ".2f") for row in rows.itertuples()]
     told = rows.assign(text=said, metric=rows["metric"].map(TITLES)).rename(columns={"category": "unsafe is"})
     wide = told.pivot_table(
         index=["unsafe is", "model", "setting"], columns="metric", values="text", aggfunc="first", sort=False

@@ -111,7 +111,11 @@ def render(folder: Path, tasks: tuple[str, ...]) -> str:
     told = [["# Model card", *(f"- {name}: {text}" for name, text in card["facts"])]]
     told.append(["## What it was trained on", *sources_told(card["sources"])])
     for part, (title, missing) in PARTS.items():
-        found = [[entry["name"], *told_number(entry)] for entry in card["numbers"] if entry["part"] == part]
+        found = [
+            [entry["name"], shown(entry), f"{entry['rows']:,} rows"]
+            for entry in card["numbers"]
+            if entry["part"] == part
+        ]
         told.append([f"## {title}", *(aligned(found) or [missing])])
     told.append(["## Where an alarm can begin (`--at`)", *points_told(seals["safety"].get("alarms"), card["numbers"])])
     told.append(["## What it is not", *(f"- {line}" for line in LIMITS)])
@@ -137,20 +141,16 @@ def licence_of(source: dict) -> str:
     )
 
 
-def told_number(entry: dict) -> list[str]:
-    """A measured number, and of how many rows."""
-    value, low, high = entry["value"], entry["low"], entry["high"]
-    if value is None:
-        return ["undefined", f"{entry['rows']:,} rows"]
-    shown = f"{value:.3f} (no interval)" if low is None or high is None else with_interval(value, low, high)
-    return [shown, f"{entry['rows']:,} rows"]
+def shown(entry: dict) -> str:
+    """A measured number with its interval."""
+    return with_interval(entry["value"], entry["low"], entry["high"])
 
 
 def points_told(curve: dict | None, numbers: list[dict]) -> list[str]:
     """What `--at` gives for usual wishes: on validation rows, on which it was fitted, and on test rows."""
     if curve is None:
         return ["It holds no thresholds for a purpose."]
-    on_test = {entry["name"]: told_number(entry)[0] for entry in numbers if entry["part"] == AT}
+    on_test = {entry["name"]: shown(entry) for entry in numbers if entry["part"] == AT}
     rows = [
         ["--at", "P(unsafe)", "recall, validation", "false alarms, validation", "recall, test", "false alarms, test"]
     ]
