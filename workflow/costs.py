@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from emosafe_lib.finetuning.plan import runs_of
+from emosafe_lib.finetuning.plan import trainings_of
 from emosafe_lib.finetuning.trainer import epochs_of
 from emosafe_lib.models import capacity
 from emosafe_lib.models.capacity import count_parameters, on_meta
@@ -135,7 +135,7 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
     trained, read = 0.0, length * (train + validation + test)
     step = model.training.tokens_per_batch * model.training.accumulation
     left_out = len(settings.left_out_sources or study.data.sources) if settings.left_out == "fine-tuned" else 0
-    for run in [*runs_of(settings), *({} for _ in range(left_out))]:
+    for run in [*trainings_of(settings, model), *({} for _ in range(left_out))]:
         seen = length * min(train, run.get("budget") or train)
         epochs = settings.epochs if math.isnan(seen) else epochs_of(settings, math.ceil(seen / step))
         trained += epochs * seen

@@ -17,15 +17,14 @@ from transformers import Trainer
 from emosafe_lib.finetuning.failures import readable_failures, readable_loading, refuse_broken
 from emosafe_lib.finetuning.finished_runs import Finetuned, home_of, read_finished, save_final, write_finished
 from emosafe_lib.finetuning.network import build_network, fast_steps, trainable
-from emosafe_lib.finetuning.objective import targets
-from emosafe_lib.finetuning.plan import Plan, identity_of, make_plan, refuse_unlearnable, weights_of
+from emosafe_lib.finetuning.objective import labels_of, targets
+from emosafe_lib.finetuning.plan import Plan, as_learned, identity_of, make_plan, refuse_unlearnable, weights_of
 from emosafe_lib.finetuning.trainer import encoded_of, history_of, make_trainer, tokenized, train_on
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.models.batching import budget_batches, padding_share
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware, mixes_precision, trained_dtype
 from emosafe_lib.study.parameters import ModelParams, StudyParams
-from emosafe_lib.study.taxonomy import TASK_LABELS
 
 
 def since(started: float, clock) -> float:
@@ -39,7 +38,7 @@ def facts_of(plan: Plan, network, lengths: np.ndarray, notes: list[str]) -> dict
     batches = budget_batches(lengths, plan.model.training.tokens_per_batch)
     return {
         "train_rows": len(plan.train),
-        "positives": dict(zip(TASK_LABELS[plan.task], (labels * known).sum(axis=0).astype(int).tolist(), strict=True)),
+        "positives": dict(zip(labels_of(plan.task), (labels * known).sum(axis=0).astype(int).tolist(), strict=True)),
         "known_share": round(float(known.mean()), 4),
         "tokens_per_epoch": int(lengths.sum()),
         "padding_share": round(padding_share(lengths, batches), 4),
@@ -65,6 +64,8 @@ def finetune(
 ) -> Finetuned:
     """Train a classifier and score the validation and test rows; finished or interrupted work is taken up, not redone.
 
+    Where the model learns both tasks together, whichever is asked for first trains the network and the other finds it.
+
     Parameters
     ----------
     rows : merged rows with re-interpretations among them
@@ -77,11 +78,12 @@ def finetune(
     TrainingError : nothing to learn, a loss that is not finite, memory or disk exhausted, foreign checkpoints
     ModelError : the model is absent or damaged, or LoRA targets match nothing
     """
-    plan = make_plan(model, study, rows, task, seed, budget=budget, augmentation=augmentation)
+    asked = make_plan(model, study, rows, task, seed, budget=budget, augmentation=augmentation)
+    plan = as_learned(asked)
     identity = identity_of(plan)
     home = home_of(plan, folder, identity)
     if (home / "done.json").is_file():
-        return read_finished(plan, home, identity)
+        return read_finished(asked, home, identity)
     started = time.monotonic(), time.process_time()
     refuse_unlearnable(plan)
     with readable_loading(plan):
@@ -101,7 +103,7 @@ def finetune(
             write_finished(home, identity, scores, history_of(trainer), facts)
             shutil.rmtree(home / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    return read_finished(plan, home, identity)
+    return read_finished(asked, home, identity)
 
 
 def trained_state(trainer: Trainer, network) -> tuple:

@@ -1,4 +1,7 @@
-"""Finished training runs on disk: where they lie, what is kept of them, and how they are read again."""
+"""Finished training runs on disk: where they lie, what is kept of them, and how they are read again.
+
+A network of both tasks is kept as two, each with its own rows of the head, so that whoever reads a run reads one task.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -6,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from emosafe_lib.finetuning.objective import probabilities_of
-from emosafe_lib.finetuning.plan import Plan, weights_of
+from emosafe_lib.finetuning.objective import columns_of, probabilities_of
+from emosafe_lib.finetuning.plan import Plan, as_learned, weights_of
 from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import quiet
+from emosafe_lib.models.classifier import head_alone
 from emosafe_lib.study import files
 from emosafe_lib.study.errors import TrainingError
 from emosafe_lib.study.taxonomy import TASK_LABELS
@@ -25,8 +29,9 @@ class Finetuned:
     validation_probabilities, test_probabilities : shape (n, 3) or (n, 6)
     test_outcomes : "ok" or "truncated" per test row
     history : one mapping per epoch: epoch, train_loss, validation_loss
-    facts : rows, positives per label, tokens, padding, seconds, hardware, parameters trained
-    folder : where the adapter (or the encoder's weights) and this result are kept
+    facts : rows, positives per label, tokens, padding, seconds (its share, of a network of both tasks), hardware,
+        parameters trained
+    folder : where the adapter (or the encoder's weights) is kept
     """
 
     task: str
@@ -52,10 +57,19 @@ def home_of(plan: Plan, folder: Path, identity: dict) -> Path:
 
 @quiet()
 def save_final(plan: Plan, network, tokenizer, home: Path, state: dict | None = None) -> None:
-    """Keep the trained weights: always an adapter, a whole encoder only for the main variant, since it is large."""
+    """Keep the trained weights of each task: always an adapter, a whole encoder only for the main variant, since it is
+    large.
+    """
     if plan.model.training.method == "lora" or not plan.variant:
-        facts = {"base": checkpoints.base_digest(plan.model), "task": plan.task, "labels": TASK_LABELS[plan.task]}
-        checkpoints.save_classifier(network, tokenizer, home / "model", state, **facts)
+        for task, columns in columns_of(plan.task).items():
+            facts = {"base": checkpoints.base_digest(plan.model), "task": task, "labels": TASK_LABELS[task]}
+            with head_alone(network, TASK_LABELS[task], columns, state) as weights:
+                checkpoints.save_classifier(network, tokenizer, folder_of(plan, home, task) / "model", weights, **facts)
+
+
+def folder_of(plan: Plan, home: Path, task: str) -> Path:
+    """Where the weights of one task lie, in the home of a plan that learned it alone or among others."""
+    return home if plan.task == task else home / task
 
 
 def write_finished(home: Path, identity: dict, scores: dict[str, np.ndarray], history: list[dict], facts: dict) -> None:
@@ -67,8 +81,16 @@ def write_finished(home: Path, identity: dict, scores: dict[str, np.ndarray], hi
     files.write_json(home / "done.json", done)
 
 
+def facts_of_task(facts: dict, learned: str, task: str) -> dict:
+    """A run's facts as one of its tasks has them: its own labels, and its share of the seconds."""
+    parts = columns_of(learned)
+    seconds = {name: round(facts[name] / len(parts), 2) for name in ("seconds", "processor_seconds")}
+    positives = {label: facts["positives"][label] for label in TASK_LABELS[task]}
+    return facts | seconds | {"positives": positives, "label_weights": facts["label_weights"][parts[task]]}
+
+
 def read_finished(plan: Plan, home: Path, identity: dict) -> Finetuned:
-    """The result of a finished run.
+    """The result of a finished run for the plan of one task.
 
     Raises
     ------
@@ -79,16 +101,18 @@ def read_finished(plan: Plan, home: Path, identity: dict) -> Finetuned:
     if files.file_sha256(home / "scores.npz") != done["scores"]:
         raise TrainingError(home / "scores.npz", "was changed after training", "delete this folder and rerun")
     scores, weights = np.load(home / "scores.npz", allow_pickle=False), weights_of(plan)
+    learned = as_learned(plan)
+    columns = columns_of(learned.task)[plan.task]
     return Finetuned(
         task=plan.task,
         seed=plan.seed,
         variant=plan.variant,
         validation_ids=plan.validation["id"].tolist(),
-        validation_probabilities=probabilities_of(scores["validation"], weights, plan.task),
+        validation_probabilities=probabilities_of(scores["validation"][:, columns], weights, plan.task),
         test_ids=plan.test["id"].tolist(),
-        test_probabilities=probabilities_of(scores["test"], weights, plan.task),
+        test_probabilities=probabilities_of(scores["test"][:, columns], weights, plan.task),
         test_outcomes=["truncated" if cut else "ok" for cut in scores["truncated"]],
         history=done["history"],
-        facts=done["facts"],
-        folder=home,
+        facts=facts_of_task(done["facts"], learned.task, plan.task),
+        folder=folder_of(learned, home, plan.task),
     )

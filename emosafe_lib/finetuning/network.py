@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 from transformers import set_seed
 
+from emosafe_lib.finetuning.objective import labels_of
 from emosafe_lib.finetuning.plan import Plan
 from emosafe_lib.finetuning.probe_head import begin_head
 from emosafe_lib.models.backbone import attending, quiet
@@ -11,7 +12,6 @@ from emosafe_lib.models.classifier import load_classifier
 from emosafe_lib.models.precision import mixes_precision, use_threads
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
-from emosafe_lib.study.taxonomy import TASK_LABELS
 
 
 def add_lora(network, model: ModelParams):
@@ -46,7 +46,7 @@ def build_network(plan: Plan):
     """
     set_seed(plan.seed)
     use_threads(plan.model)
-    network, tokenizer = load_classifier(plan.model, TASK_LABELS[plan.task])
+    network, tokenizer = load_classifier(plan.model, labels_of(plan.task))
     if plan.model.training.head == "probe":
         begin_head(network, tokenizer, plan)
     if plan.model.training.method == "lora":

@@ -1,18 +1,39 @@
-"""What training minimises: targets, their weights, and a loss that leaves out what a row's source never asked about."""
+"""What training minimises: targets, their weights, and a loss that leaves out what a row's source never asked about.
+
+A network learns one task, or both at once by a head that holds the levels first and the categories after them; `task` is
+then `BOTH`.
+"""
 
 import numpy as np
 import pandas as pd
 import torch
 
 from emosafe_lib.study.rows import category_matrix, known_matrix
-from emosafe_lib.study.taxonomy import SAFETY_LEVELS
+from emosafe_lib.study.taxonomy import SAFETY_LEVELS, TASK_LABELS, TASKS
 
 MAX_POSITIVE_WEIGHT = 10.0
 UNKNOWN = -100.0  # the mark by which Hugging Face's libraries leave a label out of a loss
+BOTH = "both"
+
+
+def columns_of(task: str) -> dict[str, slice]:
+    """The tasks that a network answers, each with its columns of the head."""
+    tasks = TASKS if task == BOTH else (task,)
+    ends = np.cumsum([len(TASK_LABELS[one]) for one in tasks]).tolist()
+    return {one: slice(end - len(TASK_LABELS[one]), end) for one, end in zip(tasks, ends, strict=True)}
+
+
+def labels_of(task: str) -> tuple[str, ...]:
+    """What the columns of the head stand for."""
+    return tuple(label for one in columns_of(task) for label in TASK_LABELS[one])
 
 
 def targets(rows: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and their mask, both of shape (n, 3) for safety (one-hot) or (n, 6) for categories; mask 0: unknown."""
+    """Labels and their mask, both of shape (n, 3) for safety (one-hot), (n, 6) for categories or (n, 9) for both; mask 0:
+    unknown.
+    """
+    if task == BOTH:
+        return tuple(np.hstack(parts) for parts in zip(*(targets(rows, one) for one in TASKS), strict=True))
     if task == "categories":
         return category_matrix(rows).astype(float), known_matrix(rows).astype(float)
     one_hot = (rows["safety"].to_numpy()[:, None] == np.array(SAFETY_LEVELS)[None, :]).astype(float)
@@ -26,9 +47,12 @@ def marked_targets(rows: pd.DataFrame, task: str) -> np.ndarray:
 
 
 def label_weights(labels: np.ndarray, known: np.ndarray, task: str, balanced: bool) -> np.ndarray:
-    """Weights that even out rare labels, shape (3,) or (6,): inverse class frequency, or the square root of negatives
-    per positive, since the full ratio would flood rare categories with false alarms.
+    """Weights that even out rare labels, one each: inverse class frequency, or the square root of negatives per positive,
+    since the full ratio would flood rare categories with false alarms.
     """
+    if task == BOTH:
+        parts = columns_of(task).items()
+        return np.concatenate([label_weights(labels[:, at], known[:, at], one, balanced) for one, at in parts])
     if not balanced:
         return np.ones(labels.shape[1])
     positives = (labels * known).sum(axis=0)
@@ -47,27 +71,30 @@ def loss_per_row(logits, labels, known, weights, task: str):
     return (losses * known).sum(-1)
 
 
-def total_loss(logits, marked, weights, task: str):
-    """The losses of all rows, summed; `marked` as from `marked_targets`."""
-    known = (marked != UNKNOWN).to(logits.dtype)
-    return loss_per_row(logits, marked.clamp(min=0), known, weights.to(logits), task).sum()
+def total_loss(logits, marked, weights, units: dict[str, float]):
+    """The losses of all rows, summed and divided by the `units` of each task; `marked` as from `marked_targets`."""
+    task = BOTH if len(units) > 1 else next(iter(units))
+    known, marked, weights = (marked != UNKNOWN).to(logits.dtype), marked.clamp(min=0), weights.to(logits)
+    parts = columns_of(task).items()
+    losses = {one: loss_per_row(logits[:, at], marked[:, at], known[:, at], weights[at], one) for one, at in parts}
+    return sum(losses[one].sum() / units[one] for one in losses)
 
 
-def loss_units(rows: pd.DataFrame, task: str) -> float:
-    """What a loss is divided by: the known labels of the rows, or the rows with a known level."""
-    known = targets(rows, task)[1]
-    return float(known[:, 0].sum() if task == "safety" else known.sum())
+def loss_units(rows: pd.DataFrame, task: str) -> dict[str, float]:
+    """What the loss of each task is divided by: the known labels of the rows, or the rows with a known level."""
+    known = {one: targets(rows, one)[1] for one in columns_of(task)}
+    return {one: float(mask[:, 0].sum() if one == "safety" else mask.sum()) for one, mask in known.items()}
 
 
-def compute_loss_func(weights, divisor: float, task: str):
-    """The function that Trainer takes under this name: the loss of a batch, divided by one constant.
+def compute_loss_func(weights, units: dict[str, float]):
+    """The function that Trainer takes under this name: the loss of a batch, that of each task divided by one constant.
 
-    With the average known labels a batch as `divisor`, every row counts the same, however many share its batch: gradients
+    With the average known labels a batch as `units`, every row counts the same, however many share its batch: gradients
     depend neither on how rows meet nor on how many processes share them.
     """
 
     def compute_loss(outputs, labels, num_items_in_batch=None):
-        return total_loss(outputs.logits.float(), labels, weights, task) / divisor
+        return total_loss(outputs.logits.float(), labels, weights, units)
 
     return compute_loss
 

@@ -4,13 +4,13 @@ A plan names the model, the rows, the seed and the settings. Digests of these an
 a folder of kept work is known to belong to it or not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.finetuning.objective import label_weights, targets
+from emosafe_lib.finetuning.objective import BOTH, label_weights, targets
 from emosafe_lib.models import checkpoints, precision
 from emosafe_lib.models.precision import mixes_precision
 from emosafe_lib.study.errors import TrainingError
@@ -32,7 +32,10 @@ CODE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """All that determines one training run: who learns what from which rows, with which seed, in which precision."""
+    """All that determines one training run: who learns what from which rows, with which seed, in which precision.
+
+    `task` is one of `TASKS`, or `objective.BOTH`.
+    """
 
     model: ModelParams
     settings: FinetuningParams
@@ -81,6 +84,14 @@ def make_plan(
     return Plan(model, settings, task, seed, variant, train, validation, test)
 
 
+def as_learned(plan: Plan) -> Plan:
+    """The plan of the network that answers this one: of both tasks where the model learns them together and the rows teach
+    them, else of the task alone.
+    """
+    taught = all(targets(rows, task)[1].any() for rows in (plan.train, plan.validation) for task in TASKS)
+    return replace(plan, task=BOTH) if plan.model.training.tasks == "both" and taught else plan
+
+
 def refuse_unlearnable(plan: Plan) -> None:
     """Stop before training on nothing.
 
@@ -94,7 +105,7 @@ def refuse_unlearnable(plan: Plan) -> None:
         if name != "test" and not targets(rows, plan.task)[1].any():
             remedy = f"give {name} rows known labels"
             raise TrainingError(plan.where, "0 % of the labels of its rows are known", remedy)
-    if plan.train["safety"].nunique() < 2 and plan.task == "safety":
+    if plan.train["safety"].nunique() < 2 and plan.task != "categories":
         raise TrainingError(plan.where, "all training rows have one level", "raise train_rows or the budget")
 
 
@@ -110,8 +121,15 @@ def runs_of(settings: FinetuningParams, tasks: tuple[str, ...] = TASKS) -> list[
     return runs + [{"task": task, "seed": first, "budget": rows} for task in tasks for rows in settings.budgets]
 
 
+def trainings_of(settings: FinetuningParams, model: ModelParams) -> list[dict]:
+    """Of the runs that a study asks for, those that a network is trained for: one of both tasks answers two."""
+    runs = runs_of(settings)
+    alone = [{name: value for name, value in run.items() if name != "task"} for run in runs]
+    return [run for at, run in enumerate(runs) if model.training.tasks == "one" or alone.index(alone[at]) == at]
+
+
 def weights_of(plan: Plan) -> np.ndarray:
-    """The label weights of a plan's training rows, shape (3,) or (6,)."""
+    """The label weights of a plan's training rows, one a column of its head."""
     return label_weights(*targets(plan.train, plan.task), plan.task, plan.settings.class_weights)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from emosafe_lib.finetuning.objective import targets
+from emosafe_lib.finetuning.objective import columns_of, targets
 from emosafe_lib.finetuning.plan import Plan, identity_of, weights_of
 from emosafe_lib.finetuning.probes import STRENGTHS, fit, predict, validation_loss
 from emosafe_lib.models import checkpoints
@@ -24,21 +24,27 @@ READ: dict[str, np.ndarray] = {}
 
 
 def begin_head(network, tokenizer, plan: Plan) -> None:
-    """Set the head of a mean-pooled classifier to the probe whose strength has the least validation loss."""
-    labels, known = targets(plan.train, plan.task)
-    truth = targets(plan.validation, plan.task)
-    train, validation = (frozen_states(network, tokenizer, plan, rows) for rows in (plan.train, plan.validation))
+    """Set the head of a mean-pooled classifier to the probe of each of its tasks."""
+    states = [frozen_states(network, tokenizer, plan, rows) for rows in (plan.train, plan.validation)]
+    head, weights = head_of(network), weights_of(plan)
+    for task, columns in columns_of(plan.task).items():
+        weight, bias = best_probe(*states, plan, task)
+        bias += np.log(weights[columns]) if task == "categories" else 0.0  # which training's loss adds, too
+        for parameter, values in ((head.weight, weight), (head.bias, bias)):
+            parameter.data[columns] = torch.from_numpy(values).to(parameter)
+
+
+def best_probe(train: np.ndarray, validation: np.ndarray, plan: Plan, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of the probe on states (n, hidden) whose strength has the least validation loss."""
+    labels, known = targets(plan.train, task)
+    truth = targets(plan.validation, task)
 
     def attempt(strength: float) -> tuple[float, list]:
-        models = fit(train, labels, known, strength, plan.task)
-        return validation_loss(predict(models, validation, labels, known, plan.task), *truth, plan.task), models
+        models = fit(train, labels, known, strength, task)
+        return validation_loss(predict(models, validation, labels, known, task), *truth, task), models
 
     _, models = min(map(attempt, STRENGTHS), key=lambda found: found[0])
-    weight, bias = as_linear(models, train.shape[1], labels, known, plan.task)
-    bias += np.log(weights_of(plan)) if plan.task == "categories" else 0.0  # which training's loss adds, too
-    head = head_of(network)
-    for parameter, values in ((head.weight, weight), (head.bias, bias)):
-        parameter.data = torch.from_numpy(values).to(parameter)
+    return as_linear(models, train.shape[1], labels, known, task)
 
 
 def frozen_states(network, tokenizer, plan: Plan, rows: pd.DataFrame) -> np.ndarray:

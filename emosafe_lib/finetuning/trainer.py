@@ -88,13 +88,14 @@ class BudgetTrainer(Trainer):
         self.plan, self.budget = plan, plan.model.training.tokens_per_batch
         self.weights = torch.tensor(weights_of(plan)).float()
         self.lengths, self.validation = data["train"]["length"][:], encoded_of(data["validation"])
-        divisor = loss_units(plan.train, plan.task) / len(budget_batches(self.lengths, self.budget))
+        batches = len(budget_batches(self.lengths, self.budget))
+        units = {task: units / batches for task, units in loss_units(plan.train, plan.task).items()}
         super().__init__(
             train_dataset=data["train"].select_columns(["input_ids", "labels"]),
             eval_dataset=data["validation"],
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
-            compute_loss_func=compute_loss_func(self.weights, divisor, plan.task),
+            compute_loss_func=compute_loss_func(self.weights, units),
             **options,
         )
         self.model_accepts_loss_kwargs = False
@@ -117,8 +118,10 @@ class BudgetTrainer(Trainer):
         """The validation loss per known label; every process computes it on all rows, so that all stop together."""
         logits = logits_of(self.model, self.processing_class, self.validation, 4 * self.budget)
         labels = torch.tensor(marked_targets(self.plan.validation, self.plan.task))
-        loss = total_loss(torch.from_numpy(logits), labels, self.weights, self.plan.task)
-        metrics = {f"{metric_key_prefix}_loss": float(loss / loss_units(self.plan.validation, self.plan.task))}
+        units = loss_units(self.plan.validation, self.plan.task)
+        metrics = {
+            f"{metric_key_prefix}_loss": float(total_loss(torch.from_numpy(logits), labels, self.weights, units))
+        }
         if not np.isfinite(metrics[f"{metric_key_prefix}_loss"]):  # before a checkpoint of these weights is kept
             refuse_broken(self.plan, f"the validation loss is not finite after step {self.state.global_step}")
         self.log(metrics)

@@ -1,5 +1,7 @@
 """A backbone with a linear head over a task's labels: how it is loaded, what it pools, and what it answers."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from emosafe_lib.models import precision
@@ -85,6 +87,38 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     if not is_sharded():  # FSDP flattens weights of one dtype only
         head.float()
     return network, tokenizer
+
+
+@contextmanager
+def head_alone(network, labels: tuple[str, ...], columns: slice, state: dict | None = None):
+    """Let a network pass for one of a part of its labels, so that it can be saved as such: the weights to save, the head's
+    cut. They are None, for the network's own, where there is nothing to cut.
+
+    `state` holds the weights where the network itself does not.
+    """
+    config, names = network.config, network.config.id2label
+    if len(names) == len(labels):
+        yield state
+        return
+    own = network.state_dict() if state is None else state
+    name_labels(config, dict(enumerate(labels)))
+    try:
+        yield {
+            name: weights[columns].clone() if of_head(name, weights, len(names)) else weights
+            for name, weights in own.items()
+        }
+    finally:
+        name_labels(config, names)
+
+
+def name_labels(config, names: dict[int, str]) -> None:
+    """Tell a configuration what the outputs of its classifier stand for."""
+    config.id2label, config.label2id = names, {name: number for number, name in names.items()}
+
+
+def of_head(name: str, weights, labels: int) -> bool:
+    """Whether weights of that name are those of the head over so many labels, an adapter's copy among them."""
+    return bool({"score", "classifier"} & set(name.split("."))) and len(weights) == labels
 
 
 def in_own_precision(head, states: tuple) -> tuple:

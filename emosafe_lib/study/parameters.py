@@ -349,6 +349,9 @@ class TrainingParams(Section):
     """What a model size needs in training; everything else is the study's."""
 
     method: Literal["lora", "full"] = Field("lora", description="Train low-rank matrices, or every weight.")
+    tasks: Literal["one", "both"] = Field(
+        "one", description="`both` trains one network for safety and categories, a head on top for each."
+    )
     pooling: Literal["usual", "mean"] = Field(
         "usual", description="`mean` averages over tokens, as sentence encoders do; `usual` is the family's own way."
     )

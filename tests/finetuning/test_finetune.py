@@ -273,12 +273,14 @@ def test_a_step_of_several_batches_has_their_mean_loss(tmp_path):
 def test_the_loss_of_rows_does_not_depend_on_their_batches():
     labels = torch.tensor(objective.marked_targets(ROWS, "categories"))
     logits = torch.randn(labels.shape, generator=torch.Generator().manual_seed(0))
-    loss = objective.compute_loss_func(torch.ones(6), 7.0, "categories")
+    loss = objective.compute_loss_func(torch.ones(6), {"categories": 7.0})
     whole, *parts = (
         loss(SimpleNamespace(logits=logits[part]), labels[part]) for part in (ROWS.index, [0], ROWS.index[1:])
     )
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
-    assert 7 * float(whole) == pytest.approx(float(objective.total_loss(logits, labels, torch.ones(6), "categories")))
+    assert 7 * float(whole) == pytest.approx(
+        float(objective.total_loss(logits, labels, torch.ones(6), {"categories": 1}))
+    )
 
 
 # --- early stopping ---------------------------------------------------------------------------------------------------
