@@ -72,8 +72,9 @@ def labels_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["variant"] == "") & (table["metric"] == "f1") & (table["category"] != "")]
 
 
-def budget_table(table: pd.DataFrame, train_rows: int) -> pd.DataFrame:
-    """Macro-F1 of fine-tuned models by training rows: each budget that was run, and the main run with `train_rows`.
+def budget_table(table: pd.DataFrame, train_rows: dict[str, int]) -> pd.DataFrame:
+    """Macro-F1 of fine-tuned models by training rows: each budget that was run, and the main run with its model's
+    `train_rows`.
 
     All with the first seed, since budgets are run with no other. Columns: task, model, rows, value, low, high; empty
     where no budget was run.
@@ -81,8 +82,10 @@ def budget_table(table: pd.DataFrame, train_rows: int) -> pd.DataFrame:
     runs = table[(table["setting"] == "fine-tuned") & (table["metric"] == METRICS[0]) & (table["category"] == "")]
     budgets = runs[runs["variant"].str.startswith("budget-")]
     budgets = budgets.assign(rows=budgets["variant"].str.removeprefix("budget-").astype(int))
-    whole = runs[(runs["variant"] == FIRST_SEED) & runs["model"].isin(budgets["model"])].assign(rows=train_rows)
-    joined = pd.concat([budgets, whole]).drop_duplicates(["task", "model", "rows"])
+    whole = runs[(runs["variant"] == FIRST_SEED) & runs["model"].isin(budgets["model"])]
+    joined = pd.concat([budgets, whole.assign(rows=whole["model"].map(train_rows))]).drop_duplicates(
+        ["task", "model", "rows"]
+    )
     return joined[["task", "model", "rows", "value", "low", "high"]].reset_index(drop=True)
 
 
@@ -167,10 +170,10 @@ def score_by_label(points: pd.DataFrame) -> str:
 
 
 def budget_curves(table: pd.DataFrame) -> str:
-    """What more training rows add, averaged over models, from `budget_table`."""
+    """What more training rows add, averaged over models, from `budget_table`; at numbers of rows that all of them met."""
     parts = []
     for task, part in table.groupby("task", sort=False):
-        mean = part.groupby("rows")["value"].mean()
+        mean = part.pivot(index="rows", columns="model", values="value").dropna().mean(axis=1)
         if len(mean) > 1:
             few, many = mean.index.min(), mean.index.max()
             parts.append(f"{mean[few]:.3f} with {few} training rows and {mean[many]:.3f} with {many} on {task}")

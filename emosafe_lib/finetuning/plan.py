@@ -78,10 +78,17 @@ def make_plan(
         raise TrainingError(where, what, "take it out of finetuning.budgets")
     if not augmentation:
         train = train[train["origin"] != "reinterpretation"].reset_index(drop=True)
+    train = repeated(train, settings.repeats)
     variant = f"budget-{budget}" if budget else "" if augmentation else "no-augmentation"
     validation = take(rows, "validation", settings.validation_rows, human_only=True)
     test = take(rows, "test", settings.evaluation_rows, human_only=True)
     return Plan(model, settings, task, seed, variant, train, validation, test)
+
+
+def repeated(rows: pd.DataFrame, repeats: dict[str, int]) -> pd.DataFrame:
+    """Rows, those of some sources several times over: rows that are few and teach what nothing else does."""
+    times = rows["source"].map(repeats).fillna(1).astype(int)
+    return rows.loc[rows.index.repeat(times)].reset_index(drop=True)
 
 
 def as_learned(plan: Plan) -> Plan:

@@ -63,7 +63,7 @@ def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Featu
     use_threads(model)
     network, tokenizer = load_encoder(model)
     plan = make_plan(model, study, rows, "safety", 0)
-    rows = pd.concat([plan.train, plan.validation, plan.test])
+    rows = pd.concat([plan.train, plan.validation, plan.test]).drop_duplicates("id")
     encoded = encode(tokenizer, rows["text"], study.finetuning.max_length)
     choices = list(product(candidate_layers(network.config.num_hidden_layers), POOLINGS))
 

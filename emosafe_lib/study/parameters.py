@@ -218,6 +218,9 @@ class FinetuningParams(Section):
         2, description="Training stops after so many epochs without a better validation loss."
     )
     class_weights: Switch = Field(True, description="Rare classes weigh more in the loss.")
+    repeats: dict[Name, Positive] = Field(
+        {}, description="How often one pass meets the rows of a source, by its name; those of others once."
+    )
     budgets: Annotated[list[Positive], Once] = Field(
         [], description="The numbers of training rows at which the learning curve is measured."
     )

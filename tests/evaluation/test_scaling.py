@@ -255,7 +255,7 @@ def test_a_variant_run_with_one_seed_is_held_against_that_seed_alone():
     part = found[found["family"] == "augmentation"]
     assert len(part) == 4 and (part["value"] == 0).all() and (part["gained"] == 0).all()
     assert set(part["first_variant"]) == {"first-seed"}
-    curve = readings.budget_table(results.results_table(here), 100)
+    curve = readings.budget_table(results.results_table(here), {"nano-1": 100})
     assert curve.groupby("task")["value"].nunique().eq(1).all() and set(curve["rows"]) == {64, 100}
 
 

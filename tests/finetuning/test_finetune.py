@@ -228,6 +228,16 @@ def test_budgets_are_nested():
     assert set(plans[0].train["id"]) < set(plans[1].train["id"]) and plans[1].variant == "budget-12"
 
 
+def test_a_source_is_met_as_often_as_the_study_says():
+    rows = ROWS.assign(source=np.where(ROWS["safety"] == "safe", "rare", "made"))
+    study = tiny_models.study_params(repeats={"rare": 3})
+    plan = make_plan(tiny_models.model_params(), study, rows, "safety", 0, budget=12)
+    once = make_plan(tiny_models.model_params(), tiny_models.study_params(), rows, "safety", 0, budget=12)
+    met, named = plan.train["id"].value_counts(), once.train.set_index("id")["source"]
+    assert met[named.index].tolist() == named.map({"rare": 3, "made": 1}).tolist() and len(named) == 12
+    assert len(plan.validation) == len(once.validation) and identity_of(plan) != identity_of(once)
+
+
 def test_a_budget_above_the_rows_and_a_length_above_the_context_are_refused():
     model, study = tiny_models.model_params(), tiny_models.study_params()
     with pytest.raises(TrainingError, match=r"a budget of 25 is above the 24 training rows; .*finetuning.budgets"):

@@ -58,3 +58,10 @@ def test_the_sources_that_are_named_are_left_out_and_by_default_none_is(tmp_path
     (table,) = unseen(tmp_path, left_out="probe", left_out_sources=["source1"])
     assert set(ROWS.set_index("id").loc[table["id"], "source"]) == {"source1"}
     assert unseen(tmp_path) == [] and unseen(tmp_path, ROWS.assign(source="one"), left_out="probe") == []
+
+
+def test_rows_that_are_met_several_times_are_not_multiplied_again(tmp_path, monkeypatch):
+    plain, given = probes.probe, []
+    monkeypatch.setattr(probes, "probe", lambda *args: given.append(args[3]) or plain(*args))
+    unseen(tmp_path, left_out="probe", repeats={"source1": 2})
+    assert len(given) == 2 and all(part["id"].is_unique for part in given)
