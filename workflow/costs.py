@@ -135,7 +135,7 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
     trained, read = 0.0, length * (train + validation + test)
     step = model.training.tokens_per_batch * model.training.accumulation
     left_out = len(settings.left_out_sources or study.data.sources) if settings.left_out == "fine-tuned" else 0
-    for run in [*trainings_of(settings, model), *({} for _ in range(left_out))]:
+    for run in [*trainings_of(settings), *({} for _ in range(left_out))]:
         seen = length * min(train, run.get("budget") or train)
         epochs = settings.epochs if math.isnan(seen) else epochs_of(settings, math.ceil(seen / step))
         trained += epochs * seen

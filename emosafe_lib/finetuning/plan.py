@@ -18,7 +18,7 @@ from emosafe_lib.study.parameters import FinetuningParams, ModelParams, StudyPar
 from emosafe_lib.study.rows import take
 from emosafe_lib.study.taxonomy import TASKS
 
-RECIPE = {"epochs", "min_steps", "max_length", "early_stopping_patience", "class_weights"}
+RECIPE = {"epochs", "min_steps", "max_length", "early_stopping_patience", "class_weights", "tasks"}
 HERE, MODELS = Path(__file__).parent, Path(checkpoints.__file__).parent
 # What decides the numbers of a run beside its rows and parameters; thresholds and metrics are computed from them anew.
 CODE = (
@@ -92,11 +92,11 @@ def repeated(rows: pd.DataFrame, repeats: dict[str, int]) -> pd.DataFrame:
 
 
 def as_learned(plan: Plan) -> Plan:
-    """The plan of the network that answers this one: of both tasks where the model learns them together and the rows teach
-    them, else of the task alone.
+    """The plan of the network that answers this one: of both tasks where the study has them learned together and the rows
+    teach them, else of the task alone.
     """
     taught = all(targets(rows, task)[1].any() for rows in (plan.train, plan.validation) for task in TASKS)
-    return replace(plan, task=BOTH) if plan.model.training.tasks == "both" and taught else plan
+    return replace(plan, task=BOTH) if plan.settings.tasks == "both" and taught else plan
 
 
 def refuse_unlearnable(plan: Plan) -> None:
@@ -128,11 +128,11 @@ def runs_of(settings: FinetuningParams, tasks: tuple[str, ...] = TASKS) -> list[
     return runs + [{"task": task, "seed": first, "budget": rows} for task in tasks for rows in settings.budgets]
 
 
-def trainings_of(settings: FinetuningParams, model: ModelParams) -> list[dict]:
+def trainings_of(settings: FinetuningParams) -> list[dict]:
     """Of the runs that a study asks for, those that a network is trained for: one of both tasks answers two."""
     runs = runs_of(settings)
     alone = [{name: value for name, value in run.items() if name != "task"} for run in runs]
-    return [run for at, run in enumerate(runs) if model.training.tasks == "one" or alone.index(alone[at]) == at]
+    return [run for at, run in enumerate(runs) if settings.tasks == "one" or alone.index(alone[at]) == at]
 
 
 def weights_of(plan: Plan) -> np.ndarray:

@@ -218,6 +218,9 @@ class FinetuningParams(Section):
         2, description="Training stops after so many epochs without a better validation loss."
     )
     class_weights: Switch = Field(True, description="Rare classes weigh more in the loss.")
+    tasks: Literal["one", "both"] = Field(
+        "one", description="`both` trains one network for safety and categories, a head on top for each: half the time."
+    )
     repeats: dict[Name, Positive] = Field(
         {}, description="How often one pass meets the rows of a source, by its name; those of others once."
     )
@@ -352,9 +355,6 @@ class TrainingParams(Section):
     """What a model size needs in training; everything else is the study's."""
 
     method: Literal["lora", "full"] = Field("lora", description="Train low-rank matrices, or every weight.")
-    tasks: Literal["one", "both"] = Field(
-        "one", description="`both` trains one network for safety and categories, a head on top for each."
-    )
     pooling: Literal["usual", "mean"] = Field(
         "usual", description="`mean` averages over tokens, as sentence encoders do; `usual` is the family's own way."
     )

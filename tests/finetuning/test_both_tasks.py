@@ -13,7 +13,7 @@ from emosafe_lib.ondevice import export, exported
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASK_LABELS, TASKS
 
 ROWS = tiny_models.make_rows()
-STUDY = tiny_models.study_params(epochs=6.0)
+STUDY = tiny_models.study_params(epochs=6.0, tasks="both")
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +23,13 @@ def use_assets(tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "ASSETS", tmp_path)
 
 
-def both(name, **training):
-    return tiny_models.model_params(name, training={"tasks": "both", "pooling": "mean"} | training)
+def pooled(name, **training):
+    return tiny_models.model_params(name, training={"pooling": "mean"} | training)
 
 
 @pytest.mark.parametrize(("name", "head"), [("llama", "probe"), ("llama", "fresh"), ("encoder", "fresh")])
 def test_one_training_answers_both_tasks_and_each_comes_back_as_saved(tmp_path, monkeypatch, name, head):
-    model, results = both(name, head=head), {}
+    model, results = pooled(name, head=head), {}
     for task in TASKS:
         results[task] = finetune.finetune(model, STUDY, ROWS, task, 0, tmp_path / "runs")
         monkeypatch.setattr(finetune, "build_network", lambda *_: pytest.fail("trained again"))
@@ -62,23 +62,25 @@ def test_its_loss_is_that_of_two_networks():
 
 def test_rows_that_teach_no_category_are_learned_by_a_network_of_levels(tmp_path):
     rows = ROWS.assign(category_known=[[False] * 6] * len(ROWS))
-    result = finetune.finetune(both("encoder"), STUDY, rows, "safety", 0, tmp_path)
+    result = finetune.finetune(pooled("encoder"), STUDY, rows, "safety", 0, tmp_path)
     assert next(tmp_path.glob("*-seed0-*")).name.startswith("safety-") and np.isfinite(result.test_probabilities).all()
 
 
 def test_labels_of_either_task_make_another_run(tmp_path):
     flipped = ROWS.assign(categories=[[not flag for flag in flags] for flags in ROWS["categories"]])
     plain, other = (
-        finetune.finetune(both("encoder"), STUDY, rows, "safety", 0, tmp_path / "runs") for rows in (ROWS, flipped)
+        finetune.finetune(pooled("encoder"), STUDY, rows, "safety", 0, tmp_path / "runs") for rows in (ROWS, flipped)
     )
     assert plain.folder != other.folder
 
 
 def test_a_study_pays_for_one_training_where_two_runs_share_it():
-    settings = tiny_models.study_params(seeds=[0, 1], budgets=[5], ablation=True).finetuning
-    runs = trainings_of(settings, both("encoder"))
-    assert [run["task"] for run in runs] == ["safety"] * 4 and len(runs_of(settings)) == 7
-    assert trainings_of(settings, tiny_models.model_params()) == runs_of(settings)
+    together, alone = (
+        tiny_models.study_params(seeds=[0, 1], budgets=[5], ablation=True, tasks=tasks).finetuning
+        for tasks in ("both", "one")
+    )
+    assert [run["task"] for run in trainings_of(together)] == ["safety"] * 4 and len(runs_of(together)) == 7
+    assert trainings_of(alone) == runs_of(alone)
 
 
 def test_a_killed_run_of_both_goes_on(tmp_path, monkeypatch):
@@ -88,10 +90,10 @@ def test_a_killed_run_of_both_goes_on(tmp_path, monkeypatch):
     def killed(*_):
         raise Stop
 
-    straight = finetune.finetune(both("encoder"), STUDY, ROWS, "categories", 0, tmp_path / "straight")
+    straight = finetune.finetune(pooled("encoder"), STUDY, ROWS, "categories", 0, tmp_path / "straight")
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(finetune, "scores_of", killed)
-        finetune.finetune(both("encoder"), STUDY, ROWS, "safety", 0, tmp_path / "killed")
+        finetune.finetune(pooled("encoder"), STUDY, ROWS, "safety", 0, tmp_path / "killed")
     monkeypatch.setattr(trainer.BudgetTrainer, "training_step", lambda *_, **__: pytest.fail("trained further"))
-    resumed = finetune.finetune(both("encoder"), STUDY, ROWS, "categories", 0, tmp_path / "killed")
+    resumed = finetune.finetune(pooled("encoder"), STUDY, ROWS, "categories", 0, tmp_path / "killed")
     assert np.array_equal(resumed.test_probabilities, straight.test_probabilities)
