@@ -113,12 +113,13 @@ def test_tokens_follow_rows_caps_and_runs():
                     "ablation": False,
                     "min_steps": 0,
                     "budgets": [],
+                    "tasks": "one",
                 }
             )
         }
     )
     rows = costs.Rows(train=50, validation=10, test=20, text_tokens=12.0)
-    trained, read = costs.finetuning_tokens(study, load_model("nano-1"), rows)
+    trained, read = costs.finetuning_tokens(study, load_model("llama-1b"), rows)
     assert trained == 2 * 2 * 2 * 30 * 12  # tasks, seeds, epochs; the cap binds
     assert read == 12 * (30 + 10 + 20) + 2 * 2 * 12 * (2 * 10 + 20)
     assert math.isnan(costs.capped(None, "test", None)) and costs.capped(None, "test", 7) == 7

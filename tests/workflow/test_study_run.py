@@ -82,7 +82,7 @@ def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goe
 
 
 def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
-    toy.write(checkout, "01_data_merge", 'import time\ntime.sleep(8)\nrun.out("rows.txt").write_text("rows")')
+    toy.write(checkout, "01_data_merge", 'import time\ntime.sleep(25)\nrun.out("rows.txt").write_text("rows")')
     first = study("--models", "nano-1", wait=False)
     deadline = time.monotonic() + 20
     while not (outputs / "toy" / ".lock").exists() and time.monotonic() < deadline:
