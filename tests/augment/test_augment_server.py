@@ -406,7 +406,7 @@ def test_the_rate_limit_holds(tmp_path):
     """Twelve requests at four a second, after a burst of what two seconds allow."""
     started = time.monotonic()
     with ChatServer() as server:
-        run(server, tmp_path, count=12, requests_per_minute=240, concurrency=12)
+        run(server, tmp_path, count=12, requests_per_minute=240, concurrency=12, attempt_seconds=4.0)
         assert len(server.seen) == 12 and time.monotonic() - started >= (12 - 4 * 2 - 1) / 4
         assert server.times[-1] - server.times[0] >= 0.7
 
