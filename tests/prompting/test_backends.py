@@ -317,7 +317,10 @@ def test_a_used_up_quota_stops_at_once(serve):
 
 
 def test_a_server_that_asks_for_a_pause_gets_it_from_every_request(serve):
-    """As in an augmentation: what was under way arrives, and then nothing until the server's time is over."""
+    """As in an augmentation: what each worker had begun arrives, and then nothing until the server's time is over.
+
+    Without the pause all forty would arrive at once.
+    """
 
     def reply(_):
         busy = len(server.requests) == 6
@@ -329,7 +332,7 @@ def test_a_server_that_asks_for_a_pause_gets_it_from_every_request(serve):
     asked = server.times[5]
     assert scores.outcomes == ["ok"] * len(many) and len(server.requests) == len(many) + 1
     meanwhile = [at for at in server.times if asked < at < asked + 1.0]
-    assert len(meanwhile) < client.Limits().concurrency and server.times[-1] >= asked + 1.0
+    assert len(meanwhile) < 2 * client.Limits().concurrency and server.times[-1] >= asked + 1.0
 
 
 def test_a_server_that_hangs_is_bounded_by_a_deadline(serve):
