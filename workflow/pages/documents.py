@@ -35,10 +35,11 @@ def write(base: Path) -> None:
         put(base / GLOSSARY, "Glossary", rendering.fill("glossary.html", words=known))
 
 
-def put(path: Path, title: str, content: str) -> None:
-    """Write a page that leads back to the front page beside it."""
+def put(path: Path, title: str, content: str, home: str = "") -> None:
+    """Write a page, by rename, that leads back to the front page; `home` is the way to its folder."""
+    links = [("← Back to the study", f"{home}index.html")]
     with files.replacing(path) as partial:
-        partial.write_text(rendering.shell(title, content, [("← Back to the study", "index.html")]), encoding="utf-8")
+        partial.write_text(rendering.shell(title, content, links), encoding="utf-8")
 
 
 def readme_page(text: str) -> str:
@@ -60,6 +61,4 @@ def write_missing(study: StudyParams, name: str, model: str | None, word: str, r
     command = f"make stage STAGE={name} STUDY={study.name}" + (f" MODELS={model}" if model else "")
     folder.mkdir(parents=True, exist_ok=True)
     content = rendering.fill("missing.html", stage=name, model=model, word=word, reason=reason, command=command)
-    back = [("← Back to the study", f"{way.home_of(model)}index.html")]
-    with files.replacing(folder / f"{name}.html") as partial:
-        partial.write_text(rendering.shell(f"{name} · {model}" if model else name, content, back), encoding="utf-8")
+    put(folder / f"{name}.html", f"{name} · {model}" if model else name, content, way.home_of(model))
