@@ -26,7 +26,7 @@ from emosafe_lib.study.taxonomy import TASKS
 from workflow.pages import answers, documents, front_page, rendering, states
 from workflow.study_run import run_study
 
-MAX_BYTES = 15_000_000
+MAX_BYTES = 25_000_000
 MAX_PAGE_BYTES = 3_000_000
 KEPT = {".csv", ".json", ".txt"}
 FIGURES = "05_scaling_analysis/figures"
