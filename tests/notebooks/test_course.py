@@ -2,6 +2,7 @@
 exercise can be solved and is checked.
 """
 
+import ast
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 from course import FIRST_CELL, NOTEBOOKS, SOLUTIONS, called, cells, code_of, imported
 
+from emosafe_lib.finetuning.plan import RECIPE
 from emosafe_lib.study.stage import STAGES
 from emosafe_lib.teaching.exercises import ROOMS
 from workflow.execute import execute_notebook
@@ -65,6 +67,18 @@ def test_a_cell_can_be_taken_in_at_a_glance(path):
 @named(path for path in NOTEBOOKS if number_of(path) != "00")
 def test_a_cell_asserts_that_the_open_way_and_the_library_s_agree(path):
     assert any("assert " in source and "difference" in source for source in code_of(path))
+
+
+def test_the_open_training_run_is_the_same_one_in_every_study():
+    """A study's setting that reached it would make two runs of what its cells compare as one."""
+    (path,) = (path for path in NOTEBOOKS if number_of(path) == "04")
+    (cell,) = (source for source in code_of(path) if source.count("short = {"))
+    (given,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse(cell).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    )
+    assert {*RECIPE, "repeats"} - {"early_stopping_patience"} <= set(given)  # one pass has nothing to stop early
 
 
 @every
