@@ -86,7 +86,7 @@ def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, partial / name)
         refuse_private(partial)
-        refuse_texts(partial, real_texts(base))
+        refuse_texts(partial, *texts_by_writer(base))
         refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
         refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
     front_page.write_index(study)  # which leads to the studies beside it, not to other copies
@@ -133,14 +133,17 @@ def refuse_private(place: Path) -> None:
             raise StageError(name, f"holds {found[0]}, so it is not published", "remove it and run the stage again")
 
 
-def real_texts(base: Path) -> list[str]:
-    """The texts of a finished study's rows that people wrote, or that were made from such a text."""
+def texts_by_writer(base: Path) -> tuple[list[str], list[str]]:
+    """The texts of a finished study's rows: those that people wrote, or that were made from such a text; and the others,
+    this package's own, whose re-tellings share words of the offline writer with those of real messages.
+    """
     files = [
         base / name for name in ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
     ]
     merged = rows.read_rows(*files)
     human = merged.loc[merged["origin"] == "human", "id"]
-    return merged.loc[merged["id"].isin(human) | merged["parent_id"].isin(human), "text"].tolist()
+    real = merged["id"].isin(human) | merged["parent_id"].isin(human)
+    return merged.loc[real, "text"].tolist(), merged.loc[~real, "text"].tolist()
 
 
 def shingles(text: str) -> set[str]:
@@ -153,9 +156,11 @@ def shingles(text: str) -> set[str]:
 TAG_OR_ESCAPE = re.compile(r"<[^>]*>|\\+[nrt\"]|\\+u[0-9a-f]{4}")
 
 
-def refuse_texts(place: Path, texts: Iterable[str]) -> None:
-    """StageError if eight words in a row of a real message stand in a file and not in this package's own sources."""
-    private = set().union(*(shingles(text) for text in texts)) - own_words()
+def refuse_texts(place: Path, texts: Iterable[str], own: Iterable[str] = ()) -> None:
+    """StageError if eight words in a row of a real message stand in a file and neither in this package's own sources nor in
+    its `own` messages.
+    """
+    private = set().union(*map(shingles, texts)) - own_words().union(*map(shingles, own))
     for name, text in texts_of_page(place):
         if private & shingles(text):
             raise StageError(name, "holds words of a real message, so it is not published", "mask them with rows.shown")
