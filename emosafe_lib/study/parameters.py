@@ -457,7 +457,8 @@ class ModelParams(Section):
 
 FOLDERS = {StudyParams: "params/study", ModelParams: "params/models"}
 # From which likeness on a setting is offered for an unknown key; what it gains in the key's own section, which outweighs
-# the very name elsewhere, and loses in a file of the other kind; and what names are worth that share all words of one.
+# the very name elsewhere, and loses in a file of the other kind; and what names are worth that share all words of one, or
+# that are wanted in a section and not there.
 LIKELY, BESIDE, ELSEWHERE, ALIKE_IN_WORDS = 0.7, 0.25, 0.01, 0.8
 
 
@@ -469,7 +470,8 @@ def explain(error: ValidationError, schema: type[Section], where: object) -> Par
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return ParameterError(where, f"{key[:80]!r} is not a parameter", nearest(first["loc"], schema))
+        lacking = {path_of(each["loc"]) for each in error.errors() if each["type"] == "missing"}
+        return ParameterError(where, f"{key[:80]!r} is not a parameter", nearest(first["loc"], schema, lacking))
     if first["type"] == "missing":
         return ParameterError(where, f"{key!r} is missing", "add it")
     value = json.dumps(first["input"], default=str)[:60]
@@ -501,12 +503,18 @@ def likeness(key: str, path: str) -> float:
     return max(*alike, ALIKE_IN_WORDS if mine <= words or words <= mine else 0.0)
 
 
-def nearest(location: tuple, schema: type[Section]) -> str:
+def path_of(location: tuple) -> str:
+    """A setting's full path, such as `data.own_sources.file`, from its place in a file."""
+    return ".".join(part for part in location if isinstance(part, str))
+
+
+def nearest(location: tuple, schema: type[Section], lacking: set[str] = frozenset()) -> str:
     """What to do about an unknown key: the settings that it may stand for, wherever they are.
 
-    The key's own section comes first, then the rest of the file, then the files of the other kind.
+    The key's own section comes first, then the rest of the file, then the files of the other kind; `lacking` are the
+    paths of settings that are wanted and not there.
     """
-    key, section = str(location[-1]), ".".join(part for part in location[:-1] if isinstance(part, str))
+    key, section = str(location[-1]), path_of(location[:-1])
     scores = {}
     for kind, folder in ({schema: ""} | FOLDERS).items():
         for path in settings_of(kind):
@@ -514,7 +522,8 @@ def nearest(location: tuple, schema: type[Section]) -> str:
             gain = (BESIDE if path.rpartition(".")[0] == section else 0) if mine else -ELSEWHERE
             gain -= ELSEWHERE if path.startswith("model_caps.") else 0  # they repeat what other sections name
             said = f"{path!r}" if mine else f"{path!r} in a file of {folder}"
-            scores.setdefault(said, likeness(key, path) + gain)
+            wanted = ALIKE_IN_WORDS if mine and section and path in lacking else 0.0
+            scores.setdefault(said, max(likeness(key, path), wanted) + gain)
     best = max(scores.values())
     if best < LIKELY:
         return "remove it; params/README.md lists all settings"

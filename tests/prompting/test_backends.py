@@ -148,8 +148,8 @@ def test_a_label_that_is_not_listed_gets_the_smallest_value():
     ],
 )
 def test_what_stands_before_an_answer_is_no_part_of_it(answer, label):
-    started = time.monotonic()
-    assert label_reading.parse_answer(answer, LEVELS) == label and time.monotonic() - started < 1
+    started = time.process_time()
+    assert label_reading.parse_answer(answer, LEVELS) == label and time.process_time() - started < 1
 
 
 def listed(*tokens, top=None):

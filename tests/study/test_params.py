@@ -129,10 +129,10 @@ def test_69_deep_nesting_and_large_files_are_refused(tmp_path):
     ids=["flow", "anchor", "tag", "documents", "directive", "escape", "twice"],
 )
 def test_69_what_is_refused_is_refused_at_its_line_before_the_rest_is_read(tmp_path, text):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ParameterError, match=r"x\.yaml: .*; write plain YAML"):
         parsed(tmp_path, text)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     with pytest.raises(ParameterError, match=r"x\.yaml: line 3: tags are not allowed"):
         parsed(tmp_path, "a: 1\nb:\n  c: !!str 8")
 

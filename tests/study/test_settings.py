@@ -94,6 +94,8 @@ def test_types_and_ranges_are_told_in_words(path, words):
         ({"prompting": {"epochs": 1}}, "did you mean 'finetuning.epochs'?"),
         ({"finetune": {"epochs": 1}}, "did you mean 'finetuning'?"),
         ({"data": {"sources": ["a"], "own_sources": [{"fil": "x"}]}}, "did you mean 'data.own_sources.file'?"),
+        ({"data": {"own_sources": [{"name": "m", "path": "x.csv"}]}}, "did you mean 'data.own_sources.file'?"),
+        ({"model_caps": [{"name": "nano-1", "epochs": 1}]}, "did you mean 'model_caps.model'?"),
         ({"data.salt": "x"}, "write 'salt' below 'data'"),
         ({"rank": 4}, "did you mean 'training.lora.rank' in a file of params/models?"),
         ({"weights": "hub"}, "did you mean 'weights' in a file of params/models?"),
