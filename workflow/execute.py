@@ -28,6 +28,7 @@ from workflow.digests import stage_digest
 from workflow.receipts import PROOF, RECEIPT, check_manifest, finished_before, manifest_text
 
 HEARTBEAT_SECONDS = 15
+START_SECONDS = 600  # for a kernel to answer; on a crowded machine a minute, which is the usual, may be too short
 
 
 def notebook_source(stage: str) -> Path:
@@ -105,6 +106,7 @@ def execute_notebook(
                 kernel_name="python3",
                 cwd=str(source.parent),
                 progress_bar=False,
+                start_timeout=START_SECONDS,
                 execution_timeout=minutes * 60,
                 autosave_cell_every=10,
                 kernel_manager_class="workflow.kernels.PrivateKernelManager",
