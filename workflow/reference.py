@@ -86,7 +86,7 @@ def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, partial / name)
         refuse_private(partial)
-        refuse_texts(partial, *texts_by_writer(base))
+        refuse_texts(partial, real_texts(base, study))
         refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
         refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
     front_page.write_index(study)  # which leads to the studies beside it, not to other copies
@@ -133,17 +133,19 @@ def refuse_private(place: Path) -> None:
             raise StageError(name, f"holds {found[0]}, so it is not published", "remove it and run the stage again")
 
 
-def texts_by_writer(base: Path) -> tuple[list[str], list[str]]:
-    """The texts of a finished study's rows: those that people wrote, or that were made from such a text; and the others,
-    this package's own, whose re-tellings share words of the offline writer with those of real messages.
+def real_texts(base: Path, study: StudyParams) -> list[str]:
+    """The texts of a finished study's rows that people wrote, or that a language model made from such a text.
+
+    What the offline templates tell anew takes no word from its parent; their words are this package's own, on whose
+    messages pages show them.
     """
     files = [
         base / name for name in ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
     ]
     merged = rows.read_rows(*files)
-    human = merged.loc[merged["origin"] == "human", "id"]
-    real = merged["id"].isin(human) | merged["parent_id"].isin(human)
-    return merged.loc[real, "text"].tolist(), merged.loc[~real, "text"].tolist()
+    human = merged["origin"] == "human"
+    told = merged["parent_id"].isin(merged.loc[human, "id"]) & (study.augmentation.provider != "template")
+    return merged.loc[human | told, "text"].tolist()
 
 
 def shingles(text: str) -> set[str]:
@@ -156,11 +158,9 @@ def shingles(text: str) -> set[str]:
 TAG_OR_ESCAPE = re.compile(r"<[^>]*>|\\+[nrt\"]|\\+u[0-9a-f]{4}")
 
 
-def refuse_texts(place: Path, texts: Iterable[str], own: Iterable[str] = ()) -> None:
-    """StageError if eight words in a row of a real message stand in a file and neither in this package's own sources nor in
-    its `own` messages.
-    """
-    private = set().union(*map(shingles, texts)) - own_words().union(*map(shingles, own))
+def refuse_texts(place: Path, texts: Iterable[str]) -> None:
+    """StageError if eight words in a row of a real message stand in a file and not in this package's own sources."""
+    private = set().union(*(shingles(text) for text in texts)) - own_words()
     for name, text in texts_of_page(place):
         if private & shingles(text):
             raise StageError(name, "holds words of a real message, so it is not published", "mask them with rows.shown")

@@ -151,6 +151,16 @@ def test_words_of_the_package_itself_are_not_taken_for_private_ones(copied):
         finished_root.unlink()
 
 
+def test_82_words_of_the_offline_writer_are_ours_and_a_language_model_s_are_not(monkeypatch, tmp_path):
+    origins = {"origin": ["human", "reinterpretation"], "parent_id": [None, "a"]}
+    merged = pd.DataFrame({"id": ["a", "b"], "text": ["theirs", "told anew"], **origins})
+    monkeypatch.setattr(reference.rows, "read_rows", lambda *files: merged)
+    study = load_study("sample")
+    for provider, texts in (("template", ["theirs"]), ("openai", ["theirs", "told anew"])):
+        augmentation = study.augmentation.model_copy(update={"provider": provider})
+        assert reference.real_texts(tmp_path, study.model_copy(update={"augmentation": augmentation})) == texts
+
+
 def block_of(readme):
     return readme.split(reference.BEGIN)[1].split(reference.END)[0].strip()
 
