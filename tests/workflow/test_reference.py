@@ -13,7 +13,7 @@ import finished_study
 import pandas as pd
 import pytest
 
-from emosafe_lib.evaluation import paper, readings, use
+from emosafe_lib.evaluation import annotators, harmless, identity, paper, readings, use
 from emosafe_lib.study import csv_files, paths
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
@@ -233,7 +233,18 @@ def recomputed(place: Path) -> dict[str, str]:
     optional |= {"paper_beside_ours": lambda table: paper.reading()}
     optional |= {"use": lambda table: use.abstaining(table[table["panel"] == "risk"])}
     optional |= {"gains_by_label": lambda table: readings.gains_by_label(table.fillna({"category": ""}))}
+    optional |= {"harmless_requests": harmless.in_words, "alarms_by_group": alarms_by_group}
+    if "one_person" in figures:  # what people agreed on is in no copy, so the sentence's own figures stand for it
+        sentence = (folder / "figures" / "one_person.txt").read_text(encoding="utf-8")
+        humans = pd.DataFrame(re.findall(r"(\w+): alpha ([\d.]+), one person ([\d.]+)", sentence))
+        humans = humans.set_axis(["source", "alpha", "value"], axis=1).astype({"alpha": float, "value": float})
+        optional["one_person"] = lambda table: annotators.in_words(table, humans)
     return found | {name: read(figures[name]) for name, read in optional.items() if name in figures}
+
+
+def alarms_by_group(table: pd.DataFrame) -> str:
+    """The sentence beneath the alarms by group, a part a run."""
+    return " ".join(f"*{name}:* {identity.alarms_about(part, 0.95)}" for name, part in table.groupby("run", sort=False))
 
 
 def marked(table: pd.DataFrame) -> pd.DataFrame:
