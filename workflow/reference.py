@@ -252,12 +252,9 @@ def score_text(scores: pd.DataFrame, model: str, task: str, setting: str) -> str
 
 
 def verdicts(copies: Sequence[Path]) -> list[list[str]]:
-    """Each of the paper's claims and its verdicts in every study, by the paper's own words and by our stricter measure.
-
-    Verdicts on further ladders, whose names hold an @, stand on the studies' own pages.
-    """
+    """Each of the paper's claims on the first ladder and its verdicts in every study, by the paper's words and by ours."""
     found = [json.loads((place / "claims.json").read_text(encoding="utf-8")) for place in copies]
-    names = [name for name in answers.claims_in_order(found[0]) if "@" not in name]
+    names = answers.on_first_ladder(found[0])
     return [[found[0][name]["claim"], *(verdict_text(each.get(name, {})) for each in found)] for name in names]
 
 

@@ -16,13 +16,17 @@ def claims_in_order(claims: dict) -> list[str]:
     return sorted(claims, key=lambda name: (name.partition("@")[2], order.index(name.partition("@")[0])))
 
 
+def on_first_ladder(claims: dict) -> list[str]:
+    """The names of the claims on the study's first ladder, in order; those on further ones are told by an @."""
+    return [name for name in claims_in_order(claims) if "@" not in name]
+
+
 def lines_of(claims: dict) -> list[dict]:
     """The claims on the first ladder: what is claimed, both verdicts, and the effect with what it is a difference of."""
-    first = [name for name in claims_in_order(claims) if "@" not in name]
     return [
         {"claim": claims[name]["claim"], "verdict": claims[name]["verdict"], "words": words_verdict(claims[name])}
         | dict(zip(("effect", "meaning"), effect_of(name, claims[name]), strict=True))
-        for name in first
+        for name in on_first_ladder(claims)
     ]
 
 
