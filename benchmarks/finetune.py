@@ -1,9 +1,10 @@
 """Useful tokens per second and peak memory of training, against the Hugging Face Trainer's defaults, in one run.
 
 Both train the same network on the same rows for one epoch on this machine, in turn, each in a process of its own, so
-that peak memory is its own. The peer is Trainer as it comes: eight rows a batch in random order, padded to the longest,
-in fp32. Ours multiplies in bfloat16 where the model's file says so and the processor can; `bfloat16` tells whether it
-did, and `limit_share` is of the measured fp32 peak.
+that peak memory is its own: LoRA on nano-4's settings and on SmolLM2-135M (the package's weights, peft's adapters on both
+sides; the aim is twice the peer's useful tokens), and the whole of MiniLM. The peer is Trainer as it comes: eight rows a
+batch in random order, padded to the longest, in fp32. Ours multiplies in bfloat16 where the model's file says so and the
+processor can; `limit_share` is of the measured peak of the `precision` in which ours did.
 Rows are random tokens whose lengths follow a log-normal as the real sources' do (median 35 tokens, cut at 256), so no
 real text is needed. Useful tokens are those of the rows; padding counts for nobody. Speed is given twice, by the clock
 and by processor time: on a machine that others use too, only the second is a fair comparison.
@@ -14,12 +15,12 @@ cards and rows of other lengths, so they have no ratio. The tests run the same f
 
     python benchmarks/finetune.py            # writes benchmarks/results/finetune.json, and finetune_gpu.json on a GPU
     python benchmarks/finetune.py --gpu      # the GPU part alone
+    python benchmarks/finetune.py --smoke    # does it run? SmolLM2's widths in two layers, a few rows, nothing written
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,8 @@ from reporting import machine, publish, versions
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
-CASES = ("nano-4", "minilm")
+CASES = {"nano-4": 600, "minilm": 600, "smollm2-135m": 100}  # rows: minutes a run
+SMOKE = {"smollm2-135m-smoke": 16}
 GPU_RESULTS = RESULTS.with_name("finetune_gpu.json")
 GPU_CASES = (("llama-1b", "none"), ("llama-8b", "none"), ("llama-8b", "int4"))
 # As litgpt trains: one row a batch, of 512 tokens at most. Ours are all of 512, the longest it can meet.
@@ -54,23 +56,34 @@ def token_rows(rows: int, vocabulary: int) -> list[list[int]]:
     return [random.integers(1000, vocabulary, length).tolist() for length in lengths(rows)]
 
 
-def network_of(case: str):
-    """The network to train and its parameters: 7 million weights under LoRA with nano-4's settings (six layers, 320 wide),
-    or the whole of MiniLM.
+def params_of(case: str):
+    """The parameters of the model to train. Random weights stand for nano-4's settings: 7 million, in six layers, 320 wide;
+    and for SmolLM2's in a smoke run.
     """
+    from emosafe_lib.study.parameters import ShapeParams, load_model
+
+    model = load_model(case.removesuffix("-smoke"))
+    if case == "nano-4":
+        shape = ShapeParams(**SHAPE)
+    elif case in SMOKE:
+        shape = model.shape.model_copy(update={"layers": 2})
+    else:
+        return model
+    return model.model_copy(update={"weights": "random", "path": "", "weights_sha256": None, "shape": shape})
+
+
+def network_of(case: str):
+    """The network to train, adapters beside it where the model's file says LoRA, and its parameters."""
     from transformers import AutoModelForSequenceClassification, set_seed
 
     from emosafe_lib.finetuning.network import add_lora
     from emosafe_lib.models.backbone import load_network
-    from emosafe_lib.models.precision import use_threads
-    from emosafe_lib.study.parameters import ShapeParams, load_model
+    from emosafe_lib.models.precision import trained_dtype, use_threads
 
     set_seed(0)
-    model = load_model(case)
+    model = params_of(case)
     use_threads(model)
-    if case == "nano-4":
-        model = model.model_copy(update={"weights": "random", "path": "", "shape": ShapeParams(**SHAPE)})
-    network = load_network(model, AutoModelForSequenceClassification, num_labels=3)
+    network = load_network(model, AutoModelForSequenceClassification, dtype=trained_dtype(model), num_labels=3)
     return (add_lora(network, model) if model.training.method == "lora" else network), model
 
 
@@ -88,6 +101,7 @@ def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float
     """Seconds of one epoch with token-budget batches."""
     from datasets import Dataset
 
+    from emosafe_lib.finetuning.network import fast_steps
     from emosafe_lib.finetuning.objective import marked_targets
     from emosafe_lib.finetuning.plan import Plan
     from emosafe_lib.finetuning.trainer import BudgetTrainer
@@ -100,7 +114,8 @@ def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float
     data = Dataset.from_dict(columns | {"labels": marked_targets(rows, "safety")})
     arguments, tokenizer = settings(folder, model.training.learning_rate), load_tokenizer(load_model(model.name))
     parts = {"train": data, "validation": data.select(range(8))}
-    return seconds(BudgetTrainer(model=network, args=arguments, plan=plan, data=parts, tokenizer=tokenizer))
+    with fast_steps(network, model):
+        return seconds(BudgetTrainer(model=network, args=arguments, plan=plan, data=parts, tokenizer=tokenizer))
 
 
 def train_peer(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:
@@ -109,14 +124,15 @@ def train_peer(network, model, ids: list[list[int]], folder: str) -> tuple[float
     from transformers import Trainer
 
     labels = row_table(len(ids))["safety"].map({"safe": 0, "borderline": 1, "unsafe": 2}).tolist()
+    pad = network.config.pad_token_id
     data = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
 
     def collate(batch):
         rows = [torch.tensor(row["input_ids"]) for row in batch]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         return {
             "input_ids": padded,
-            "attention_mask": (padded != 0).long(),
+            "attention_mask": (padded != pad).long(),
             "labels": torch.tensor([r["labels"] for r in batch]),
         }
 
@@ -150,12 +166,14 @@ def seconds(trainer) -> tuple[float, float]:
 
 def measure(case: str, side: str, rows: int) -> dict:
     """One epoch of one side, in this process: useful tokens per second and peak memory."""
+    from emosafe_lib.study.machine import peak_memory_mb
+
     network, model = network_of(case)
     ids = token_rows(rows, network.config.vocab_size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
         clock, processor = (train_ours if side == "ours" else train_peer)(network, model, ids, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory_mb()
     weights = sum(p.numel() for n, p in network.named_parameters() if "embed" not in n)
     passes = 4 if model.training.method == "lora" else 6  # a frozen weight has no gradient of its own
     tokens = sum(map(len, ids))
@@ -168,11 +186,11 @@ def measure(case: str, side: str, rows: int) -> dict:
     }
 
 
-def gemm_peak() -> float:
-    """Floating-point operations per processor second of a large fp32 matrix product."""
+def gemm_peak(precision: str) -> float:
+    """Floating-point operations per processor second of a large matrix product in a torch dtype of that name."""
     import torch
 
-    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    left, right = torch.randn(2, 1024, 1024).to(getattr(torch, precision))
     best = 0.0
     for _ in range(20):
         started = time.process_time()
@@ -188,8 +206,11 @@ def in_own_process(case: str, side: str, rows: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(case: str, rows: int, repeats: int, peak: float) -> list[dict]:
-    """Median of interleaved runs of both sides, as rows of the results file."""
+def compare(case: str, rows: int, repeats: int, peaks: dict[str, float]) -> list[dict]:
+    """Median of interleaved runs of both sides, as rows of the results file; `peaks` by precision."""
+    from emosafe_lib.models.precision import mixes_precision
+
+    precision = "bfloat16" if mixes_precision(params_of(case)) else "float32"
     runs = {"ours": [], "peer": []}
     for number in range(repeats):
         for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
@@ -208,11 +229,11 @@ def compare(case: str, rows: int, repeats: int, peak: float) -> list[dict]:
     found = []
     for kind, (key, unit) in kinds.items():
         ratio = peer[key] / ours[key] if key.endswith("mb") else ours[key] / peer[key]
-        share = round(ours["flops"] / peak, 3) if key == "processor" else None
+        share = round(ours["flops"] / peaks[precision], 3) if key == "processor" else None
         rounded = {"ours": round(ours[key], 1), "peer": round(peer[key], 1)}
         found.append(
             {"case": f"{case} {kind}", **rounded, "unit": unit, "peer_name": name, "ratio": round(ratio, 2)}
-            | {"limit_share": share, "repeats": repeats, "rows": rows}
+            | {"limit_share": share, "precision": precision, "repeats": repeats, "rows": rows}
         )
     return found
 
@@ -335,8 +356,9 @@ def main() -> None:
     from emosafe_lib.models.precision import half_precision
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--rows", type=int, help="in place of each case's own number")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="a small case, once, only printed")
     parser.add_argument("--gpu", action="store_true", help="only the LoRA steps on a GPU")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"))
     parser.add_argument("--step", nargs=2, metavar=("MODEL", "QUANTIZATION"), help=argparse.SUPPRESS)
@@ -352,12 +374,15 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(*options.one, options.rows)))
         return
-    peak = gemm_peak()
-    rows = [row for case in CASES for row in compare(case, options.rows, options.repeats, peak)]
-    speed = {"threads": os.environ.get("OMP_NUM_THREADS", "default"), "gemm_gflops": round(peak / 1e9, 1)}
-    speed["bfloat16"] = half_precision()
+    peaks = {name: gemm_peak(name) for name in ("float32", "bfloat16")[: 1 + half_precision()]}
+    cases, repeats = (SMOKE, 1) if options.smoke else (CASES, options.repeats)
+    rows = [row for case, own in cases.items() for row in compare(case, options.rows or own, repeats, peaks)]
+    speed = {"threads": os.environ.get("OMP_NUM_THREADS", "default")}
+    speed["gemm_gflops"] = {name: round(peak / 1e9, 1) for name, peak in peaks.items()}
     packages = versions("torch", "transformers", "peft", "accelerate")
-    publish({"machine": machine() | speed, "versions": packages, "rows": rows}, RESULTS)
+    publish({"machine": machine() | speed, "versions": packages, "rows": rows}, RESULTS, only_print=options.smoke)
+    if options.smoke:
+        return
     print(json.dumps(rows, indent=1))
     if torch.cuda.is_available():
         on_the_gpu()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from reporting import machine_and_load, publish, versions
+from reporting import exponent, machine_and_load, publish, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "merge.json"
@@ -118,11 +118,6 @@ def measured(which: str, n: int) -> dict:
         command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}
     )
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def exponent(sizes: list[int], seconds: list[float]) -> float:
-    """The slope of log seconds over log rows: 1 is linear."""
-    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
 
 
 def line(case: str, mine: float, theirs: float | None, unit: str, limit: float | None = None, **extra) -> dict:

@@ -11,20 +11,30 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
+# Those that decide which kernels run: of x86 first, then of ARM.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+
 
 def machine() -> dict:
-    """The processor and the number of cores."""
-    return {"cpu": platform.machine(), "cpus": os.cpu_count()}
+    """The processor by name, its instruction sets (both as Linux tells them) and the number of cores."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    there = (facts.get("flags") or facts.get("Features") or "").split()
+    sets = [name for name in INSTRUCTION_SETS if name in there]
+    return {"cpu": facts.get("model name", platform.machine()), "instruction_sets": sets, "cpus": os.cpu_count()}
 
 
 def machine_and_load() -> dict:
     """The same with the system, and with how many processes wanted a core in the last minute."""
-    return {
-        "machine": platform.machine(),
-        "system": sys.platform,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
+    return machine() | {"machine": platform.machine(), "system": sys.platform, "load": os.getloadavg()[0]}
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """b in seconds = a * sizes^b, by least squares on the logarithms: 1 is linear."""
+    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -139,3 +139,39 @@ def test_what_does_not_fit_a_gpu_is_written_down_and_not_tried(load, monkeypatch
     assert tried == [("llama-1b", "none"), ("llama-8b", "none")] and len(report["rows"]) == 2
     assert report["left_out"] == {"llama-8b int4": "bitsandbytes is not installed"}
     assert report["machine"]["gpu"] == "made up"
+
+
+def test_a_lora_case_has_its_share_of_the_limit_of_the_precision_it_ran_in(load, monkeypatch):
+    from emosafe_lib.models import precision
+
+    bench, smoke = load("finetune"), "smollm2-135m-smoke"
+    full, small = bench.params_of("smollm2-135m"), bench.params_of(smoke)
+    assert (full.weights, small.weights) == ("gguf", "random") and small.training == full.training
+    assert small.shape == full.shape.model_copy(update={"layers": 2})
+    made = {"clock": 2.0, "processor": 2.0, "peak_mb": 1.0, "training_mb": 1.0, "flops": 1e9}
+    peer = made | {"processor": 1.0}
+    monkeypatch.setattr(bench, "in_own_process", lambda case, side, rows: {"ours": made, "peer": peer}[side])
+    for half, share in ((True, 0.25), (False, 0.5)):
+        monkeypatch.setattr(precision, "mixes_precision", lambda model, half=half: half)
+        speed = bench.compare(smoke, 8, 1, {"float32": 2e9, "bfloat16": 4e9})[0]
+        assert (speed["ratio"], speed["limit_share"]) == (2.0, share)
+
+
+def test_growth_finds_a_planted_exponent_and_says_what_capped_a_step(load):
+    bench = load("growth")
+    runs = {n: {"seconds": 9.0, "processor_seconds": 2e-4 * n**1.25, "peak_mb": 100 + n / 1e3} for n in bench.ROWS}
+    found = bench.table(bench.STREAM, runs, {"capped by": {"finetuning.train_rows": 4000}})
+    assert [row["ours"] for row in found] == [9.0, 9.0, 9.0, 1.25, 1.98] and not found[-1]["bounded"]
+    assert all(row["capped by"] == {"finetuning.train_rows": 4000} for row in found)
+    flat = {n: run | {"peak_mb": 100.0} for n, run in runs.items()}
+    assert bench.table(bench.STREAM, flat, {})[-1]["bounded"] and len(bench.table("01", {100: runs[1000]}, {})) == 1
+    assert {"finetuning.train_rows", "finetuning.min_steps"} < set(bench.caps("04 fine-tuning")["capped by"])
+
+
+def test_growth_measures_a_step_in_a_process_whose_memory_is_its_own(load, tmp_path):
+    bench, large = load("growth"), bytearray(500 * 2**20)
+    large[:: 2**12] = bytes([1]) * len(large[:: 2**12])
+    for rows in (bench.WARM_ROWS, 100):
+        bench.write_inputs(tmp_path, rows)
+    found = bench.in_own_process("01 merge", tmp_path, 100)
+    assert 50 < found["peak_mb"] < 450 and found["processor_seconds"] > 0 and (tmp_path / "rows-100.parquet").is_file()
