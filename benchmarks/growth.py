@@ -1,11 +1,11 @@
 """Seconds and memory against rows: own data through the library steps of notebooks 01 to 04, and `emosafe classify`.
 
 Whoever brings ten times the rows wants to know what that costs, and whether a stream of messages stays as small as it
-began. Every figure comes from a process of its own, whose peak memory is its own, after a pass over a few rows that are
-not counted: imports and the loading of libraries do not grow. An exponent is b in seconds = a * rows^b, by least squares
-on the logarithms of processor seconds: 1 is linear. A study's settings cap what its slow steps read, so 02 to 04 grow
-less than the rows do: `capped by` names these caps, which are those that `real` has for nano-1. The step of 04 is one
-training run with its scores; of the exported nano-1 classifies the ONNX graph in fp32, both tasks.
+began. Every figure comes from a process of its own, after a pass over a few rows that is not counted, since imports do
+not grow. An exponent is b in seconds = a * rows^b, by least squares on the logarithms of processor seconds: 1 is linear.
+The settings are those of the real study for nano-1. Some of them cap what 02, 03 and 04 read, so these grow less than
+their rows do: `capped by` names them. Of 04 one training run is taken, with its scores; classify reads both tasks with
+the exported ONNX graphs in fp32.
 
 Texts are those of `classify.py`, from the embedded synthetic sample. In own data each text's words are shuffled, or parts
 of one passage would all be near-duplicates; levels and categories are drawn by lot, since nobody reads the scores.
@@ -23,18 +23,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stdout
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from classify import texts
 from reporting import exponent, machine_and_load, publish, versions
 
+from emosafe_lib import cli
+from emosafe_lib.study.machine import peak_memory_mb
+
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 ROWS, WARM_ROWS, MODEL = (1_000, 10_000, 100_000), 80, "nano-1"
 STREAM, BOUND = "classify", 1.2  # so many times the memory for the most messages as for the fewest is still bounded
-CAPS = {"02": ("augmentation", "max_rows"), "03": ("prompting", "evaluation_rows", "validation_rows")}
-CAPS["04"] = ("finetuning", "train_rows", "validation_rows", "min_steps")
+CAPS = {"02": "augmentation.max_rows", "03": "prompting.evaluation_rows prompting.validation_rows"}
+CAPS["04"] = "finetuning.train_rows finetuning.validation_rows finetuning.min_steps"
 
 
 def write_inputs(home: Path, rows: int) -> None:
@@ -63,9 +68,8 @@ def study(home: Path, rows: int):
 
 def caps(step: str) -> dict:
     """The settings that cap what a step reads; none caps a merge or a stream."""
-    section, *names = CAPS.get(step[:2], ("data",))
-    found = getattr(study(Path(), 0), section)
-    return {"capped by": {f"{section}.{name}": getattr(found, name) for name in names}} if names else {}
+    found = {name: attrgetter(name)(study(Path(), 0)) for name in CAPS.get(step[:2], "").split()}
+    return {"capped by": found} if found else {}
 
 
 def merge_own(home: Path, rows: int) -> None:
@@ -88,21 +92,18 @@ def tell_again(home: Path, rows: int) -> None:
 
 
 def prompt(home: Path, rows: int) -> None:
-    """Every way of asking that the study knows, on validation and test rows, but that of five exemplars a class: whether
-    they fit into this model's context hangs on which rows are drawn.
-    """
+    """Every way of asking that the study knows, on validation and test rows, but that of five exemplars a class."""
     from emosafe_lib.models.precision import use_threads
     from emosafe_lib.prompting import backends, scoring
     from emosafe_lib.study.parameters import load_model
     from emosafe_lib.study.rows import read_rows, take
 
-    model = load_model(MODEL)
+    use_threads(load_model(MODEL))
+    merged, backend = read_rows(home / f"rows-{rows}.parquet"), backends.open_backend(load_model(MODEL))
+    # Whether five of each class fit into this model's context hangs on which rows are drawn.
     settings = study(home, rows).prompting.model_copy(update={"five_shots": False})
-    use_threads(model)
-    merged, backend = read_rows(home / f"rows-{rows}.parquet"), backends.open_backend(model)
-    parts = {"validation": settings.validation_rows, "test": settings.evaluation_rows}
     for asked in scoring.pose_all(backend, settings, merged)[0]:
-        for split, cap in parts.items():
+        for split, cap in (("validation", settings.validation_rows), ("test", settings.evaluation_rows)):
             scoring.score_rows(backend, asked, take(merged, split, cap, human_only=True))
 
 
@@ -124,8 +125,6 @@ def train(home: Path, rows: int, folder: Path | None = None) -> None:
 
 def classify(home: Path, rows: int) -> None:
     """`emosafe classify` on a file, its results thrown away."""
-    from emosafe_lib import cli
-
     command = ["classify", "--model", str(home / "exported"), "--runtime", "onnx"]
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         if cli.main([*command, "--file", str(home / f"messages-{rows}.jsonl")]):
@@ -138,20 +137,17 @@ STEPS[STREAM] = classify
 
 def measure(step: str, home: Path, rows: int) -> dict:
     """Seconds of a step, by the clock and of processor time, and the peak memory of this process in MiB."""
-    from emosafe_lib.study.machine import peak_memory_mb
-
     STEPS[step](home, WARM_ROWS)
     started = time.perf_counter(), time.process_time()
     STEPS[step](home, rows)
-    clock, processor = time.perf_counter() - started[0], time.process_time() - started[1]
-    return {"seconds": clock, "processor_seconds": processor, "peak_mb": peak_memory_mb()}
+    spent = {"seconds": time.perf_counter() - started[0], "processor_seconds": time.process_time() - started[1]}
+    return spent | {"peak_mb": peak_memory_mb()}
 
 
 def in_own_process(step: str, home: Path, rows: int) -> dict:
     """`measure` in a fresh process."""
     command = [sys.executable, __file__, "--one", step, str(home), "--rows", str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
 def table(step: str, runs: dict[int, dict], settings: dict) -> list[dict]:
@@ -168,22 +164,20 @@ def table(step: str, runs: dict[int, dict], settings: dict) -> list[dict]:
     return [case | {"peer": None, "peer_name": "", "ratio": None, "limit_share": None} | settings for case in found]
 
 
-def benchmark(home: Path, sizes: list[int], repeats: int) -> list[dict]:
-    """All steps at all sizes, medians of some runs each."""
-    for rows in {WARM_ROWS, *sizes}:
+def benchmark(home: Path, sizes: list[int], repeats: int) -> Iterator[dict]:
+    """All steps at all sizes, medians of some runs each, as rows of the results file."""
+    for rows in sorted({WARM_ROWS, *sizes}):
         write_inputs(home, rows)
-    found = []
     for step in STEPS:
         if step == STREAM:
             train(home, WARM_ROWS, home / "exported")
-        runs = {rows: [in_own_process(step, home, rows) for _ in range(repeats)] for rows in sizes}
-        middle = {
-            rows: {key: statistics.median(run[key] for run in each) for key in each[0]} for rows, each in runs.items()
-        }
-        for case in table(step, middle, caps(step)):
-            print(case, file=sys.stderr, flush=True)
-            found.append(case)
-    return found
+        runs = {}
+        for rows in sizes:
+            each = [in_own_process(step, home, rows) for _ in range(repeats)]
+            runs[rows] = {key: statistics.median(run[key] for run in each) for key in each[0]}
+        found = table(step, runs, caps(step))
+        print(*found, sep="\n", file=sys.stderr, flush=True)
+        yield from found
 
 
 def main() -> None:
@@ -198,7 +192,7 @@ def main() -> None:
         print(json.dumps(measure(options.one[0], Path(options.one[1]), options.rows[0])))
         return
     with tempfile.TemporaryDirectory() as home:
-        rows = benchmark(Path(home), options.rows, options.repeats)
+        rows = list(benchmark(Path(home), options.rows, options.repeats))
     threads = {"threads": os.environ.get("OMP_NUM_THREADS", "default")}
     packages = versions("python", "torch", "transformers", "peft", "datasets", "onnxruntime", "tokenizers")
     publish({"machine": machine_and_load() | threads, "versions": packages, "rows": rows}, RESULTS, options.print)
