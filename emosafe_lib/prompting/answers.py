@@ -3,6 +3,7 @@
 What a model finds likely and what it should be taken to answer are two things; this module stands between them.
 """
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,12 +20,14 @@ from emosafe_lib.evaluation.calibration import (
 )
 from emosafe_lib.models import close_calls
 from emosafe_lib.prompting import wordings
-from emosafe_lib.prompting.scoring import Asked, Scores
+from emosafe_lib.prompting.scoring import Asked, Scores, score_rows
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.rows import category_matrix, known_matrix
 from emosafe_lib.study.taxonomy import SAFETY_LEVELS, USABLE_OUTCOMES
 
 MEASURED_ROWS = 32  # by which it is measured how far bf16 moves scores
+# The share of close calls up to which bf16 first is cheaper: SmolLM2 reads a message in 0.37 of fp32's seconds with AMX.
+MOST_CLOSE = 0.6
 
 
 @dataclass(frozen=True)
@@ -108,25 +111,67 @@ def margins(log_probabilities: np.ndarray, calibration: Calibration) -> np.ndarr
     return np.abs(scores[:, :, 0] - scores[:, :, 1] - limits)
 
 
+def of_test(
+    backend, on_validation: Scores, calibration: Calibration, validation: pd.DataFrame, test: pd.DataFrame, folder=None
+) -> Scores:
+    """The scores of test rows, with the labels of fp32, in whichever way is cheaper on a CPU with fast bf16: all rows in
+    bf16 and the close calls again, or all in fp32 at once where nearly all calls are close on validation rows.
+
+    Parameters
+    ----------
+    folder : where finished shards are kept, see `scoring.score_rows`
+    """
+    asked, exact = on_validation.asked, getattr(backend, "exact", None)
+    if exact is None or close_calls_on(exact, on_validation, calibration, validation).close.mean() <= MOST_CLOSE:
+        return settled(backend, score_rows(backend, asked, test, folder), calibration, test)
+    scores = score_rows(exact, asked, test, folder)
+    return replace(scores, facts=scores.facts | {"rows_in_fp32": len(test)})
+
+
+@dataclass(frozen=True)
+class CloseCalls:
+    """Which rows, scored in bf16, might have other labels in fp32.
+
+    Attributes
+    ----------
+    values : log-probabilities (n, questions, answers), those of `measured` rows in fp32
+    measured : bool (n,), the rows by which it was measured how far bf16 moves scores
+    moved : how far it moved them at most, by question, (questions,)
+    close : bool (n,), the rows within `close_calls.SAFETY_FACTOR` times that distance of a decision
+    """
+
+    values: np.ndarray
+    measured: np.ndarray
+    moved: np.ndarray
+    close: np.ndarray
+
+
+def close_calls_on(exact, scores: Scores, calibration: Calibration, rows: pd.DataFrame) -> CloseCalls:
+    """The close calls among `scores` in bf16, found by scoring some of the rows with `exact` as well."""
+    values, measured = scores.log_probabilities.copy(), np.zeros(len(rows), dtype=bool)
+    measured[np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int)] = True
+    values[measured] = exact.score(scores.asked.question, rows["text"][measured].to_list())[0]
+    moved = np.ptp(values[measured] - scores.log_probabilities[measured], axis=2).max(axis=0)
+    close = margins(scores.log_probabilities, calibration) <= close_calls.SAFETY_FACTOR * moved
+    return CloseCalls(values, measured, moved, close.any(axis=1))
+
+
 def settled(backend, scores: Scores, calibration: Calibration, rows: pd.DataFrame) -> Scores:
     """The scores of `rows` with close calls made once more in fp32, where a CPU scored in bf16; else as they are.
 
-    How far bf16 moves scores is measured on some of the rows. A row that lies within `close_calls.SAFETY_FACTOR` times
-    that distance of a decision is scored again: labels are those of fp32 unless a row moved farther still.
+    Labels are those of fp32 unless a row moved more than `close_calls.SAFETY_FACTOR` times as far as every measured one.
     """
     exact = getattr(backend, "exact", None)
     if exact is None or not len(rows):
         return scores
-    values, texts = scores.log_probabilities.copy(), rows["text"].to_numpy()
-    again = np.zeros(len(rows), dtype=bool)
-    again[np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int)] = True
-    values[again] = exact.score(scores.asked.question, texts[again].tolist())[0]
-    moved = np.ptp(values[again] - scores.log_probabilities[again], axis=2).max(axis=0)
-    close = (margins(scores.log_probabilities, calibration) <= close_calls.SAFETY_FACTOR * moved).any(axis=1) & ~again
-    if close.any():
-        values[close] = exact.score(scores.asked.question, texts[close].tolist())[0]
-    rounding = {"moved": float(moved.max()), "rows_in_fp32": int((again | close).sum()), "rows": len(rows)}
-    return replace(scores, log_probabilities=values, facts=scores.facts | {"bf16": rounding})
+    start = time.perf_counter()
+    found = close_calls_on(exact, scores, calibration, rows)
+    values, again = found.values, found.close & ~found.measured
+    if again.any():
+        values[again] = exact.score(scores.asked.question, rows["text"][again].to_list())[0]
+    facts = {"rows_in_fp32": int((again | found.measured).sum()), "moved": float(found.moved.max())}
+    seconds = scores.facts["seconds"] + time.perf_counter() - start
+    return replace(scores, log_probabilities=values, facts=scores.facts | facts | {"seconds": seconds})
 
 
 def calibrated(scores: Scores, calibration: Calibration) -> np.ndarray:

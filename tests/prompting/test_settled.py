@@ -41,7 +41,7 @@ def test_labels_are_those_of_fp32(backend, task, monkeypatch):
     exact = scoring.score_rows(backend.exact, asked, test)
     labels = [answers.predictions_of(scores, calibration)["label"].tolist() for scores in (settled, exact)]
     assert labels[0] == labels[1] and str(backend.network.dtype) == "torch.bfloat16"
-    assert settled.facts["bf16"]["rows"] == 40 and settled.facts["bf16"]["moved"] > 0
+    assert settled.facts["rows_in_fp32"] <= 40 and settled.facts["moved"] > 0
 
 
 def test_what_lies_far_from_every_decision_is_not_scored_again(backend, monkeypatch):
@@ -50,7 +50,24 @@ def test_what_lies_far_from_every_decision_is_not_scored_again(backend, monkeypa
     asked, test, calibration = fitted(backend, "safety", tiny_models.make_rows(12, 40), settings)
     rough = scoring.score_rows(backend, asked, test)
     far = replace(calibration, bias=np.array([[0.0, 500.0, 1000.0]]))
-    assert answers.settled(backend, rough, far, test).facts["bf16"]["rows_in_fp32"] == 4
+    assert answers.settled(backend, rough, far, test).facts["rows_in_fp32"] == 4
+
+
+@pytest.mark.parametrize(("distance", "rows_in_fp32"), [(0.0, 40), (500.0, 4)])
+def test_where_nearly_all_validation_rows_are_close_calls_test_rows_are_read_in_fp32_at_once(
+    backend, tmp_path, monkeypatch, distance, rows_in_fp32
+):
+    monkeypatch.setattr(answers, "MEASURED_ROWS", 4)
+    monkeypatch.setattr(answers, "margins", lambda scores, calibration: np.full((len(scores), 1), distance))
+    rows = tiny_models.make_rows(12, 40)
+    validation = rows[rows["split"] == "validation"].reset_index(drop=True)
+    asked, test, calibration = fitted(backend, "safety", rows, tiny_models.study_params().prompting)
+    on_validation = scoring.score_rows(backend, asked, validation)
+    scores = answers.of_test(backend, on_validation, calibration, validation, test, tmp_path / "shards")
+    assert scores.facts["rows_in_fp32"] == rows_in_fp32 and scores.ids == test["id"].to_list()
+    (shards,) = (tmp_path / "shards").iterdir()
+    exact = scoring.digest_of(backend.exact, asked, test)
+    assert (shards.name == exact) == (distance == 0.0)
 
 
 def test_a_margin_is_the_distance_to_where_the_label_changes():
