@@ -18,7 +18,7 @@ from emosafe_lib.finetuning.plan import make_plan
 from emosafe_lib.models.backbone import load_encoder
 from emosafe_lib.models.batching import encode, map_batches
 from emosafe_lib.models.pooling import pool
-from emosafe_lib.models.precision import use_threads
+from emosafe_lib.models.precision import mixed_precision, use_threads
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -59,7 +59,10 @@ def candidate_layers(layers: int) -> list[int]:
 
 
 def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Features:
-    """Hidden states of every row that the study trains on or scores, pooled over its tokens; no weight is changed."""
+    """Hidden states of every row that the study trains on or scores, pooled over its tokens; no weight is changed.
+
+    They are read in the precision in which training reads them, as a head that begins with a probe does.
+    """
     use_threads(model)
     network, tokenizer = load_encoder(model)
     plan = make_plan(model, study, rows, "safety", 0)
@@ -70,9 +73,10 @@ def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Featu
     @torch.inference_mode()
     def features(inputs) -> np.ndarray:
         inputs = inputs.to(network.device)
-        states = network(**inputs, output_hidden_states=True).hidden_states
-        pooled = [pool(states[layer], inputs["attention_mask"], pooling) for layer, pooling in choices]
-        return torch.stack(pooled, dim=1).float().cpu().numpy()
+        with mixed_precision(model):
+            states = network(**inputs, output_hidden_states=True).hidden_states
+        pooled = [pool(states[layer].float(), inputs["attention_mask"], pooling) for layer, pooling in choices]
+        return torch.stack(pooled, dim=1).cpu().numpy()
 
     found = map_batches(features, tokenizer, encoded, 4 * model.training.tokens_per_batch)
     values = {choice: found[:, number] for number, choice in enumerate(choices)}
