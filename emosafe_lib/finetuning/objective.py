@@ -46,6 +46,16 @@ def marked_targets(rows: pd.DataFrame, task: str) -> np.ndarray:
     return np.where(known > 0, labels, UNKNOWN)
 
 
+def smoothed(marked, share: float, task: str):
+    """Targets (see `marked_targets`) with a share of each known level's spread evenly over all levels (Szegedy et al. 2016,
+    arXiv 1512.00567); categories stay as they are.
+    """
+    levels = columns_of(task).get("safety", slice(0))
+    found, softer = marked.clone(), (1 - share) * marked[:, levels] + share / len(SAFETY_LEVELS)
+    found[:, levels] = torch.where(marked[:, levels] == UNKNOWN, marked[:, levels], softer)
+    return found
+
+
 def label_weights(labels: np.ndarray, known: np.ndarray, task: str, balanced: bool) -> np.ndarray:
     """Weights that even out rare labels, one each: inverse class frequency, or the square root of negatives per positive,
     since the full ratio would flood rare categories with false alarms.
@@ -86,15 +96,16 @@ def loss_units(rows: pd.DataFrame, task: str) -> dict[str, float]:
     return {one: float(mask[:, 0].sum() if one == "safety" else mask.sum()) for one, mask in known.items()}
 
 
-def compute_loss_func(weights, units: dict[str, float]):
+def compute_loss_func(weights, units: dict[str, float], smoothing: float = 0.0):
     """The function that Trainer takes under this name: the loss of a batch, that of each task divided by one constant.
 
     With the average known labels a batch as `units`, every row counts the same, however many share its batch: gradients
-    depend neither on how rows meet nor on how many processes share them.
+    depend neither on how rows meet nor on how many processes share them. `smoothing` is that of `smoothed`.
     """
+    task = BOTH if len(units) > 1 else next(iter(units))
 
     def compute_loss(outputs, labels, num_items_in_batch=None):
-        return total_loss(outputs.logits.float(), labels, weights, units)
+        return total_loss(outputs.logits.float(), smoothed(labels, smoothing, task), weights, units)
 
     return compute_loss
 

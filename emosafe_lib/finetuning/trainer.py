@@ -4,6 +4,7 @@ It holds what the Trainer does not do by itself: batches of equal cost, a valida
 first broken loss, sealed checkpoints, and patience that survives a killed run.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from emosafe_lib.study.parameters import FinetuningParams
 from emosafe_lib.study.progress import heartbeat
 
 MOST_EPOCHS = 10
+LAYER = re.compile(r"\blayers?\.(\d+)\.")
 LOGGED = {"loss": "train_loss", "eval_loss": "validation_loss"}
 
 
@@ -69,6 +71,27 @@ def encoded_of(part: Dataset) -> Encoded:
     return Encoded(part["input_ids"][:], np.array(part["truncated"][:], dtype=bool))
 
 
+def layers_below_head(name: str, layers: int) -> int:
+    """How many layers below the head a parameter lies: 0 for the head's own, `layers` + 1 for the embeddings."""
+    if found := LAYER.search(name):
+        return layers - int(found[1])
+    return layers + 1 if "embed" in name else 0
+
+
+def slow_lower_layers(optimizer: torch.optim.Optimizer, network, decay: float) -> None:
+    """Let each layer learn at `decay` times the rate of the layer above it (ULMFiT, arXiv 1801.06146): what lies low is
+    general already, and few rows would only spoil it. Groups of parameters are divided by layer, before the first step.
+    """
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    layers, groups = network.config.num_hidden_layers, []
+    for group in optimizer.param_groups:
+        depths = {parameter: layers_below_head(names[parameter], layers) for parameter in group["params"]}
+        for depth in sorted(set(depths.values())):
+            alike = [parameter for parameter in group["params"] if depths[parameter] == depth]
+            groups.append(group | {"params": alike, "lr": group["lr"] * decay**depth})
+    optimizer.param_groups[:] = groups
+
+
 class EpochLoader(DataLoader):
     """A loader that tells its batch sampler which epoch it is."""
 
@@ -95,7 +118,7 @@ class BudgetTrainer(Trainer):
             eval_dataset=data["validation"],
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
-            compute_loss_func=compute_loss_func(self.weights, units),
+            compute_loss_func=compute_loss_func(self.weights, units, plan.model.training.label_smoothing),
             **options,
         )
         self.model_accepts_loss_kwargs = False
@@ -104,6 +127,12 @@ class BudgetTrainer(Trainer):
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         sampler = BudgetSampler(self.lengths, self.budget, self.plan.seed, rank, world)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if (decay := self.plan.model.training.layer_decay) < 1:
+            slow_lower_layers(optimizer, self.model if model is None else model, decay)
+        return optimizer
 
     def autocast_smart_context_manager(self, cache_enabled=True):
         return mixed_precision(self.plan.model)  # on a CPU; what a GPU does is accelerate's

@@ -365,6 +365,13 @@ class TrainingParams(Section):
     tokens_per_batch: Positive = Field(2048, description="The most tokens in one training batch.")
     accumulation: Positive = Field(1, description="How many batches make one step of the optimizer.")
     warmup_share: Fraction = Field(0.1, description="The share of steps in which the learning rate rises.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Each layer learns at this share of the rate of the one above; the head at all of it.",
+    )
+    label_smoothing: Fraction = Field(0.0, description="The share of a level's target that goes evenly to all levels.")
     weight_decay: float = Field(0.01, ge=0, description="How strongly AdamW pulls weights towards zero.")
     mixed_precision: Switch = Field(
         False, description="Multiply in bfloat16 on CPUs that can; it pays for wide models."
