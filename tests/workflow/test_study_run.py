@@ -147,12 +147,11 @@ def test_a_study_with_a_served_model_finishes_without_fine_tuning_it(checkout, o
     assert started(study("--models", "served")) == []
 
 
-def test_the_longest_stage_of_its_kind_starts_first(checkout, outputs):
-    """Started last, it would keep one core busy and leave the others idle."""
+def test_the_largest_model_starts_first_and_trains_before_it_is_asked(checkout, outputs):
+    """Started last, its stages would keep one core busy and leave the others idle."""
     run = study("--models", "minilm nano-2 nano-4", "--cores", "1")
-    prompting, training = ("03_prompting_baselines", "04_lora_finetuning")
-    longest = [f"{training} minilm", f"{training} nano-4", f"{training} nano-2"]
-    assert in_order(run)[2:-1] == [*longest, *(f"{prompting} {name}" for name in ("nano-4", "nano-2", "minilm"))]
+    stages = ("04_lora_finetuning", "03_prompting_baselines")
+    assert in_order(run)[2:-1] == [f"{stage} {name}" for name in ("minilm", "nano-4", "nano-2") for stage in stages]
 
 
 def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
