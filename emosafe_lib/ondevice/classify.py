@@ -160,17 +160,18 @@ class Classifier:
 
 
 def tasks_in(folder: Path) -> tuple[str, ...]:
-    """The tasks of an export: those that its classifier of levels names.
+    """The tasks of an export: levels, and what its classifier of levels names beside them.
 
     Raises
     ------
     ModelError : no export of levels, or one of a task that is not there
     """
-    held = tasks_of(read_seal(folder / TASKS[0], unread=WEIGHTS)) if is_sealed(folder, TASKS[0]) else TASKS
+    sealed = is_sealed(folder, TASKS[0])
+    held = (TASKS[0], *tasks_of(read_seal(folder / TASKS[0], unread=WEIGHTS))) if sealed else TASKS
     for task in held:
         if not is_sealed(folder, task):
             raise ModelError(folder, f"holds no exported {task} classifier", "make one with export.export")
-    return tuple(task for task in TASKS if task in held) or TASKS
+    return tuple(task for task in TASKS if task in held)
 
 
 def is_sealed(folder: Path, task: str) -> bool:

@@ -86,7 +86,7 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
     }
     return dict([own[facts["task"]]]) | {
         "labels": facts.get("labels") == list(labels),
-        "tasks": tasks_of(facts) in KINDS,
+        "tasks": tasks_of(facts) in KINDS and facts["task"] in tasks_of(facts),
         "model": is_name(facts.get("model")),
         "pooling": facts.get("pooling") in POOLINGS if is_name(facts.get("pooling")) else False,
         "tokenizer": is_name(facts.get("tokenizer")),

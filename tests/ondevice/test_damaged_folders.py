@@ -271,7 +271,10 @@ SEALS = {
         )
     },
     "alarms NaN": raw("0.9,", "NaN,"),
-    **{f"tasks {value}": facts(tasks=value) for value in ([], "safety", ["other"], ["safety"] * 2, 7, None)},
+    **{
+        f"tasks {value}": facts(tasks=value)
+        for value in ([], "safety", ["other"], ["categories"], ["safety"] * 2, 7, None)
+    },
     "no score": facts(validation_macro_f1=...),
     "a score beyond 1": facts(validation_macro_f1=7),
     "no digest": facts(tokenizer=...),
