@@ -13,7 +13,8 @@ import re
 
 # [EMAIL], [URL], [USER], [PHONE], and the numbered ones of `pseudonyms`.
 NO_MASK_BEFORE = r"(?<!(?-i:IL|RL|ER|NE)\])(?<!_\d\])(?<!_\d\d\])"
-EMAIL = re.compile(r"(?<![\w.+-])[.+-]*+\w[\w.+-]*+@[\w-]+(?:\.[\w-]+)+\b")
+# Addresses that only a sign joins are masked together: behind the first one, no other could begin.
+EMAIL = re.compile(r"(?<![\w.+-])(?:[.+-]*+\w[\w.+-]*+@[\w-]+(?:\.[\w-]+)+\b)+")
 URL = re.compile(
     r"\b(?:https?://|www\.)\S+|(?<![\w-])(?<![\w-]\.)(?:[\w-]++\.)++(?:com|org|net|co|io|me|tv|gg|be|ly|uk)/\S+",
     re.IGNORECASE,
