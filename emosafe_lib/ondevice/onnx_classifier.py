@@ -163,7 +163,7 @@ class OnnxClassifier(TaskClassifier):
         """Logits of some rows of tokens, read together."""
         return self.network(self.tokens.padded(rows))
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def tokens_of(self, texts: list[str]) -> Encoded:
         return self.tokens.encode(texts)
 
     def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:

@@ -139,7 +139,7 @@ class TorchClassifier(TaskClassifier):
                 raise ModelError(folder, "records no bound for bf16", "export it again, or use the torch runtime")
             self.rough = close_calls.in_bf16(self.network)
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def tokens_of(self, texts: list[str]) -> Encoded:
         return encode(self.tokenizer, texts, self.fitted["max_length"])
 
     def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:

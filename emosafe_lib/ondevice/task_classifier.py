@@ -10,7 +10,7 @@ import numpy as np
 
 from emosafe_lib.evaluation.calibration import apply_temperature
 from emosafe_lib.models.batching import Encoded
-from emosafe_lib.ondevice.exports import MOST_LOGIT, weights_of
+from emosafe_lib.ondevice.exports import MOST_LOGIT, one_line, weights_of
 
 
 class TaskClassifier:
@@ -28,7 +28,17 @@ class TaskClassifier:
         )
 
     def encode(self, texts: list[str]) -> Encoded:
-        """The texts' tokens, at most `max_length` each."""
+        """The texts' tokens, at most `max_length` each.
+
+        Raises
+        ------
+        ModelError : the tokenizer fails, as one may that was read without complaint
+        """
+        with one_line(self.path.parent, "holds a tokenizer that fails"):
+            return self.tokens_of(texts)
+
+    def tokens_of(self, texts: list[str]) -> Encoded:
+        """What `encode` returns, without a word about what a tokenizer raises."""
         raise NotImplementedError
 
     def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:

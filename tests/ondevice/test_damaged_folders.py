@@ -330,6 +330,7 @@ CONFIGS = {
     "a size that is a text": config(hidden_size="16"),
     "an activation that is none": config(hidden_act="no_such_thing"),
     "padding beyond the vocabulary": config(pad_token_id=10**6),
+    "a longest text that is a list": config("tokenizer_config.json", model_max_length=[]),
 }
 TENSORS = {
     "no file": gone("model.safetensors"),
