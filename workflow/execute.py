@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from emosafe_lib.study import files, paths
@@ -123,6 +123,22 @@ def execute_notebook(
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
 
+def rehearse(notebook: dict) -> threading.Thread:
+    """Begin to render a notebook that has not run, in a thread beside its kernel, so that what rendering imports and
+    compiles is there when the executed one comes.
+    """
+
+    def render() -> None:
+        from workflow.pages import rendering
+
+        with suppress(Exception):  # what is wrong with a page is said when it is due
+            rendering.body(notebook)
+
+    thread = threading.Thread(target=render, daemon=True)
+    thread.start()
+    return thread
+
+
 def process_age() -> float:
     """Seconds since this process was created: its own start and imports are part of what a stage costs.
 
@@ -180,12 +196,14 @@ def run_stage(
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
     before = manifest_text(folder)
     limits = model_params.resources if model_params else STUDY_RESOURCES
+    rehearsal = rehearse(nbformat.read(source, 4))
     name = f"params/models/{model_params.name}.yaml" if model_params else ""
     remedy = f"raise resources.minutes in {name}" if name else "run again: what was finished is kept; or use fewer rows"
     execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
     manifest = check_manifest(folder, before, label)
+    rehearsal.join()
     return publish(notebook, temporary, folder, manifest, began, digest)
 
 
@@ -193,12 +211,13 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began
     """Clean, render and rename an executed notebook, and write its receipt last.
 
     The receipt's seconds run from `began`, a moment of the monotonic clock, to the writing of the receipt itself; its
-    overhead is what of them the notebook's own work, from `stage.begin` to `run.finish`, does not account for.
+    overhead is what of them the notebook's own work, the running of its cells, does not account for.
     """
     import nbformat
 
     from workflow.pages import rendering
 
+    work = sum(cell["metadata"].get("papermill", {}).get("duration") or 0 for cell in notebook["cells"])
     cap_outputs(notebook)
     rendering.clean(notebook)
     page = rendering.page(notebook, manifest)
@@ -214,7 +233,7 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began
         "manifest": files.file_sha256(folder / "manifest.json"),
     }
     seconds = time.monotonic() - began
-    receipt |= {"seconds": round(seconds, 2), "overhead_seconds": round(seconds - manifest["seconds"], 2)}
+    receipt |= {"seconds": round(seconds, 2), "overhead_seconds": round(seconds - work, 2)}
     for name in (PROOF, RECEIPT):
         files.write_json(folder / name, receipt)
     return folder / RECEIPT
