@@ -28,6 +28,7 @@ from workflow.digests import stage_digest
 from workflow.receipts import PROOF, RECEIPT, check_manifest, finished_before, manifest_text
 
 HEARTBEAT_SECONDS = 15
+REHEARSAL_SECONDS = 3
 START_SECONDS = 600  # for a kernel to answer; on a crowded machine a minute, which is the usual, may be too short
 
 
@@ -123,9 +124,9 @@ def execute_notebook(
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
 
-def rehearse(notebook: dict) -> threading.Thread:
-    """Begin to render a notebook that has not run, in a thread beside its kernel, so that what rendering imports and
-    compiles is there when the executed one comes.
+def rehearse(notebook: dict) -> threading.Timer:
+    """Render a notebook that has not run, in a thread beside its kernel and once that has started, so that what rendering
+    imports and compiles is there when the executed one comes. Cancel and join it before.
     """
 
     def render() -> None:
@@ -134,9 +135,10 @@ def rehearse(notebook: dict) -> threading.Thread:
         with suppress(Exception):  # what is wrong with a page is said when it is due
             rendering.body(notebook)
 
-    thread = threading.Thread(target=render, daemon=True)
-    thread.start()
-    return thread
+    timer = threading.Timer(REHEARSAL_SECONDS, render)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def process_age() -> float:
@@ -203,6 +205,7 @@ def run_stage(
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
     manifest = check_manifest(folder, before, label)
+    rehearsal.cancel()
     rehearsal.join()
     return publish(notebook, temporary, folder, manifest, began, digest)
 
