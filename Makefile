@@ -17,6 +17,7 @@ RUN := $(EMOSAFE) run
 
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=67108864
 
 .DEFAULT_GOAL := help
 .PHONY: help setup plan study stage page test test-cluster chaos lab data params reference compare bench clean

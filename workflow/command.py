@@ -16,6 +16,16 @@ from workflow.snakemake_run import watch_parent
 from workflow.study_run import run_study
 
 
+# What make tells every process too. By default glibc's allocator gives large blocks back to the system at once and asks
+# for them anew a moment later, page by page: training in PyTorch took up to twice as long where that is expensive.
+FOR_KERNELS = {
+    "PYTHONNOUSERSITE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+    ":glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=67108864",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line that Makefile and Snakefile use."""
     top = argparse.ArgumentParser(prog="emosafe run", description=__doc__.splitlines()[0])
@@ -46,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch; `plan` and the engine read their own arguments."""
-    os.environ.setdefault("PYTHONNOUSERSITE", "1")  # for the kernels: what make tells them too
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in FOR_KERNELS.items():
+        os.environ.setdefault(name, value)
     if arguments and arguments[0] in ("engine", "plan"):
         from workflow import forecast, snakemake_run
 

@@ -101,6 +101,12 @@ def test_what_is_wrong_with_a_page_is_said_when_it_is_due(checkout, outputs, mon
     assert not (outputs / "toy" / STAGE / "receipt.json").exists()
 
 
+def test_make_tells_its_processes_what_the_runner_tells_kernels():
+    lines = (paths.project_root() / "Makefile").read_text().splitlines()
+    exported = {line.split()[1]: line.split(maxsplit=3)[3] for line in lines if line.startswith("export ")}
+    assert exported == workflow_command.FOR_KERNELS
+
+
 def test_a_process_knows_its_age_its_imports_among_it():
     code = "import time\ntime.sleep(1)\nfrom workflow.execute import process_age\nprint(process_age())"
     began = time.monotonic()
