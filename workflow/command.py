@@ -15,7 +15,6 @@ from workflow.receipts import INDEXED
 from workflow.snakemake_run import watch_parent
 from workflow.study_run import run_study
 
-
 # What make tells every process too. By default glibc's allocator gives large blocks back to the system at once and asks
 # for them anew a moment later, page by page: training in PyTorch took up to twice as long where that is expensive.
 FOR_KERNELS = {
