@@ -215,6 +215,11 @@ def chance_of_margin(evidence: Evidence, *found: Difference) -> float:
     )
 
 
+def too_few(models: list[str]) -> str:
+    """Why a ladder on which so few models have runs tells nothing about size."""
+    return f"{len(models)} size{'s' * (len(models) != 1)} of this ladder with runs, {MIN_SIZES} are needed"
+
+
 def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
     """Claim 1: score averaged over tasks and settings; rank correlation with size, and largest against smallest."""
     name, models, metric = "larger_is_stronger", present(evidence, ladder), yardstick.metric
@@ -223,7 +228,7 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     )
     shared = complete_settings(evidence, models) if models else []
     if len(models) < MIN_SIZES or not shared:
-        return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
+        return cannot_tell(name, ladder, too_few(models), test)
     share = 1 / len(shared)
     means = [evidence.contrast([(share, Cell(model, t, s)) for t, s in shared], metric) for model in models]
     gain = evidence.contrast(
@@ -250,7 +255,7 @@ def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick:
         "paired bootstrap"
     )
     if len(models) < MIN_SIZES:
-        return cannot_tell(name, ladder, f"{len(models)} sizes of this ladder have runs, {MIN_SIZES} are needed", test)
+        return cannot_tell(name, ladder, too_few(models), test)
     small, large = models[0], models[-1]
     shared = complete_settings(evidence, [small, large])
     by_task = {task: [s for t, s in shared if t == task] for task in TASKS}

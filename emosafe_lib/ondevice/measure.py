@@ -38,7 +38,7 @@ COLUMN_TYPES = dict.fromkeys(["batch", "length", "runs"], "Int64") | dict.fromke
 )
 MEASURED, NOT_MEASURED = "measured", "not measured"
 SHARE_OF_MEMORY = 0.7
-MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 0.5, 3, 40
+MOST_SECONDS, FEWEST_RUNS, MOST_RUNS = 0.3, 3, 40
 SLOW_SECONDS = 2.0  # of few runs together: what takes so long varies little from run to run
 
 

@@ -30,6 +30,7 @@ ATTACKS = {  # of length n, all of them slow once
     "hyphens behind at": lambda n: "x@" + "a-" * (n // 2),
     "dots behind at": lambda n: "x@a." + "-." * (n // 2),
     "joined addresses": lambda n: "a@b.c+" * (n // 6),
+    "joined addresses in words": lambda n: "a at b dot com+" * (n // 15),
     "many at": lambda n: "a@" * (n // 2),
     "many at with slash": lambda n: "a@a./" * (n // 5),
     "words at": lambda n: "x at " * (n // 5),
@@ -83,6 +84,7 @@ def test_a_text_without_an_identifier_comes_back_unchanged(text):
 @example("u/abc@def")
 @example("@a@b and a@b.com@cd")
 @example("a@b.com+a@b.com")
+@example("a at b dot com+a at b dot com")
 @example("555-123-4567/u/xyz @a2-555-123-4567@cd")
 def test_masking_twice_changes_nothing_more(text):
     for mask in (privacy.scrub, pseudonyms.pseudonymise):
@@ -92,6 +94,8 @@ def test_masking_twice_changes_nothing_more(text):
 @pytest.mark.parametrize("joint", ["+", "..", "-+", ".+."])
 def test_an_address_right_behind_another_is_masked_too(joint):
     assert privacy.scrub(f"write to jo@mail.example{joint}bo@mail.example soon") == "write to [EMAIL] soon"
+    said = f"write to jo at mail dot com{joint}bo at mail dot com soon"
+    assert pseudonyms.pseudonymise(said) == "write to [EMAIL_1] soon"
 
 
 @settings(deadline=None, max_examples=200)
