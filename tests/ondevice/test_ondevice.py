@@ -20,6 +20,7 @@ import torch
 from emosafe_lib.models import backbone, capacity
 from emosafe_lib.ondevice import measure, runtimes, trials
 from emosafe_lib.study import machine
+from workflow.command import FOR_KERNELS
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is an extra: emosafe[quantized]"
@@ -320,10 +321,12 @@ def test_a_dtype_is_not_charged_with_the_one_before(monkeypatch):
     assert max(row["loading_mb"] for row in rows if row["dtype"] == "int8") < first - 300
 
 
-def test_a_measurement_takes_the_threads_of_the_process_that_asks(monkeypatch):
+def test_a_measurement_takes_the_threads_of_the_process_that_asks_and_gives_freed_memory_back(monkeypatch):
     given = []
+    monkeypatch.setenv("GLIBC_TUNABLES", FOR_KERNELS["GLIBC_TUNABLES"])
 
     def run(command, env, **_):
+        assert "GLIBC_TUNABLES" not in env and env["PATH"] == os.environ["PATH"]
         given.append(env["OMP_NUM_THREADS"])
         return SimpleNamespace(returncode=0, stdout='[{"dtype": "float32"}]', stderr="")
 
