@@ -57,6 +57,13 @@ from emosafe_lib.study.parameters import AugmentationParams
 params = AugmentationParams.model_validate_json(sys.argv[2])
 reinterpretation.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
 """
+MERGED = """
+import shutil, sys
+from emosafe_lib.study import stage
+run = stage.begin("01_data_merge", "canary")
+shutil.copy(sys.argv[1], run.out("rows.parquet"))
+run.finish()
+"""
 
 
 def worker(rows_file: Path, params, folder: Path, log=subprocess.DEVNULL) -> subprocess.Popen:
@@ -233,10 +240,12 @@ def canary_run(count: int, folder: Path) -> dict:
     kinds = ("good", "500", "identifier", "good", "broken", "good")
     with chat_server.ChatServer(lambda number, body: kinds[number % len(kinds)]) as server:
         root = checkout_with(CANARY_STUDY.format(url=server.url, rows=2 * count), folder / "checkout")
-        write_rows(table, folder / "outputs" / "canary" / "01_data_merge" / "rows.parquet")
+        write_rows(table, folder / "rows.parquet")
         secrets = {"OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
         environment = os.environ | secrets | {"EMOSAFE_OUTPUTS": str(folder / "outputs"), "PYTHONPATH": str(ROOT)}
         environment["EMOSAFE_ROOT"] = str(root)
+        merged = [sys.executable, "-c", MERGED, str(folder / "rows.parquet")]
+        subprocess.run(merged, env=environment, capture_output=True, check=True, cwd=ROOT)
         stage = ["stage", "02_chatgpt_augmentation", "--study", "canary"]
         command = [sys.executable, "-m", "emosafe_lib.cli", "run", *stage]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
