@@ -124,9 +124,10 @@ def execute_notebook(
         raise StageError(label, f"the kernel died ({type(error).__name__})", "run again; check memory") from None
 
 
-def rehearse(notebook: dict) -> threading.Timer:
-    """Render a notebook that has not run, in a thread beside its kernel and once that has started, so that what rendering
-    imports and compiles is there when the executed one comes. Cancel and join it before.
+@contextmanager
+def rehearsed(notebook: dict) -> Iterator[None]:
+    """While the block runs, and once its kernel has started, render a notebook that has not run in a thread beside, so
+    that what rendering imports and compiles is there when the executed one comes.
     """
 
     def render() -> None:
@@ -138,7 +139,11 @@ def rehearse(notebook: dict) -> threading.Timer:
     timer = threading.Timer(REHEARSAL_SECONDS, render)
     timer.daemon = True
     timer.start()
-    return timer
+    try:
+        yield
+    finally:
+        timer.cancel()
+    timer.join()  # not after a failure: a stage that is stopped must not wait for a page
 
 
 def process_age() -> float:
@@ -193,20 +198,19 @@ def run_stage(
     for name in (RECEIPT, PROOF):
         (folder / name).unlink(missing_ok=True)
     say(f"{label}: started")
-    check_source(nbformat.read(source, 4), source.name)
+    unrun = nbformat.read(source, 4)
+    check_source(unrun, source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
     before = manifest_text(folder)
     limits = model_params.resources if model_params else STUDY_RESOURCES
-    rehearsal = rehearse(nbformat.read(source, 4))
     name = f"params/models/{model_params.name}.yaml" if model_params else ""
     remedy = f"raise resources.minutes in {name}" if name else "run again: what was finished is kept; or use fewer rows"
-    execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
+    with rehearsed(unrun):
+        execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
     manifest = check_manifest(folder, before, label)
-    rehearsal.cancel()
-    rehearsal.join()
     return publish(notebook, temporary, folder, manifest, began, digest)
 
 

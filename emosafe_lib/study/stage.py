@@ -226,9 +226,8 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
         that has not finished, is open in another kernel, or the library belongs to another checkout
     """
     refuse_other_checkout()
-    atexit.register(
-        gc.freeze
-    )  # else a kernel that ends looks through all that it imported for what might be freed: 2 s
+    # Else a kernel that ends takes two seconds to look through all that it imported for what might be freed.
+    atexit.register(gc.freeze)
     loaded, params, named = resolve(stage, study, model, models)
     require_earlier(stage, study, loaded.name, named)
     tables.show_whole_cells()
