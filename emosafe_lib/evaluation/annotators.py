@@ -134,8 +134,6 @@ def in_words(beside: pd.DataFrame, humans: pd.DataFrame) -> str:
     for row in humans.itertuples():
         part = beside[beside["source"] == row.source]
         reached = int((part["high"] >= row.value).sum())
-        parts.append(
-            f"{row.source}: alpha {row.alpha:.2f}, one person {row.value:.2f}, reached within its interval by {reached} of "
-            f"{len(part)} runs"
-        )
+        runs = f"reached within its interval by {reached} of {len(part)} runs" if len(part) else "no run to compare"
+        parts.append(f"{row.source}: alpha {row.alpha:.2f}, one person {row.value:.2f}, {runs}")
     return "; ".join(parts) + "."

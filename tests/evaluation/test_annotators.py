@@ -53,6 +53,14 @@ def test_a_study_without_such_sources_says_so():
     assert humans.empty and annotators.in_words(pd.DataFrame(), humans).startswith("No source of this study")
 
 
+def test_a_source_without_runs_is_not_said_to_be_reached_by_none_of_them():
+    humans = pd.DataFrame([{"source": "a", "alpha": 0.5, "value": 0.7}, {"source": "b", "alpha": 0.6, "value": 0.8}])
+    beside = pd.DataFrame([{"source": "a", "high": 0.75}, {"source": "a", "high": 0.65}])
+    told = annotators.in_words(beside, humans)
+    assert "a: alpha 0.50, one person 0.70, reached within its interval by 1 of 2 runs; b:" in told
+    assert told.endswith("b: alpha 0.60, one person 0.80, no run to compare.")
+
+
 @pytest.mark.skipif(registry.missing([registry.registry()["convabuse"]]) != [], reason="raw files are not at hand")
 def test_convabuse_has_several_people_a_message_who_agree_more_than_by_chance():
     (row,) = annotators.people(["convabuse"]).to_dict("records")
