@@ -14,11 +14,12 @@ import os
 
 from networkx import DiGraph
 
+from emosafe_lib.models.precision import half_precision
 from emosafe_lib.study import paths
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import settled
-from workflow.costs import CHARACTERS_PER_TOKEN, HARDWARE, Rows, by_hardware, costs, rows_of
+from workflow.costs import BF16_CPU, CHARACTERS_PER_TOKEN, HARDWARE, PLAIN_CPU, Rows, by_hardware, costs, rows_of
 from workflow.graph import Job, critical_path, drawing, graph_of
 from workflow.resources import measured
 
@@ -60,17 +61,22 @@ def overhead_seconds(study: StudyParams, stage: str, model: str | None) -> float
     return json.loads(path.read_text(encoding="utf-8"))["overhead_seconds"] if path.is_file() else math.nan
 
 
-def job_hours(study: StudyParams, models: dict[str, ModelParams], table, graph: DiGraph) -> dict[Job, float]:
-    """Hours of every job: computed for a model's stages; for the others as measured, where they have been."""
-    computed, hours = table.set_index("model"), {}
-    for job in graph:
-        if job.stage in COSTED:
-            value = computed.at[job.model, f"{COSTED[job.stage][1]}_hours"]
-        else:
-            manifest = measured(job.stage, study, None, list(models)) if job.stage in stages.STAGES else None
-            value = manifest["seconds"] / 3600 if manifest else math.nan
-        hours[job] = 0.0 if math.isnan(value) else value
-    return hours
+def job_hours(table, beside, graph: DiGraph, on_cpu: bool) -> dict[Job, float]:
+    """Hours of every job, nothing where they are unknown.
+
+    `table` (from `costs`) has those of a model's stages. `beside` (from `comparison`) has what was measured, and goes first
+    in a plan for a CPU; one for a GPU takes from it the stages of the whole study, which run on a CPU anyhow.
+    """
+    hours = {
+        (stage, row["model"]): row[f"{kind}_hours"]
+        for row in table.to_dict("records")
+        for stage, (_, kind) in COSTED.items()
+    }
+    hours |= {
+        (row.stage, row.model): row.measured_minutes / 60 for row in beside.itertuples() if on_cpu or not row.model
+    }
+    known = {name: value for name, value in hours.items() if not math.isnan(value)}
+    return {job: known.get((job.stage, job.model), 0.0) for job in graph}
 
 
 def report(study_name: str, models: list[str], hardware: str, cores: int) -> str:
@@ -80,11 +86,13 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
     loaded = {name: load_model(name) for name in names}
     graph, device = graph_of(study_name, names, cores), HARDWARE[hardware]
     table = costs(study, loaded, hardware)
-    hours = job_hours(study, loaded, table, graph)
+    beside = comparison(study, loaded, table)
+    hours = job_hours(table, beside, graph, on_cpu=device.fp32)
     path, longest = critical_path(graph, hours)
     now = sum(job.runs_now for job in graph)
     parts = [f"Plan of the study {study.name!r}: {len(graph)} jobs, {now} of them to run now", *drawing(graph), ""]
-    parts += ["Critical path, " + f"{longest:.2f} h: " + " → ".join(job.label for job in path)]
+    basis = "as measured where a run is known, else computed" if device.fp32 else "computed"
+    parts += [f"Critical path, {longest:.2f} h ({basis}): " + " → ".join(job.label for job in path)]
     unknown = [job.label for job in path if not hours[job]]
     parts += [f"  (counted as nothing, since never measured: {', '.join(unknown)})"] if unknown else []
     parts += [f"All jobs one after the other: {sum(hours.values()):.2f} h", ""]
@@ -95,7 +103,6 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
     parts += [printed(table.drop(columns=["gb", "fp32_gb"])), *notes(study, rows_of(study), table), ""]
     parts += ["The same on other hardware, computed: hours of one device (devices that the memory fills)"]
     parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]))), ""]
-    beside = comparison(study, loaded, table)
     if len(beside):
         parts += ["Computed beside measured, where a manifest with these parameters exists", printed(beside)]
     else:
@@ -137,6 +144,19 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     os.environ |= {"HF_HUB_OFFLINE": "1"}  # sizes come from declared shapes or weights at hand
     models = chosen.models.replace(",", " ").split()
-    gpus = any(load_model(name).resources.gpus for name in models or load_study(chosen.study).models)
-    print(report(chosen.study, models, chosen.hardware or ("A100 80GB" if gpus else "2 CPU cores"), chosen.cores))
+    print(
+        report(
+            chosen.study,
+            models,
+            chosen.hardware or hardware_for(models or load_study(chosen.study).models),
+            chosen.cores,
+        )
+    )
     return 0
+
+
+def hardware_for(models: list[str]) -> str:
+    """What a plan is for where nobody says: a GPU if a model asks for one, else a CPU like this one."""
+    if any(load_model(name).resources.gpus for name in models):
+        return "A100 80GB"
+    return BF16_CPU if half_precision() else PLAIN_CPU

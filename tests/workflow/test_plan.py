@@ -3,6 +3,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 import toy
 
@@ -50,6 +51,28 @@ def test_the_critical_path_is_the_longest_chain_and_not_the_sum():
     path, hours = critical_path(graph, {large: 5.0})
     assert path == [merge, large, analysis] and hours == 5.0, "jobs that take no time stand in it"
     assert critical_path(read_dot(""), {}) == ([], 0.0)
+
+
+def test_hours_are_measured_ones_on_a_cpu_and_computed_ones_on_a_gpu_and_nothing_where_unknown():
+    analysis, small, large, merge = read_dot(DOT)
+    columns = {"prompting_hours": 1.0, "finetuning_hours": [2.0, math.nan]}
+    table = pd.DataFrame({"model": ["nano-1", "nano-2"]} | columns)
+    runs = [("01_data_merge", "", 30.0), ("04_lora_finetuning", "nano-1", 12.0)]
+    beside = pd.DataFrame(runs, columns=["stage", "model", "measured_minutes"])
+    on_cpu = forecast.job_hours(table, beside, read_dot(DOT), on_cpu=True)
+    on_gpu = forecast.job_hours(table, beside, read_dot(DOT), on_cpu=False)
+    assert on_cpu == {analysis: 0.0, small: 0.2, large: 0.0, merge: 0.5}
+    assert on_gpu == {analysis: 0.0, small: 2.0, large: 0.0, merge: 0.5}
+    assert set(forecast.job_hours(table, pd.DataFrame(), read_dot(DOT), on_cpu=True).values()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_plan_is_for_a_gpu_where_a_model_asks_for_one_else_for_a_cpu_like_this_one(monkeypatch, able):
+    monkeypatch.setattr(forecast, "half_precision", lambda: able)
+    assert forecast.hardware_for(["nano-1", "llama-8b"]) == "A100 80GB"
+    slow, fast = (costs.HARDWARE[name] for name in (costs.PLAIN_CPU, costs.BF16_CPU))
+    assert costs.HARDWARE[forecast.hardware_for(["nano-1"])] == (fast if able else slow)
+    assert fast.peak * fast.share > 3 * slow.peak * slow.share
 
 
 def test_sizes_and_operations_of_the_four_llamas_without_their_weights():
