@@ -357,7 +357,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, help="in place of each case's own number")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="a small case, once, only printed")
     parser.add_argument("--gpu", action="store_true", help="only the LoRA steps on a GPU")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"))

@@ -81,6 +81,18 @@ def test_the_pipelines_best_batch_is_looked_for_between_its_extremes_and_twice(l
     assert {"1", "2", "4", "8", "16"} < set(probes) and all(probes.count(batch) >= 2 for batch in probes)
 
 
+def test_first_answers_are_medians_without_the_round_that_fills_the_cache(load, monkeypatch):
+    bench, seconds = (
+        load("classify"),
+        {"onnx": [9.0, 1.0, 2.0, 6.0], "onnx-int8": [9.0] + [1.0] * 3, "1": [9.0] + [8.0] * 3},
+    )
+    runs = {side: iter(found) for side, found in seconds.items()}
+    monkeypatch.setattr(bench, "first_answer", lambda folder, side: {"s": next(runs[side]), "MiB at the peak": 50.0})
+    found = {(row["case"], row["unit"]): (row["ours"], row["ratio"]) for row in bench.first_answers("m", Path("x"), 3)}
+    assert found["m onnx, first answer", "s"] == (2.0, 4.0) and found["m onnx-int8, first answer", "s"] == (1.0, 8.0)
+    assert found["m onnx, first answer", "MiB at the peak"] == (50.0, 1.0) and len(found) == 4
+
+
 TINY = {"layers": 2, "hidden": 16, "heads": 2, "kv_heads": 1, "intermediate": 32, "vocabulary": 320}
 
 
