@@ -24,37 +24,51 @@ GB, USABLE_MEMORY = 1e9, 0.9
 
 
 class Hardware(NamedTuple):
-    """A device: operations a second at its peak for the dtype that we use, the share of it that we count on, memory, and
-    whether everything lies there in fp32, unquantized, as on a CPU.
+    """A device: operations a second at its peak in bf16, the share of it that we count on, memory, operations a second that
+    we count on in fp32 where a CPU multiplies a model in it (None: as in bf16), and where all that comes from.
     """
 
     peak: float
     share: float
     memory_gb: float
     source: str
-    fp32: bool = False
+    fp32_rate: float | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether everything lies there in fp32, unquantized."""
+        return self.fp32_rate is not None
 
 
 # GPUs: dense bf16 without sparsity and memory as in NVIDIA's data sheets; the share is what well-batched transformers
-# reach in practice without tuning. CPU: products measured in fp32 on two cores, and in bf16 on one of two cores with matrix
-# units (AMX), since two jobs run there side by side; the share is what SmolLM2 135M and MiniLM reached in the real study.
-PLAIN_CPU, BF16_CPU = "2 CPU cores", "2 CPU cores, bf16"
+# reach in practice without tuning. CPU: measured products, and what of them the real study reached. The first one had no
+# matrix units and is counted as a whole; of the second one core is, since two jobs run there side by side.
+PLAIN_CPU, AMX_CPU = "2 CPU cores", "1 of 2 CPU cores, AMX"
 HARDWARE = {
-    PLAIN_CPU: Hardware(120e9, 0.4, 24, "measured fp32", fp32=True),
-    BF16_CPU: Hardware(935e9, 0.25, 24, "measured bf16", fp32=True),
+    PLAIN_CPU: Hardware(120e9, 0.4, 24, "measured, fp32", fp32_rate=48e9),
+    AMX_CPU: Hardware(935e9, 0.25, 24, "measured, bf16", fp32_rate=120e9),
     "RTX 4090": Hardware(165e12, 0.3, 24, "data sheet"),
     "A100 80GB": Hardware(312e12, 0.3, 80, "data sheet"),
     "H100 SXM": Hardware(989e12, 0.3, 80, "data sheet"),
 }
 
 
+def rate(device: Hardware, model: ModelParams, kind: str) -> float:
+    """Operations a second that a model's "prompting" or "finetuning" is counted with on a device."""
+    in_bf16 = model.training.mixed_precision if kind == "finetuning" else model.dtype != "float32"
+    return device.peak * device.share if in_bf16 or not device.on_cpu else device.fp32_rate
+
+
 class Rows(NamedTuple):
-    """Rows that the stages meet, and the mean tokens of a text before any cap (None: unknown, so the cap is taken)."""
+    """Rows that the stages meet, the mean tokens of a text before any cap (None: unknown, so the cap is taken), and how
+    often a pass of training meets a row on average.
+    """
 
     train: int
     validation: int
     test: int
     text_tokens: float | None
+    times: float = 1.0
 
 
 def rows_of(study: StudyParams) -> Rows | None:
@@ -62,11 +76,18 @@ def rows_of(study: StudyParams) -> Rows | None:
     for base in run_folders(study):
         card = base / "data_card.json"
         if card.is_file():
-            splits = json.loads(card.read_text(encoding="utf-8"))["safety"]
-            counts = {name: sum(classes.values()) for name, classes in splits.items()}
+            told = json.loads(card.read_text(encoding="utf-8"))
+            counts = {name: sum(classes.values()) for name, classes in told["safety"].items()}
             counts["train"] += accepted(base)
-            return Rows(counts["train"], counts["validation"], counts["test"], mean_tokens(base))
+            times = times_met(told["sources"], study.finetuning.repeats)
+            return Rows(counts["train"], counts["validation"], counts["test"], mean_tokens(base), times)
     return None
+
+
+def times_met(sources: dict[str, dict], repeats: dict[str, int]) -> float:
+    """How often a pass meets a row on average, if sources have the same share in every split; `sources` is a data card's."""
+    rows = {name: facts["rows"] for name, facts in sources.items()}
+    return sum(repeats.get(name, 1) * count for name, count in rows.items()) / sum(rows.values())
 
 
 def accepted(base: Path) -> int:
@@ -139,7 +160,7 @@ def finetuning_tokens(study: StudyParams, model: ModelParams, rows: Rows | None)
     step = model.training.tokens_per_batch * model.training.accumulation
     left_out = len(settings.left_out_sources or study.data.sources) if settings.left_out == "fine-tuned" else 0
     for run in [*trainings_of(settings), *({} for _ in range(left_out))]:
-        seen = length * min(train, run.get("budget") or train)
+        seen = length * min(train, run.get("budget") or train) * (rows.times if rows else 1.0)
         epochs = settings.epochs if math.isnan(seen) else epochs_of(settings, math.ceil(seen / step))
         trained += epochs * seen
         read += length * (epochs * validation + test)
@@ -214,18 +235,18 @@ def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: H
     except EmosafeError:
         return row
     inner, changed = counts["non_embedding"], trainable_parameters(model, counts)
-    scoring, training = memory_gb(model, counts, changed, device.fp32)
+    scoring, training = memory_gb(model, counts, changed, device.on_cpu)
     row |= {name: max(memory_gb(model, counts, changed, fp32)) for name, fp32 in (("gb", False), ("fp32_gb", True))}
     per_token = 6 if model.training.method == "full" else 4
     flop = {"prompting": 2 * inner * asked, "finetuning": inner * (per_token * trained + 2 * read)}
     row |= {"parameters_m": counts["total"] / 1e6, "scoring_gb": scoring, "training_gb": training}
     row["devices"] = math.ceil(max(scoring, training) / (USABLE_MEMORY * device.memory_gb))
     row |= {f"{name}_pflop": value / 1e15 for name, value in flop.items()}
-    return row | {f"{name}_hours": value / (device.peak * device.share) / 3600 for name, value in flop.items()}
+    return row | {f"{name}_hours": value / rate(device, model, name) / 3600 for name, value in flop.items()}
 
 
-def by_hardware(table):
-    """Hours of both notebooks of each model on each device, and how many of it their memory fills; computed.
+def by_hardware(table, models: dict[str, ModelParams]):
+    """Hours of both notebooks of each model on each device, and how many of it their memory fills; `table` is from `costs`.
 
     Returns
     -------
@@ -233,10 +254,14 @@ def by_hardware(table):
     """
     import pandas as pd
 
-    work = table[["prompting_pflop", "finetuning_pflop"]].sum(axis=1, min_count=2)
     columns = {"model": table["model"]}
     for name, device in HARDWARE.items():
-        hours = work * 1e15 / (device.peak * device.share) / 3600
-        devices = (table["fp32_gb" if device.fp32 else "gb"] / (USABLE_MEMORY * device.memory_gb)).apply(math.ceil)
+        hours = sum(work_hours(table, models, device, kind) for kind in ("prompting", "finetuning"))
+        devices = (table["fp32_gb" if device.on_cpu else "gb"] / (USABLE_MEMORY * device.memory_gb)).apply(math.ceil)
         columns[name] = [f"{'–' if h != h else f'{h:,.3g}'} h ({n})" for h, n in zip(hours, devices, strict=True)]
     return pd.DataFrame(columns)
+
+
+def work_hours(table, models: dict[str, ModelParams], device: Hardware, kind: str):
+    """Hours of one kind of work on one device, a number a row of `table`."""
+    return table[f"{kind}_pflop"] * 1e15 / table["model"].map(lambda name: rate(device, models[name], kind)) / 3600

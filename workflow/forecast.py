@@ -5,24 +5,27 @@ model can be planned on a laptop without its weights. Tokens follow from the stu
 tokens and sizes (2 N a token forwards, 4 N for LoRA, 6 N for full training; Kaplan et al. 2020, arXiv 2001.08361,
 section 2.1; LoRA spares the gradients of frozen weights), hours from operations and a stated share of a device's peak.
 All of that is computed and marked so; what manifests measured stands beside it and corrects what a scheduler is asked.
+Hours that this checkout's own runs took go before computed ones in a plan for a CPU; those of the committed reference do
+not, since another machine made it.
 """
 
 import argparse
-import json
 import math
 import os
 
 from networkx import DiGraph
 
-from emosafe_lib.models.precision import half_precision
+from emosafe_lib.models.precision import bf16_slowness
 from emosafe_lib.study import paths
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import settled
-from workflow.costs import BF16_CPU, CHARACTERS_PER_TOKEN, HARDWARE, PLAIN_CPU, Rows, by_hardware, costs, rows_of
+from workflow.costs import AMX_CPU, CHARACTERS_PER_TOKEN, HARDWARE, PLAIN_CPU, Rows, by_hardware, costs, rows_of
 from workflow.graph import Job, critical_path, drawing, graph_of
-from workflow.resources import measured
+from workflow.receipts import read_or_empty
+from workflow.resources import measured, run_folders
 
+OWN, REFERENCE = "yours", "the reference"
 # The stages of a model: the column of their memory, and how the columns of their work begin.
 COSTED = {"03_prompting_baselines": ("scoring_gb", "prompting"), "04_lora_finetuning": ("training_gb", "finetuning")}
 
@@ -33,8 +36,8 @@ def comparison(study: StudyParams, models: dict[str, ModelParams], table):
     Returns
     -------
     columns stage, model, computed_gb, measured_gb (the process, with Python and its libraries), computed_minutes (on
-    the hardware of `table`, from `costs`), measured_minutes, overhead_s (the runner's, where its receipt is at hand),
-    machine
+    the hardware of `table`, from `costs`), measured_minutes, overhead_s (the runner's, where its receipt is at hand), run
+    (`OWN`, or `REFERENCE` for the committed one)
     """
     import pandas as pd
 
@@ -51,30 +54,31 @@ def comparison(study: StudyParams, models: dict[str, ModelParams], table):
             row["computed_minutes"] = 60 * computed.at[name, f"{kind}_hours"]
         row |= {"measured_gb": manifest["peak_memory_mb"] * 2**20 / 1e9, "measured_minutes": manifest["seconds"] / 60}
         row["overhead_s"] = overhead_seconds(study, stage, name)
-        found.append(row | {"machine": f"{manifest['versions'].get('cpus', '?')} cpus"})
+        found.append(row | {"run": OWN if manifest["base"] == run_folders(study)[0] else REFERENCE})
     return pd.DataFrame(found)
 
 
 def overhead_seconds(study: StudyParams, stage: str, model: str | None) -> float:
     """Seconds that the runner added to a notebook's own work, from the stage's receipt; NaN without one."""
     path = paths.stage_folder(study.name, stage, model) / "receipt.json"
-    return json.loads(path.read_text(encoding="utf-8"))["overhead_seconds"] if path.is_file() else math.nan
+    return read_or_empty(path).get("overhead_seconds", math.nan) if path.is_file() else math.nan
 
 
 def job_hours(table, beside, graph: DiGraph, on_cpu: bool) -> dict[Job, float]:
     """Hours of every job, nothing where they are unknown.
 
-    `table` (from `costs`) has those of a model's stages. `beside` (from `comparison`) has what was measured, and goes first
-    in a plan for a CPU; one for a GPU takes from it the stages of the whole study, which run on a CPU anyhow.
+    `table` (from `costs`) has those of a model's stages. What this checkout's own runs measured, in `beside` (from
+    `comparison`), goes first in a plan for a CPU; one for a GPU takes from it the stages of the whole study, which run on a
+    CPU anyhow. For these alone the reference run stands in.
     """
     hours = {
         (stage, row["model"]): row[f"{kind}_hours"]
         for row in table.to_dict("records")
         for stage, (_, kind) in COSTED.items()
     }
-    hours |= {
-        (row.stage, row.model): row.measured_minutes / 60 for row in beside.itertuples() if on_cpu or not row.model
-    }
+    for row in beside.itertuples():
+        if not row.model or (on_cpu and row.run == OWN):
+            hours[row.stage, row.model] = row.measured_minutes / 60
     known = {name: value for name, value in hours.items() if not math.isnan(value)}
     return {job: known.get((job.stage, job.model), 0.0) for job in graph}
 
@@ -87,22 +91,22 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
     graph, device = graph_of(study_name, names, cores), HARDWARE[hardware]
     table = costs(study, loaded, hardware)
     beside = comparison(study, loaded, table)
-    hours = job_hours(table, beside, graph, on_cpu=device.fp32)
+    hours = job_hours(table, beside, graph, on_cpu=device.on_cpu)
     path, longest = critical_path(graph, hours)
     now = sum(job.runs_now for job in graph)
     parts = [f"Plan of the study {study.name!r}: {len(graph)} jobs, {now} of them to run now", *drawing(graph), ""]
-    basis = "as measured where a run is known, else computed" if device.fp32 else "computed"
+    basis = "as measured by earlier runs here, else computed" if device.on_cpu else "computed for the models' stages"
     parts += [f"Critical path, {longest:.2f} h ({basis}): " + " → ".join(job.label for job in path)]
-    unknown = [job.label for job in path if not hours[job]]
-    parts += [f"  (counted as nothing, since never measured: {', '.join(unknown)})"] if unknown else []
+    unknown = [job.label for job in path if not hours[job] and job.stage in stages.STAGES]
+    parts += [f"  (counted as nothing, since unknown: {', '.join(unknown)})"] if unknown else []
     parts += [f"All jobs one after the other: {sum(hours.values()):.2f} h", ""]
     parts += [
         f"Per model, computed for {hardware}: {device.peak / 1e12:g} TFLOP/s at peak ({device.source}), {device.share:.0%} "
         f"of it counted on, {device.memory_gb:g} GB; hours are those of one device"
     ]
     parts += [printed(table.drop(columns=["gb", "fp32_gb"])), *notes(study, rows_of(study), table), ""]
-    parts += ["The same on other hardware, computed: hours of one device (devices that the memory fills)"]
-    parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]))), ""]
+    parts += ["The same on other hardware, computed: hours on one device (and how many of it hold the model)"]
+    parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]), loaded)), ""]
     if len(beside):
         parts += ["Computed beside measured, where a manifest with these parameters exists", printed(beside)]
     else:
@@ -159,4 +163,4 @@ def hardware_for(models: list[str]) -> str:
     """What a plan is for where nobody says: a GPU if a model asks for one, else a CPU like this one."""
     if any(load_model(name).resources.gpus for name in models):
         return "A100 80GB"
-    return BF16_CPU if half_precision() else PLAIN_CPU
+    return AMX_CPU if bf16_slowness() < 1 else PLAIN_CPU

@@ -1,6 +1,5 @@
 """What a job asks a scheduler for: what its parameter file declares, corrected by what an earlier run took."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from emosafe_lib.study import paths
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.parameters import STUDY_RESOURCES, ModelParams, ResourceParams, StudyParams
 from emosafe_lib.study.paths import project_root
+from workflow.receipts import read_or_empty
 
 MEMORY_SLACK, SPARE_MB, TIME_SLACK, SPARE_MINUTES = 1.25, 1000, 2.0, 10
 
@@ -21,18 +21,19 @@ def run_folders(study: StudyParams) -> list[Path]:
 def measured(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict | None:
     """The manifest of an earlier run of this stage with these very parameters on rows of the same data, or None.
 
-    A run that took up work of a killed one measured what was left of it, and counts as none.
+    A run that took up work of a killed one measured what was left of it, and counts as none. `base`, which is added, is the
+    run's folder.
     """
     wanted = {"01_data_merge": (None, []), stage: (model, models)}
     for base in run_folders(study):
         for name, (of, among) in wanted.items():
             path = (base / of.name if of else base) / name / "manifest.json"
-            manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            manifest = read_or_empty(path) if path.is_file() else {}
             if manifest.get("parameters") != stages.parameters_of(name, study, of, among):
                 break
         else:
             if not manifest.get("resumed"):
-                return manifest
+                return manifest | {"base": base}
     return None
 
 

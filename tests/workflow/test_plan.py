@@ -53,26 +53,47 @@ def test_the_critical_path_is_the_longest_chain_and_not_the_sum():
     assert critical_path(read_dot(""), {}) == ([], 0.0)
 
 
-def test_hours_are_measured_ones_on_a_cpu_and_computed_ones_on_a_gpu_and_nothing_where_unknown():
+def test_hours_are_this_checkouts_own_on_a_cpu_else_computed_and_nothing_where_unknown():
     analysis, small, large, merge = read_dot(DOT)
     columns = {"prompting_hours": 1.0, "finetuning_hours": [2.0, math.nan]}
     table = pd.DataFrame({"model": ["nano-1", "nano-2"]} | columns)
-    runs = [("01_data_merge", "", 30.0), ("04_lora_finetuning", "nano-1", 12.0)]
-    beside = pd.DataFrame(runs, columns=["stage", "model", "measured_minutes"])
+    runs = [("01_data_merge", "", 30.0, forecast.REFERENCE), ("04_lora_finetuning", "nano-1", 12.0, forecast.OWN)]
+    beside = pd.DataFrame(runs, columns=["stage", "model", "measured_minutes", "run"])
     on_cpu = forecast.job_hours(table, beside, read_dot(DOT), on_cpu=True)
     on_gpu = forecast.job_hours(table, beside, read_dot(DOT), on_cpu=False)
     assert on_cpu == {analysis: 0.0, small: 0.2, large: 0.0, merge: 0.5}
     assert on_gpu == {analysis: 0.0, small: 2.0, large: 0.0, merge: 0.5}
+    elsewhere = beside.assign(run=forecast.REFERENCE)
+    assert forecast.job_hours(table, elsewhere, read_dot(DOT), on_cpu=True) == on_gpu, "another machine's hours"
     assert set(forecast.job_hours(table, pd.DataFrame(), read_dot(DOT), on_cpu=True).values()) == {0.0, 2.0}
 
 
-@pytest.mark.parametrize("able", [True, False])
-def test_a_plan_is_for_a_gpu_where_a_model_asks_for_one_else_for_a_cpu_like_this_one(monkeypatch, able):
-    monkeypatch.setattr(forecast, "half_precision", lambda: able)
+@pytest.mark.parametrize(("slowness", "cpu"), [(0.2, costs.AMX_CPU), (1.8, costs.PLAIN_CPU), (50, costs.PLAIN_CPU)])
+def test_a_plan_is_for_a_gpu_where_a_model_asks_for_one_else_for_a_cpu_like_this_one(monkeypatch, slowness, cpu):
+    monkeypatch.setattr(forecast, "bf16_slowness", lambda: slowness)
     assert forecast.hardware_for(["nano-1", "llama-8b"]) == "A100 80GB"
-    slow, fast = (costs.HARDWARE[name] for name in (costs.PLAIN_CPU, costs.BF16_CPU))
-    assert costs.HARDWARE[forecast.hardware_for(["nano-1"])] == (fast if able else slow)
-    assert fast.peak * fast.share > 3 * slow.peak * slow.share
+    assert forecast.hardware_for(["nano-1"]) == cpu
+
+
+def test_matrix_units_speed_up_only_what_is_multiplied_in_bf16():
+    nano, smol, mini = (load_model(name) for name in ("nano-1", "smollm2-135m", "minilm"))
+    fast, plain, gpu = (costs.HARDWARE[name] for name in (costs.AMX_CPU, costs.PLAIN_CPU, "A100 80GB"))
+    quick = fast.peak * fast.share
+    assert [costs.rate(fast, nano, kind) for kind in ("prompting", "finetuning")] == [fast.fp32_rate] * 2
+    assert [costs.rate(fast, smol, kind) for kind in ("prompting", "finetuning")] == [quick] * 2
+    assert [costs.rate(fast, mini, kind) for kind in ("prompting", "finetuning")] == [fast.fp32_rate, quick]
+    assert costs.rate(plain, smol, "prompting") == costs.rate(plain, nano, "prompting") == plain.fp32_rate
+    assert costs.rate(gpu, nano, "prompting") == gpu.peak * gpu.share
+
+
+def test_rows_that_a_pass_meets_more_often_are_counted_so():
+    assert costs.times_met({"a": {"rows": 90}, "b": {"rows": 10}}, {"b": 3, "c": 9}) == pytest.approx(1.2)
+    study, model = load_study("real"), load_model("minilm")
+    once = costs.Rows(train=50, validation=10, test=20, text_tokens=12.0)
+    settings = study.finetuning.model_copy(update={"min_steps": 0, "budgets": [], "ablation": False})
+    study = study.model_copy(update={"finetuning": settings})
+    counted = [costs.finetuning_tokens(study, model, once._replace(times=times))[0] for times in (1.0, 1.5)]
+    assert counted[1] == pytest.approx(1.5 * counted[0])
 
 
 def test_sizes_and_operations_of_the_four_llamas_without_their_weights():
@@ -119,6 +140,7 @@ def test_training_rows_count_accepted_re_interpretations(outputs):
     base = outputs / "sample"
     base.mkdir(parents=True)
     card = {"safety": {"train": {"safe": 5}, "validation": {"safe": 1}, "test": {"safe": 2}}}
+    card |= {"sources": {"mine": {"rows": 8}}}
     (base / "data_card.json").write_text(json.dumps(card))
     assert costs.rows_of(load_study("sample")).train == 5
     (base / "augmentation_card.json").write_text(json.dumps({"accepted": 3}))
