@@ -102,9 +102,8 @@ def told(given: list[str]) -> int:
     except ModuleNotFoundError as absent:
         if (absent.name or "").split(".")[0] in ("", "emosafe_lib", "workflow"):
             raise
-        tell(
-            f"error: emosafe {given[0]}: needs {absent.name}, which is not installed; run `pip install 'emosafe[study]'`"
-        )
+        remedy = "in a checkout run `pip install -e '.[study]'`"
+        tell(f"error: emosafe {given[0]}: needs {absent.name}, which is not installed; {remedy}")
         return 1
     except KeyboardInterrupt:
         tell("stopped")

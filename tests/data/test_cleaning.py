@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emosafe_lib.data import cleaning
-from emosafe_lib.ondevice import classify
+from emosafe_lib.ondevice import classify, messages
 
 WORDS = "I want to end it tonight, my partner left me"
 LETTERS = st.characters() | st.sampled_from("\x00\xa0\xad\n\t\u200b\u200c\u200d\u2060\ufe0f\u3164\u0301é👨😢.@/1")
@@ -15,7 +15,7 @@ TEXTS = st.text(LETTERS, max_size=60) | st.text("ab \u200d\ufe0f\u200c👨1)\u03
 
 def merged_text(text):
     """What `prepare_rows` makes of a text: its words, or the reason why it was set aside."""
-    rows, counts = cleaning.prepare_rows(pd.DataFrame({"text": [text]}, dtype=object), classify.MOST_CHARACTERS)
+    rows, counts = cleaning.prepare_rows(pd.DataFrame({"text": [text]}, dtype=object), messages.MOST_CHARACTERS)
     return rows["text"].iloc[0] if len(rows) else cleaning.Unreadable(*counts["quarantined"])
 
 
@@ -81,4 +81,4 @@ def test_only_nuls_are_nothing_and_a_nul_in_a_text_is_refused():
 
 
 def test_identifiers_are_masked_for_a_model_as_in_training():
-    assert classify.readable("ask jo@mail.example.org or @jo_public") == "ask [EMAIL] or @[USER]"
+    assert messages.readable("ask jo@mail.example.org or @jo_public") == "ask [EMAIL] or @[USER]"

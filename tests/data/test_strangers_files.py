@@ -12,7 +12,7 @@ from emosafe_lib.augment import reply
 from emosafe_lib.augment.journal import Answer, Journal
 from emosafe_lib.data.cleaning import Unreadable
 from emosafe_lib.data.sources import own, raw_tables
-from emosafe_lib.ondevice import classify
+from emosafe_lib.ondevice import classify, messages
 from emosafe_lib.study import strict_reading
 from emosafe_lib.study.errors import AugmentationError, EmosafeError, ModelError, SourceError
 
@@ -32,7 +32,7 @@ def by_merge(path):
 
 
 def by_classify(path):
-    return list(classify.texts_of(str(path), "text"))
+    return list(messages.texts_of(str(path), "text"))
 
 
 def refused(read, path):
@@ -107,14 +107,14 @@ def test_blank_lines_have_no_result_and_count(tmp_path):
         write(tmp_path, "a.jsonl", "\n" + json.dumps(GOOD) + "\n \n{}\n"),
         write(tmp_path, "a.csv", f"safety,text\n\nsafe,{CANARY}\n\nsafe\n"),
     ):
-        found = list(reader.classify(classify.texts_of(str(path), "text")))
+        found = list(reader.classify(messages.texts_of(str(path), "text")))
         assert [(row["row"], row["outcome"].split(":")[0]) for row in found] == [(1, "ok"), (3, "refused")]
 
 
 def test_rows_before_a_broken_one_are_finished(tmp_path):
     reader = object.__new__(classify.Classifier)
     reader.score = lambda texts: [{"outcome": "ok"} for _ in texts]
-    found = reader.classify(classify.texts_of(str(write(tmp_path, "a.csv", 'text\na\nb\n"open\n')), "text"))
+    found = reader.classify(messages.texts_of(str(write(tmp_path, "a.csv", 'text\na\nb\n"open\n')), "text"))
     assert [next(found)["row"], next(found)["row"]] == [0, 1]
     with pytest.raises(ModelError, match="row 3"):
         next(found)
@@ -244,10 +244,10 @@ class Endless(io.StringIO):
 def test_a_line_of_hundreds_of_megabytes_is_never_held(monkeypatch):
     monkeypatch.setattr(strict_reading, "MOST_LINE_CHARACTERS", 1000)
     stream = Endless('{"text": "a"}\n', 300_000, '\n{"text": "b"}\n')
-    first, long, last = classify.jsonl_texts(stream, "a.jsonl", "text")
+    first, long, last = messages.jsonl_texts(stream, "a.jsonl", "text")
     assert (first, last) == ("a", "b") and "more than" in long.reason
     with pytest.raises(ModelError, match="row 2: line 3: more than 1000 characters"):
-        list(classify.csv_texts(Endless("text\na\n", 300_000, "\nb\n"), "a.csv", "text"))
+        list(messages.csv_texts(Endless("text\na\n", 300_000, "\nb\n"), "a.csv", "text"))
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])

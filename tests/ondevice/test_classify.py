@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import tiny_models
 from emosafe_lib import cli
 from emosafe_lib.finetuning import finetune, scores
 from emosafe_lib.models import backbone, batching, checkpoints, close_calls
-from emosafe_lib.ondevice import card_facts, classify, export, onnx_graphs, runtimes, trials
+from emosafe_lib.ondevice import card_facts, classify, export, messages, onnx_graphs, runtimes, trials
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -253,6 +254,19 @@ def test_memory_is_bounded_by_reading_no_further_than_a_chunk(classifier, monkey
     assert len(read) == 8
 
 
+def test_who_writes_slowly_is_answered_before_the_next_message_comes(classifier, monkeypatch):
+    monkeypatch.setattr(classify, "PATIENCE_SECONDS", 0.05)
+    read = []
+
+    def typed():
+        for number in range(3):
+            time.sleep(0.1)
+            read.append(number)
+            yield "calm"
+
+    assert [(result["row"], len(read)) for result in classifier.classify(typed())] == [(0, 1), (1, 2), (2, 3)]
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "stdin", "arguments"])
 def test_every_way_in_and_no_text_out(exported, tmp_path, monkeypatch, capsys, kind):
     options = ["--model", str(exported[0])]
@@ -284,31 +298,31 @@ def test_a_csv_without_the_column_is_one_line(exported, tmp_path, capsys):
 def test_a_csv_is_read_to_its_first_broken_row_and_a_huge_cell_is_only_refused(tmp_path):
     path = tmp_path / "in.CSV"
     path.write_text(f'text\ncalm\n{"x" * 200_000}\n"{CANARY}\ncalm\n')
-    found = classify.texts_of(str(path), "text")
-    assert next(found) == "calm" and "characters" in classify.readable(next(found)).reason
+    found = messages.texts_of(str(path), "text")
+    assert next(found) == "calm" and "characters" in messages.readable(next(found)).reason
     with pytest.raises(ModelError, match="row 3: ") as refusal:
         next(found)
     assert "424242" not in str(refusal.value)
     path.rename(tmp_path / "in.txt")
     with pytest.raises(ModelError, match="neither CSV nor JSONL"):
-        next(classify.texts_of(str(tmp_path / "in.txt"), "text"))
+        next(messages.texts_of(str(tmp_path / "in.txt"), "text"))
 
 
 def test_one_bad_csv_row_neither_stops_the_rest_nor_is_read_by_half(tmp_path):
     """Half of a message could mean the opposite of the whole."""
     path = tmp_path / "in.csv"
     path.write_text('id,text\n1,calm, and more\n2,"calm "quoted" word"\n3,calm\n4\n5,"so, calm"\n')
-    found = list(classify.texts_of(str(path), "text"))
+    found = list(messages.texts_of(str(path), "text"))
     assert [text if isinstance(text, str) else None for text in found] == [None, None, "calm", None, "so, calm"]
-    reasons = [classify.readable(text).reason for text in found if not isinstance(text, str)]
+    reasons = [messages.readable(text).reason for text in found if not isinstance(text, str)]
     assert "too many cells" in reasons[0] and "inside a cell" in reasons[1] and "too short" in reasons[2]
 
 
 def test_a_stray_quote_in_the_first_csv_row_does_not_stop_the_rest_either(tmp_path):
     path = tmp_path / "in.csv"
     path.write_text('text,id\n"calm "quoted" word",1\ncalm,2\n')
-    bad, good = classify.texts_of(str(path), "text")
-    assert "inside a cell" in classify.readable(bad).reason and good == "calm"
+    bad, good = messages.texts_of(str(path), "text")
+    assert "inside a cell" in messages.readable(bad).reason and good == "calm"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +337,7 @@ def test_a_stray_quote_in_the_first_csv_row_does_not_stop_the_rest_either(tmp_pa
 def test_a_message_torn_at_a_stray_quote_is_never_read_by_half(tmp_path, torn, read, row):
     path = tmp_path / "in.csv"
     path.write_text(f"text,id\ncalm,6\n{torn}\ncalm,8\n")
-    found = classify.texts_of(str(path), "text")
+    found = messages.texts_of(str(path), "text")
     texts = [next(found) for _ in range(read)]
     assert [text for text in texts if isinstance(text, str)] == ["calm"]
     with pytest.raises(ModelError, match=rf"row {row}: a quote stands inside a cell.*; close the quote"):
@@ -333,7 +347,7 @@ def test_a_message_torn_at_a_stray_quote_is_never_read_by_half(tmp_path, torn, r
 def test_a_broken_csv_header_is_one_line(tmp_path):
     (tmp_path / "in.csv").write_text('"te"xt,id\ncalm,6\n')
     with pytest.raises(ModelError, match=r"in.csv: header: .*; close the quote"):
-        next(classify.texts_of(str(tmp_path / "in.csv"), "text"))
+        next(messages.texts_of(str(tmp_path / "in.csv"), "text"))
 
 
 @pytest.mark.parametrize("given", [[], ["--file", "in.csv", "calm"]])
