@@ -12,6 +12,10 @@ TEXT_KINDS = ("text/plain", *MARKED_UP)
 HIDING_TAGS = {"raises-exception", "skip-execution", "skip"}
 SHELL_ESCAPE = re.compile(r"^\s*([\w, ]+=\s*)?(!|%%?(!|(bash|sh|script|system|sx|cmd)\b))", re.MULTILINE)
 
+MASKED = "(not kept: it may hold a message)"
+SAID = re.compile(
+    r"^((?:\x1b\[[\d;]*m)*[A-Za-z_][\w.]*(?:\x1b\[[\d;]*m)*): .*", re.DOTALL
+)  # an entry such as "KeyError: …"
 REFUSED = re.compile(r"\[Errno (?P<number>\d+)\] [^:]*(: '(?P<file>[^']*)')?")  # how OSError shows itself
 
 
@@ -58,12 +62,26 @@ def failure_in_words(output: dict) -> str:
     operating system wrote it: about a full disk, a file that may not be written.
     """
     name, message = output.get("ename", "error"), output.get("evalue", "")
-    own = {cls.__name__ for cls in [EmosafeError, *EmosafeError.__subclasses__()]}
     refused = REFUSED.match(message)
     if refused and int(refused["number"]) in SURROUNDINGS:
         file = f" ({PurePath(refused['file']).name})" if refused["file"] else ""
         return f"{name}: {os.strerror(int(refused['number']))}{file}"
-    return f"{name}: {message}" if name in own else name
+    return f"{name}: {message}" if name in names_of(EmosafeError) else name
+
+
+def names_of(error: type[Exception]) -> set[str]:
+    """The names of an error's class and of all that are made from it."""
+    return {error.__name__}.union(*(names_of(kind) for kind in error.__subclasses__()))
+
+
+def mask_foreign(notebook: dict) -> None:
+    """Take from a failed notebook what errors of other packages say, since a row's text may be in it. Their classes stay,
+    and the frames, those of the errors behind them too.
+    """
+    for output in (each for cell in notebook["cells"] for each in cell.get("outputs", [])):
+        if output["output_type"] == "error" and failure_in_words(output) == output["ename"]:
+            output["evalue"] = MASKED
+            output["traceback"] = [SAID.sub(rf"\1: {MASKED}", entry) for entry in output["traceback"]]
 
 
 def cap_outputs(notebook: dict) -> None:

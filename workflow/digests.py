@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from emosafe_lib.study import stage as stages
-from emosafe_lib.study.files import file_sha256
+from emosafe_lib.study.files import file_sha256, known_sha256
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model
 from emosafe_lib.study.paths import ASSETS, project_root
 from emosafe_lib.study.stage import STAGES, reads_all_models
@@ -78,19 +78,9 @@ def reached_code_digest(stage: str) -> str:
     return digest.hexdigest()
 
 
-@cache
-def kept_sha256(path: Path, modified: int, size: int) -> str:
-    """`file_sha256` of a file as it stood then; kept, since Snakemake asks for every stage's digest more than once."""
-    return file_sha256(path)
-
-
 def digest_of_files(paths: Sequence[Path]) -> str:
     """Names and hashes of files; one that is not there is absent."""
-    lines = []
-    for path in paths:
-        facts = path.stat() if path.is_file() else None
-        lines.append(f"{path.name}:{kept_sha256(path, facts.st_mtime_ns, facts.st_size) if facts else 'absent'}\n")
-    return "".join(lines)
+    return "".join(f"{path.name}:{known_sha256(path) if path.is_file() else 'absent'}\n" for path in paths)
 
 
 def source_digests(study: StudyParams) -> str:
@@ -126,8 +116,6 @@ def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = Non
     """One hash over all of ours that a stage depends on: its parameters, its notebook, the code it reaches, and the data
     and weights that come with the package or are the study's own.
     """
-    import hashlib
-
     chosen = stages.parameters_of(stage, study, model, models)
     content = json.dumps(chosen, sort_keys=True) + reached_code_digest(stage)
     content += data_digests(stage, study, model, models)

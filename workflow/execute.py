@@ -23,7 +23,7 @@ from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import STUDY_RESOURCES
 from emosafe_lib.study.paths import project_root
 from emosafe_lib.study.progress import say
-from workflow.checks import cap_outputs, check_executed, check_source, failure_in_words
+from workflow.checks import cap_outputs, check_executed, check_source, failure_in_words, mask_foreign
 from workflow.digests import stage_digest
 from workflow.receipts import PROOF, RECEIPT, check_manifest, finished_before, manifest_text
 
@@ -48,7 +48,9 @@ def heartbeats(label: str, path: Path) -> Iterator[None]:
     def watch() -> None:
         last = ""
         while not done.wait(HEARTBEAT_SECONDS):
-            now = path.read_text(encoding="utf-8") if path.is_file() else ""
+            now = ""
+            with suppress(OSError, ValueError):  # it may be gone by now, or half written
+                now = path.read_text(encoding="utf-8")
             if now and now != last:
                 say(f"{label}: {now}")
             last = now
@@ -85,18 +87,22 @@ def execute_notebook(
 ) -> None:
     """Execute `source` into `target` with papermill, with a kernel of this very environment.
 
-    `remedy` is what to do about a cell that takes longer than `minutes`.
+    `remedy` is what to do about a cell that takes longer than `minutes`. Only its owner can read `target`, which may hold
+    what nobody has looked through yet.
 
     Raises
     ------
     StageError : the two paths are the same, a cell failed, timed out, or the kernel died
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     if source.resolve() == target.resolve():
         raise StageError(source.name, "would be overwritten by its own execution", "choose another output")
     beat = target.with_suffix(".progress")
+    target.unlink(missing_ok=True)
+    target.touch(files.PRIVATE)
     os.environ |= {"EMOSAFE_PROGRESS": str(beat), "EMOSAFE_PREFIX": sys.prefix}
     try:
         with heartbeats(label, beat), signals_as_exceptions():
@@ -114,6 +120,9 @@ def execute_notebook(
             )
     except papermill.PapermillExecutionError as error:
         failure = failure_in_words({"ename": error.ename, "evalue": error.evalue})
+        failed = nbformat.read(target, 4)
+        mask_foreign(failed)
+        target.write_text(nbformat.writes(failed), encoding="utf-8")
         raise StageError(label, f"cell {error.cell_index} failed: {failure}", "see the failed notebook") from None
     except CellTimeoutError:
         raise StageError(label, f"a cell ran longer than {minutes} minutes", remedy) from None
@@ -126,8 +135,8 @@ def execute_notebook(
 
 @contextmanager
 def rehearsed(notebook: dict) -> Iterator[None]:
-    """While the block runs, and once its kernel has started, render a notebook that has not run in a thread beside, so
-    that what rendering imports and compiles is there when the executed one comes.
+    """While the block runs, render a notebook that has not run in a thread beside, so that what rendering imports and
+    compiles is there when the executed one comes; after some seconds, in which the block's own imports come first.
     """
 
     def render() -> None:
@@ -177,8 +186,8 @@ def run_stage(
     Raises
     ------
     ParameterError : a parameter file breaks the schema; nothing was started
-    StageError : the stage cannot run as asked, and nothing was started; or it failed: what an earlier run published is
-        untouched, the failed notebook is kept in `logs/`
+    StageError : the stage cannot run as asked, and nothing was started; or it failed, and its notebook is kept in `logs/`.
+        What an earlier run published is untouched, unless all cells ran and what they show may not be published
     """
     began = time.monotonic() if began is None else began
     import nbformat
@@ -195,26 +204,29 @@ def run_stage(
         say(f"{label}: had finished when the last run was stopped")
         files.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
         return folder / RECEIPT
+    unrun = nbformat.read(source, 4)
+    check_source(unrun, source.name)
     for name in (RECEIPT, PROOF):
         (folder / name).unlink(missing_ok=True)
     say(f"{label}: started")
-    unrun = nbformat.read(source, 4)
-    check_source(unrun, source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
     before = manifest_text(folder)
     limits = model_params.resources if model_params else STUDY_RESOURCES
-    name = f"params/models/{model_params.name}.yaml" if model_params else ""
-    remedy = f"raise resources.minutes in {name}" if name else "run again: what was finished is kept; or use fewer rows"
+    remedy = "run again: what was finished is kept; or use fewer rows"
+    if model_params:
+        remedy = f"raise resources.minutes in params/models/{model_params.name}.yaml"
     with rehearsed(unrun):
         execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
     notebook = nbformat.read(temporary, 4)
     check_executed(notebook, label)
     manifest = check_manifest(folder, before, label)
-    return publish(notebook, temporary, folder, manifest, began, digest)
+    return publish(notebook, temporary, folder, label, manifest, began, digest)
 
 
-def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began: float, digest: str) -> Path:
+def publish(
+    notebook: dict, temporary: Path, folder: Path, label: str, manifest: dict, began: float, digest: str
+) -> Path:
     """Clean, render and rename an executed notebook, and write its receipt last.
 
     The receipt's seconds run from `began`, a moment of the monotonic clock, to the writing of the receipt itself; its
@@ -226,7 +238,7 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began
 
     work = sum(cell["metadata"].get("papermill", {}).get("duration") or 0 for cell in notebook["cells"])
     cap_outputs(notebook)
-    rendering.clean(notebook)
+    rendering.clean(notebook, label)
     page = rendering.page(notebook, manifest)
     name = manifest["stage"]
     for suffix, content in ((".ipynb", nbformat.writes(notebook)), (".html", page)):
@@ -241,6 +253,6 @@ def publish(notebook: dict, temporary: Path, folder: Path, manifest: dict, began
     }
     seconds = time.monotonic() - began
     receipt |= {"seconds": round(seconds, 2), "overhead_seconds": round(seconds - work, 2)}
-    for name in (PROOF, RECEIPT):
-        files.write_json(folder / name, receipt)
+    for kind in (PROOF, RECEIPT):
+        files.write_json(folder / kind, receipt)
     return folder / RECEIPT

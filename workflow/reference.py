@@ -2,8 +2,9 @@
 
 `make reference` runs the sample study, and the real one where its data is at hand, and copies what a reviewer needs:
 executed notebooks, pages, tables, the main figures and manifests; no rows, no predictions, no weights. A copy is made
-beside and looked through before it takes the old one's place: no text of a real message, no folder of this machine, no
-link that leads nowhere, and few enough bytes for a repository. README's table is written from the copy, not by hand.
+beside and looked through before it takes the old one's place: no eight words in a row of a real message, no folder of this
+machine, no link that leads nowhere, and few enough bytes for a repository. README's table is written from the copy, not by
+hand.
 """
 
 import html
@@ -139,10 +140,10 @@ def real_texts(base: Path, study: StudyParams) -> list[str]:
     What the offline templates tell anew takes no word from its parent; their words are this package's own, on whose
     messages pages show them.
     """
-    files = [
+    tables = [
         base / name for name in ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
     ]
-    merged = rows.read_rows(*files)
+    merged = rows.read_rows(*tables)
     human = merged["origin"] == "human"
     told = merged["parent_id"].isin(merged.loc[human, "id"]) & (study.augmentation.provider != "template")
     return merged.loc[human | told, "text"].tolist()
@@ -169,11 +170,11 @@ def refuse_texts(place: Path, texts: Iterable[str]) -> None:
 def own_words() -> set[str]:
     """The shingles of what this package says itself: its documents, its notebooks, its code and its sample."""
     root = project_root()
-    files = [*root.glob("*.md"), *root.glob("notebooks/*.md"), *root.glob("notebooks/*.ipynb")]
-    files += [*ASSETS.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
-    files += list(rendering.FOLDER.iterdir())
-    files += [path for kind in ("json", "jsonl", "md") for path in ASSETS.glob(f"s*/*.{kind}")]
-    return set().union(*(shingles(path.read_text(encoding="utf-8")) for path in files))
+    said = [*root.glob("*.md"), *root.glob("notebooks/*.md"), *root.glob("notebooks/*.ipynb")]
+    said += [*ASSETS.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    said += list(rendering.FOLDER.iterdir())
+    said += [path for kind in ("json", "jsonl", "md") for path in ASSETS.glob(f"s*/*.{kind}")]
+    return set().union(*(shingles(path.read_text(encoding="utf-8")) for path in said))
 
 
 def refuse_dead_links(place: Path, known: Sequence[str] = ()) -> None:

@@ -66,7 +66,8 @@ def what_to_run(study: StudyParams, models: Sequence[str], until: str = "") -> l
 def machine_limits() -> list[str]:
     """What stages that run side by side on this machine share, as Snakemake's arguments: its memory, and its GPUs.
 
-    Every stage takes the first GPU that it sees, so one stage with a GPU runs at a time. Snakemake lets a stage that asks
+    Every stage takes the first GPU that it sees, so one stage that asks for a GPU runs at a time; models that ask for none
+    are small, and may share it. Snakemake lets a stage that asks
     for more than there is run alone.
     """
     import psutil

@@ -84,7 +84,7 @@ def alarm_curve(result: Finetuned, rows: pd.DataFrame, temperature: float) -> di
 
 
 def measure_bf16(network, tokenizer, result: Finetuned, rows: pd.DataFrame, max_length: int) -> dict:
-    """How far bf16 moves the logits of validation rows, `mixed.MEASURED_ROWS` at most, and the bound that follows."""
+    """How far bf16 moves the logits of validation rows, `close_calls.MEASURED_ROWS` at most, and the bound that follows."""
     texts = rows.set_index("id").loc[result.validation_ids[: close_calls.MEASURED_ROWS], "text"].tolist()
     encoded, network = encode(tokenizer, texts, max_length), network.cpu()
     exact, rough = (logits_of(part, tokenizer, encoded, 2048) for part in (network, close_calls.in_bf16(network)))

@@ -72,8 +72,9 @@ def next_tokens(model: ModelParams, texts: list[str]) -> tuple[list[list[int]], 
 def measured_apart(model: ModelParams, ids: list[list[int]]) -> tuple[list, str]:
     """What `main` finds in a process of its own, and why it found nothing."""
     command = [sys.executable, "-m", "emosafe_lib.ondevice.llama_cpp", model.name]
+    options = {"capture_output": True, "text": True, "timeout": SECONDS, "env": measure.environment()}
     try:
-        done = subprocess.run(command, input=json.dumps(ids), capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, input=json.dumps(ids), **options)
     except subprocess.TimeoutExpired:
         return [], f"it was not done after {SECONDS} seconds"
     lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]

@@ -277,14 +277,23 @@ def measure_in_turn(model: ModelParams, dtypes: Iterable[str]) -> Iterator[list[
             break
 
 
+def environment() -> dict[str, str]:
+    """What every process is measured in: as many threads as this one, and memory that goes back when it is freed. Whatever
+    keeps it, as the runner has glibc do, would be counted.
+    """
+    import torch
+
+    found = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    found.pop("GLIBC_TUNABLES", None)
+    return found
+
+
 def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.DataFrame:
     """`measure_in_turn` in a fresh process with as many threads as this one, so that peak memory belongs to this model
     alone; `random` for its shape only. It may leave later dtypes out, never the first.
 
     A process that dies takes only the dtype with it that it was measuring, which gets a row that says so.
     """
-    import torch
-
     command = [
         sys.executable,
         "-m",
@@ -293,9 +302,7 @@ def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.
         ",".join(dtypes),
         *(["random"] if random else []),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment.pop("GLIBC_TUNABLES", None)  # by the runner's, freed memory would stay and be counted
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     rows = [row for line in done.stdout.splitlines() if line.startswith("[") for row in json.loads(line)]
     told = {row["dtype"] for row in rows}
     left = [dtype for dtype in dtypes if dtype not in told]

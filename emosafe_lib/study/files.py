@@ -71,7 +71,7 @@ def put_in_place(written: Path, target: Path) -> None:
     owner alone if it holds messages.
     """
     for path in [written] if written.is_file() else [path for path in written.rglob("*") if path.is_file()]:
-        with open(path, "rb") as stream:
+        with open(path, "r+b") as stream:  # Windows syncs none that is open for reading alone
             os.fsync(stream.fileno())  # or a power failure could leave the new name with nothing in it
         name = target.name if path == written else path.name
         # By name and not by what it is: safetensors makes files that only their owner may read.

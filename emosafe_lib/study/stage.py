@@ -8,6 +8,7 @@ Whether a stage counts as done, the runner decides: see `workflow/receipts.py`.
 
 import atexit
 import gc
+import json
 import os
 import shutil
 import sys
@@ -180,7 +181,7 @@ class Run:
             "model": self.model.name if self.model else None,
             "parameters": parameters_of(self.stage, self.study, self.model, self.named),
             "inputs": self.inputs,
-            "outputs": {str(path.relative_to(self.staging)): file_sha256(path) for path in staged},
+            "outputs": {path.relative_to(self.staging).as_posix(): file_sha256(path) for path in staged},
             "numbers": numbers,
             "not_measured": not_measured(),
             "versions": versions(),
@@ -196,18 +197,32 @@ class Run:
         return Manifest(manifest)
 
     def publish(self, staged: Sequence[Path]) -> None:
-        """Move staged files into place, the manifest last.
+        """Move staged files into place, the manifest last; what an earlier run wrote and this one did not is removed, or
+        a later stage would read it beside this run's.
 
         Several files cannot change at once, so the old manifest goes first: while there is none, neither a reader nor
         whoever comes after a killed process takes the mixture for a result. All is written by then, so a full disk
         cannot strike in between.
         """
-        (self.folder / "manifest.json").unlink(missing_ok=True)
+        manifest = self.folder / "manifest.json"
+        earlier = named_outputs(manifest, self.base)
+        manifest.unlink(missing_ok=True)
+        for path in earlier - {self.base / path.relative_to(self.staging) for path in staged}:
+            path.unlink(missing_ok=True)
         for path in staged:
             target = self.base / path.relative_to(self.staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             put_in_place(path, target)
         shutil.rmtree(self.staging)
+
+
+def named_outputs(manifest: Path, base: Path) -> set[Path]:
+    """The files below `base` that a stage's manifest names; none where it is absent or cannot be read."""
+    try:
+        named = list(json.loads(manifest.read_text(encoding="utf-8"))["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {base / name for name in named if (base / name).resolve().is_relative_to(base.resolve())}
 
 
 def begin(stage: str, study: str, model: str | None = None, models: Sequence[str] = ()) -> Run:

@@ -86,6 +86,30 @@ def test_74_a_manifest_that_cannot_be_written_leaves_the_last_good_output(checko
     assert json.loads((outputs / "toy" / STAGE / "manifest.json").read_text()) == manifest
 
 
+def test_what_this_run_no_longer_writes_goes_and_nothing_else_does(checkout, outputs):
+    first = begin(STAGE, "toy")
+    for name in ("figure.png", "figure.csv"):
+        first.out(name).write_text("old")
+    first.out("card.json", at="study").write_text("{}")
+    first.finish()
+    (outputs / "toy" / STAGE / "notes.txt").write_text("somebody's own")
+    second = begin(STAGE, "toy")
+    second.out("figure.csv").write_text("new")
+    second.finish()
+    left = {path.name for path in (outputs / "toy").rglob("*") if path.is_file() and ".work" not in path.parts}
+    assert {"figure.csv", "notes.txt", "manifest.json"} <= left and not {"figure.png", "card.json"} & left
+
+
+@pytest.mark.parametrize("named", ['{"outputs": {"../../kept.txt": ""}}', '{"outputs": 3}', "[]", "{"])
+def test_a_manifest_of_an_earlier_run_removes_nothing_outside_its_study(checkout, outputs, named):
+    folder = outputs / "toy" / STAGE
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(named)
+    (outputs / "kept.txt").write_text("kept")
+    begin(STAGE, "toy").finish()
+    assert (outputs / "kept.txt").is_file() and json.loads((folder / "manifest.json").read_text())["stage"] == STAGE
+
+
 def test_an_opening_cell_that_ran_twice_leaves_no_lock_and_a_last_cell_publishes_once(checkout):
     run = begin(STAGE, "toy")
     run = begin(STAGE, "toy")  # while the name still holds the first

@@ -63,6 +63,43 @@ def wait_until(condition, seconds=30):
     return condition()
 
 
+CANARY = "zelda quux 4711"
+
+
+def failing(code: str) -> dict:
+    """A notebook with one cell and what IPython leaves of its failure."""
+    from IPython.core.ultratb import FormattedTB
+
+    cell = nbformat.v4.new_code_cell(code)
+    try:
+        exec(code, {})
+    except Exception as error:
+        lines = FormattedTB(mode="Context").structured_traceback(*sys.exc_info())
+        facts = {"ename": type(error).__name__, "evalue": str(error), "traceback": [*lines]}
+        cell.outputs = [nbformat.v4.new_output("error", **facts)]
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+def test_an_error_of_another_package_leaves_no_message_in_the_notebook_that_is_kept():
+    code = "try:\n    {}['%s']\nexcept KeyError as found:\n    raise ValueError('%s\\nmore: 4711') from found"
+    notebook = failing(code % (CANARY, CANARY))
+    assert "4711" in notebook.cells[0].outputs[0].evalue
+    checks.mask_foreign(notebook)
+    (left,) = notebook.cells[0].outputs
+    assert "4711" not in left.evalue and left.ename == "ValueError"
+    assert "4711" not in "".join(left.traceback) and any("KeyError" in line for line in left.traceback)
+
+
+def test_an_error_of_ours_keeps_its_words_whatever_class_it_is_made_from():
+    ours = "from emosafe_lib.study.errors import ServerError\nraise ServerError('chat', 'asks for a key', 'export one')"
+    notebook = failing(ours)
+    before = copy.deepcopy(notebook)
+    checks.mask_foreign(notebook)
+    assert notebook == before
+    said = checks.failure_in_words(notebook.cells[0].outputs[0])
+    assert said == "ServerError: chat: asks for a key; export one"
+
+
 def test_a_good_stage_leaves_notebook_page_manifest_and_receipt(checkout, outputs):
     receipt = json.loads(run_stage(STAGE, "toy").read_text())
     names = {"01_data_merge.ipynb", "01_data_merge.html", "manifest.json", "rows.txt"}

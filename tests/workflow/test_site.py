@@ -6,6 +6,7 @@ reference once there is one.
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -266,6 +267,16 @@ def test_a_page_is_written_whatever_happened_and_says_what_is_missing(begun):
     assert len(pages) == 9 and list(dead_links(pages)) == []
     stub = (begun / "nano-2" / "04_lora_finetuning" / "04_lora_finetuning.html").read_text()
     assert "make stage STAGE=04_lora_finetuning STUDY=toy MODELS=nano-2" in stub
+
+
+def test_a_stage_that_failed_and_was_then_run_by_hand_is_no_failure_any_more(begun):
+    nbformat.write(toy.notebook("01_data_merge", "x"), begun / "logs" / "01_data_merge.ipynb")
+    study = load_study("toy")
+    assert states.state(study, "01_data_merge", None)[0] == "failed"
+    begin("01_data_merge", "toy").finish()
+    assert states.state(study, "01_data_merge", None)[0] == "run by hand"
+    os.utime(begun / "logs" / "01_data_merge.ipynb")
+    assert states.state(study, "01_data_merge", None)[0] == "failed", "it failed once more"
 
 
 @pytest.mark.parametrize("left", ["", "{", "{}"])

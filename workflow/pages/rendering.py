@@ -61,12 +61,13 @@ KERNEL_FILE = re.compile(r"/[\w/.-]*/ipykernel_\d+/\d+\.py")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def clean(notebook: dict) -> None:
+def clean(notebook: dict, label: str = "notebook") -> None:
     """Drop what a reader does not need and a page must not carry: widgets, scripts, run metadata, absolute paths.
 
     Raises
     ------
-    StageError : an output or source holds something private; it names the cell and the kind, never the value
+    StageError : an output or source holds something private; it names the notebook by `label`, the cell and the kind,
+        never the value
     """
     language = notebook["metadata"].get("language_info")
     notebook["metadata"] = {"kernelspec": dict(KERNEL)} | ({"language_info": language} if language else {})
@@ -82,7 +83,7 @@ def clean(notebook: dict) -> None:
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_base64(output["data"]["image/png"])
             hide_paths(output)
-        refuse_private(cell, number)
+        refuse_private(cell, f"{label}, cell {number}")
 
 
 def alternative_texts(metadata: dict) -> dict:
@@ -108,7 +109,7 @@ def hide_paths(output: dict) -> None:
             output["data"][mime] = short(value)
 
 
-def refuse_private(cell: dict, number: int) -> None:
+def refuse_private(cell: dict, where: str) -> None:
     """Raise StageError if a cell's source or text outputs hold a key, a home path or an address."""
     texts = ["".join(cell["source"])]
     for output in cell.get("outputs", []):
@@ -117,7 +118,7 @@ def refuse_private(cell: dict, number: int) -> None:
         texts += [each["alt"] for each in output.get("metadata", {}).values()]
     for name, pattern in PRIVATE:
         if any(pattern.search(text) for text in texts):
-            raise StageError(f"cell {number}", f"holds {name}, so the page is not published", "remove it and run again")
+            raise StageError(where, f"holds {name}, so the page is not published", "remove it and run again")
 
 
 def describe_figures(notebook: dict) -> None:

@@ -42,12 +42,13 @@ def state(study: StudyParams, name: str, model: str | None, models: Sequence[str
     """What a stage's receipt proves for a run about `models`, and its manifest.
 
     The word is "done", "stale" (parameters or code have changed since), "run by hand" (its manifest is there, and no
-    receipt for it), "failed" (the runner kept a notebook that did not finish; an earlier page still stands) or "not run";
+    receipt for it), "failed" (the runner kept a notebook that did not finish, and nobody has run it by hand since; an
+    earlier page still stands) or "not run";
     the manifest is {} for the last two.
     """
     folder = paths.stage_folder(study.name, name, model)
     facts = read_or_empty(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
-    if unfinished(study, name, model).is_file() and not (folder / RECEIPT).is_file():
+    if has_failed(unfinished(study, name, model), folder):
         return "failed", {}
     if stage.MANIFEST - facts.keys():
         return "not run", {}
@@ -59,6 +60,14 @@ def state(study: StudyParams, name: str, model: str | None, models: Sequence[str
         return "stale", facts
     by_hand = not written_for(folder) and json.loads(json.dumps(now)) == facts["parameters"]
     return ("run by hand" if by_hand else "stale"), facts
+
+
+def has_failed(unfinished: Path, folder: Path) -> bool:
+    """Whether the last thing that happened to a stage was a run that did not finish: no receipt, and no later manifest."""
+    if not unfinished.is_file() or (folder / RECEIPT).is_file():
+        return False
+    manifest = folder / "manifest.json"
+    return not manifest.is_file() or manifest.stat().st_mtime_ns <= unfinished.stat().st_mtime_ns
 
 
 def written_for(folder: Path) -> bool:
