@@ -13,11 +13,13 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import augment_cases  # noqa: E402
 import chat_server  # noqa: E402
-from reporting import machine, publish, versions  # noqa: E402
+from reporting import machine, publish, ratio, rounds, versions  # noqa: E402
 
 from emosafe_lib.augment import reinterpretation  # noqa: E402
 from emosafe_lib.augment import requests as augment_requests  # noqa: E402
@@ -192,27 +194,34 @@ async def plain_client(url: str, bodies: list[dict]) -> None:
         await asyncio.gather(*(one(body) for body in bodies))
 
 
-def throughput(count: int, folder: Path, latency: float) -> dict:
-    """Requests a second of the bare client, the plain official client and ours, at the same server."""
+def throughput(count: int, folder: Path, latency: float, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """By the bare client, the plain official client and ours, at the same server, round by round: requests a second, and
+    processor seconds a request.
+    """
+    return rounds(
+        {side: partial(one_side, side, count, folder, latency) for side in ("limit", "peer", "ours")}, repeats
+    )
+
+
+def one_side(side: str, count: int, folder: Path, latency: float) -> tuple[float, float]:
+    """One run of `throughput`."""
     from emosafe_lib.augment.exchange import body_of
 
-    table, rates, processor = augment_cases.rows(count), {}, {}
-    for name in ("limit", "peer", "ours"):
-        with chat_server.ChatServer(latency=latency, capacity=CONCURRENCY, idempotent=False) as server:
-            params = parameters(server.url, count)
-            requests = augment_requests.requests_for(table, params)
-            bodies = [body_of(request, params) for request in requests]
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-            if name == "limit":
-                asyncio.run(bare_client(server.port, json.dumps(bodies[0]).encode(), len(bodies)))
-            elif name == "peer":
-                asyncio.run(plain_client(server.url, bodies))
-            else:
-                with Journal(folder / f"speed-{latency}.jsonl") as journal:
-                    reinterpretation.answer_all(table, requests, params, journal)
-            processor[name] = (resource.getrusage(resource.RUSAGE_SELF).ru_utime - before) / len(bodies)
-            rates[name] = rate_of(server.times, len(bodies))
-    return rates | {"milliseconds": {name: round(1e3 * seconds, 2) for name, seconds in processor.items()}}
+    table = augment_cases.rows(count)
+    with chat_server.ChatServer(latency=latency, capacity=CONCURRENCY, idempotent=False) as server:
+        params = parameters(server.url, count)
+        requests = augment_requests.requests_for(table, params)
+        bodies = [body_of(request, params) for request in requests]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+        if side == "limit":
+            asyncio.run(bare_client(server.port, json.dumps(bodies[0]).encode(), len(bodies)))
+        elif side == "peer":
+            asyncio.run(plain_client(server.url, bodies))
+        else:
+            with Journal(Path(tempfile.mkdtemp(dir=folder)) / "speed.jsonl") as journal:
+                reinterpretation.answer_all(table, requests, params, journal)
+        spent = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
+        return rate_of(server.times, len(bodies)), spent / len(bodies)
 
 
 def canary_rows(count: int):
@@ -303,28 +312,32 @@ models: [nano-1]
 
 def entry(case: str, ours, peer, peer_name: str, unit: str, limit_share=None, **more) -> dict:
     """One line of the report; the ratio is ours by the peer's where both are numbers."""
-    ratio = round(ours / peer, 3) if peer else None
-    return {"case": case, "ours": ours, "peer": peer, "peer_name": peer_name, "unit": unit, "ratio": ratio} | {
+    times = round(ours / peer, 3) if peer else None
+    return {"case": case, "ours": ours, "peer": peer, "peer_name": peer_name, "unit": unit, "ratio": times} | {
         "limit_share": limit_share,
         **more,
     }
 
 
-def speed_entries(count: int, folder: Path) -> list[dict]:
+def speed_entries(count: int, folder: Path, repeats: int) -> list[dict]:
     """Throughput at a chat server's pace, and with answers at once, where our own work is all there is."""
-    lines = []
-    for case, latency, number in (("250 ms an answer", LATENCY, count), ("answers at once", 0.0, min(count, 600))):
-        found = throughput(number, folder, latency)
-        ours, peer, limit = (round(found[name], 1) for name in ("ours", "peer", "limit"))
-        more = {"limit": limit, "processor_ms_per_request": found["milliseconds"], "requests": number}
+    lines, number = [], min(count, 600)
+    for case, latency in (("250 ms an answer", LATENCY), ("answers at once", 0.0)):
+        runs = throughput(number, folder, latency, repeats)
+        rates = {side: [rate for rate, _ in found] for side, found in runs.items()}
+        ours, peer, limit = (round(statistics.median(rates[side]), 1) for side in ("ours", "peer", "limit"))
+        spent = {side: round(1e3 * statistics.median(work for _, work in found), 2) for side, found in runs.items()}
+        more = {"limit": limit, "processor_ms_per_request": spent, "requests": number, "repeats": repeats}
+        more["ratio"] = round(ratio(rates["ours"], rates["peer"]), 3)
         unit, name = "requests/s at concurrency 16", "AsyncOpenAI with a semaphore, no journal"
-        lines.append(entry(f"throughput, {case}", ours, peer, name, unit, round(ours / limit, 3), **more))
+        lines.append(entry(f"throughput, {case}", ours, peer, name, unit, round(ours / limit, 3)) | more)
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--canaries", type=int, default=200)
     parser.add_argument("--print", action="store_true", help="print the report instead of writing it")
     chosen = parser.parse_args()
@@ -338,7 +351,7 @@ def main() -> None:
             found = kill_run(chosen.rows, folder, idempotent)
             title = f"five kill -9, a fifth faults, idempotency {case}"
             lines.append(entry(title, found["billed_twice"], None, "", "requests billed twice", **found))
-        lines += speed_entries(chosen.rows, Path(name))
+        lines += speed_entries(chosen.rows, Path(name), chosen.repeats)
         found = canary_run(chosen.canaries, Path(name))
         lines.append(entry("canary identifiers", sum(found["found"].values()), None, "", "leaks", **found))
     found_on = machine() | {"load": round(os.getloadavg()[0], 1)}

@@ -22,10 +22,11 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reporting import machine, publish, versions
+from reporting import machine, publish, ratio, rounds, versions
 
 from emosafe_lib.study.machine import peak_memory_mb
 
@@ -35,6 +36,7 @@ PIPELINE_BATCHES = (1, 2, 4, 8, 16, 32, 128)
 RUNTIMES = ("torch", "bf16+fp32", "onnx", "onnx-int8")
 LONGEST, TOKENS_PER_WORD = 256, 1.3
 PROBED_ROWS, PROBES = 100, 2
+THREADS = os.environ.get("OMP_NUM_THREADS", "1")  # of each side, but for first answers, which come as they come
 MESSAGE = "I passed my exam and called my sister to tell her."
 
 
@@ -76,27 +78,32 @@ def make_export(case: str, folder: Path) -> None:
     compared.to_json(folder / f"{case}.json", orient="records")
 
 
-def read_with_pipeline(folder: Path, batch: int, messages: list[str]):
-    """A function that labels all messages with the transformers pipeline."""
-    from transformers import pipeline
+def read_with_pipeline(folder: Path, batch: int):
+    """A function that labels messages with the transformers pipeline; nothing of our checks of an export is in its time."""
+    from transformers import AutoTokenizer, pipeline
 
-    from emosafe_lib.ondevice.exported import load_exported
+    from emosafe_lib.models.classifier import classifier_class
 
-    network, tokenizer, _ = load_exported(folder)
+    facts = json.loads((folder / "sealed.json").read_text(encoding="utf-8"))
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    network_class = classifier_class(facts["pooling"], "llama" if kind == "llama" else "encoder")
+    network, tokenizer = network_class.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     read = pipeline("text-classification", model=network, tokenizer=tokenizer, device="cpu")
     options = {"batch_size": batch, "truncation": True, "max_length": LONGEST}
-    return lambda: [answer["label"] for answer in read(messages, **options)]
+    return lambda messages: [answer["label"] for answer in read(messages, **options)]
 
 
-def read_with_ours(folder: Path, runtime: str, messages: list[str]):
-    """A function that labels all messages with one of our runtimes."""
+def read_with_ours(folder: Path, runtime: str):
+    """A function that labels messages with one of our runtimes."""
     from emosafe_lib.ondevice.classify import TOKENS_PER_BATCH
     from emosafe_lib.ondevice.runtimes import open_task
     from emosafe_lib.study.taxonomy import SAFETY_LEVELS
 
     part = open_task(folder, runtime)
-    return lambda: [SAFETY_LEVELS[best] for best in part.probabilities(messages, TOKENS_PER_BATCH)[0].argmax(axis=1)]
+    return lambda messages: [
+        SAFETY_LEVELS[best] for best in part.probabilities(messages, TOKENS_PER_BATCH)[0].argmax(axis=1)
+    ]
 
 
 def measure(folder: Path, side: str, rows: int) -> dict:
@@ -110,18 +117,19 @@ def measure(folder: Path, side: str, rows: int) -> dict:
     make = read_with_ours if side in RUNTIMES else read_with_pipeline
     kind = side if side in RUNTIMES else int(side)
     with quiet():
-        make(folder, kind, messages[:16])()
-        read = make(folder, kind, messages)
+        read = make(folder, kind)
+        read(messages[:16])
         started = time.perf_counter(), time.process_time()
-        labels = read()
+        labels = read(messages)
         clock, processor = time.perf_counter() - started[0], time.process_time() - started[1]
     return {"clock": rows / clock, "processor": rows / processor, "labels": labels}
 
 
 def in_own_process(folder: Path, side: str, rows: int) -> dict:
-    """`measure` in a fresh process."""
+    """`measure` in a fresh process, in which every side has as many threads."""
     command = [sys.executable, __file__, "--one", str(folder), side, "--rows", str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"OMP_NUM_THREADS": THREADS}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -131,9 +139,10 @@ def answer_once(folder: Path, side: str) -> None:
         from emosafe_lib import cli
 
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            cli.main(["classify", "--model", str(folder), "--runtime", side, MESSAGE])
+            if cli.main(["classify", "--model", str(folder), "--runtime", side, MESSAGE]):
+                raise SystemExit("emosafe classify failed")
     else:
-        read_with_pipeline(folder / "safety", int(side), [MESSAGE])()
+        read_with_pipeline(folder / "safety", int(side))([MESSAGE])
     print(peak_memory_mb())
 
 
@@ -149,15 +158,12 @@ def first_answers(case: str, folder: Path, repeats: int) -> list[dict]:
     import pandas as pd
 
     *runtimes, peer = sides = ("onnx", "onnx-int8", "1")
-    runs = {side: [] for side in sides}
-    for number in range(repeats + 1):
-        for side in sides if number % 2 == 0 else sides[::-1]:
-            runs[side].append(first_answer(folder, side))
-    counted = {side: pd.DataFrame(found[1:]).median() for side, found in runs.items()}  # the first fills the page cache
+    runs = rounds({side: partial(first_answer, folder, side) for side in sides}, repeats + 1)
+    counted = {side: pd.DataFrame(found[1:]) for side, found in runs.items()}  # the first fills the page cache
     return [
-        {"case": f"{case} {ours}, first answer", "ours": round(counted[ours][unit], 2), "unit": unit}
-        | {"peer": round(theirs, 2), "peer_name": "transformers pipeline('text-classification')"}
-        | {"ratio": round(theirs / counted[ours][unit], 2), "limit_share": None, "repeats": repeats}
+        {"case": f"{case} {ours}, first answer", "ours": round(counted[ours][unit].median(), 2), "unit": unit}
+        | {"peer": round(theirs.median(), 2), "peer_name": "transformers pipeline('text-classification')"}
+        | {"ratio": round(ratio(theirs, counted[ours][unit]), 2), "limit_share": None, "repeats": repeats}
         for ours in runtimes
         for unit, theirs in counted[peer].items()
     ]
@@ -180,26 +186,20 @@ def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
     at = folder / case / "safety"
     best, runtimes = best_batch(at), runtimes_here(at)
     sides = [best, *runtimes]
-    runs = {side: [] for side in sides}
-    for number in range(repeats):
-        for side in sides if number % 2 == 0 else sides[::-1]:
-            runs[side].append(in_own_process(at, side, rows))
-    middle = {
-        side: {key: statistics.median(run[key] for run in found) for key in ("clock", "processor")}
-        for side, found in runs.items()
-    }
+    runs = rounds({side: partial(in_own_process, at, side, rows) for side in sides}, repeats)
     labels = {side: found[0]["labels"] for side, found in runs.items()}
     peer_name = f"transformers pipeline('text-classification'), batch {best}, its best of {list(PIPELINE_BATCHES)}"
     pairs = [(runtime, best, peer_name) for runtime in runtimes]
-    pairs += [("onnx-int8", "torch", "fp32 PyTorch in the same batches")]
+    pairs += [("onnx-int8", "torch", "fp32 PyTorch, in batches")]
     found = []
     for ours, peer, name in pairs:
         same = float(np.mean([a == b for a, b in zip(labels[ours], labels[peer], strict=True)]))
         for key, unit in (("processor", "rows per processor second"), ("clock", "rows/s")):
-            mine, theirs = middle[ours][key], middle[peer][key]
+            mine, theirs = ([run[key] for run in runs[side]] for side in (ours, peer))
             found.append(
-                {"case": f"{case} {ours}, {key}", "ours": round(mine, 1), "peer": round(theirs, 1), "unit": unit}
-                | {"peer_name": name, "ratio": round(mine / theirs, 2), "limit_share": None}
+                {"case": f"{case} {ours}, {key}", "ours": round(statistics.median(mine), 1), "unit": unit}
+                | {"peer": round(statistics.median(theirs), 1), "peer_name": name}
+                | {"ratio": round(ratio(mine, theirs), 2), "limit_share": None}
                 | {"same_labels": round(same, 4), "rows": rows, "repeats": repeats}
             )
     found += first_answers(case, folder / case, repeats)
@@ -238,8 +238,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for case in options.cases for row in compare(case, Path(folder), options.rows, options.repeats)]
     packages = ("torch", "transformers", "onnxruntime", "tokenizers")
-    threads = os.environ.get("OMP_NUM_THREADS", "default")
-    report = {"machine": machine() | {"threads": threads}, "versions": versions(*packages), "rows": rows}
+    report = {"machine": machine() | {"threads": THREADS}, "versions": versions(*packages), "rows": rows}
     publish(report, options.results)
     print(json.dumps(rows, indent=1))
 

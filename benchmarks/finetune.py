@@ -26,10 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reporting import machine, publish, versions
+from reporting import machine, publish, ratio, rounds, versions
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
@@ -211,10 +212,7 @@ def compare(case: str, rows: int, repeats: int, peaks: dict[str, float]) -> list
     from emosafe_lib.models.precision import mixes_precision
 
     precision = "bfloat16" if mixes_precision(params_of(case)) else "float32"
-    runs = {"ours": [], "peer": []}
-    for number in range(repeats):
-        for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            runs[side].append(in_own_process(case, side, rows))
+    runs = rounds({side: partial(in_own_process, case, side, rows) for side in ("ours", "peer")}, repeats)
     middle = {
         side: {key: statistics.median(run[key] for run in found) for key in found[0]} for side, found in runs.items()
     }
@@ -228,11 +226,12 @@ def compare(case: str, rows: int, repeats: int, peaks: dict[str, float]) -> list
     }
     found = []
     for kind, (key, unit) in kinds.items():
-        ratio = peer[key] / ours[key] if key.endswith("mb") else ours[key] / peer[key]
+        over, under = ("peer", "ours") if key.endswith("mb") else ("ours", "peer")
+        better = ratio(*([run[key] for run in runs[side]] for side in (over, under)))
         share = round(ours["flops"] / peaks[precision], 3) if key == "processor" else None
         rounded = {"ours": round(ours[key], 1), "peer": round(peer[key], 1)}
         found.append(
-            {"case": f"{case} {kind}", **rounded, "unit": unit, "peer_name": name, "ratio": round(ratio, 2)}
+            {"case": f"{case} {kind}", **rounded, "unit": unit, "peer_name": name, "ratio": round(better, 2)}
             | {"limit_share": share, "precision": precision, "repeats": repeats, "rows": rows}
         )
     return found

@@ -12,15 +12,17 @@ import argparse
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from reporting import exponent, machine_and_load, publish, versions
+from reporting import exponent, machine_and_load, publish, rounds, versions
+
+from emosafe_lib.study.machine import peak_memory_mb
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "merge.json"
@@ -106,7 +108,7 @@ def one(which: str, n: int) -> dict:
     return {
         "seconds": round(time.perf_counter() - before, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": round(peak_memory_mb()),
         "groups": groups,
     }
 
@@ -133,20 +135,24 @@ def line(case: str, mine: float, theirs: float | None, unit: str, limit: float |
     } | extra
 
 
-def benchmark(sizes: list[int]) -> dict:
-    """All sizes, ours and, where it ends in reasonable time, the peer's, if it runs here at all."""
+def benchmark(sizes: list[int], repeats: int) -> dict:
+    """All sizes, ours and, where it ends in reasonable time, the peer's, if it runs here at all: medians of so many rounds,
+    and one run of ours alone where the peer takes too long.
+    """
     from emosafe_lib.study.optional import not_measured, optional
 
     rows, mine = [], {}
     for n in sizes:
-        mine[n] = measured("ours", n)
-        theirs = {}
+        runs = {}
         if n <= PEER_UP_TO:
             with optional("peer", f"pandas + datasketch loop, {n} rows"):
-                theirs = measured("peer", n)
+                runs = rounds({side: partial(measured, side, n) for side in ("ours", "peer")}, repeats)
+        runs = runs or {"ours": [measured("ours", n)]}
+        mine[n], theirs = (pd.DataFrame(runs.get(side, [])).median().to_dict() for side in ("ours", "peer"))
         print(n, mine[n], theirs, file=sys.stderr, flush=True)
         top = n == 1_000_000
         extra = {
+            "repeats": len(runs["ours"]),
             "cpu_seconds": mine[n]["cpu_seconds"],
             "groups": mine[n]["groups"],
             "peer_groups": theirs.get("groups"),
@@ -174,13 +180,14 @@ def benchmark(sizes: list[int]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", choices=["ours", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--print", action="store_true", help="print instead of writing the result file")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(options.one, options.sizes[0])))
         return
-    publish(benchmark(options.sizes), RESULTS, only_print=options.print)
+    publish(benchmark(options.sizes, options.repeats), RESULTS, only_print=options.print)
 
 
 if __name__ == "__main__":

@@ -172,6 +172,7 @@ def harness_of(network, tokenizer):
 def best_batch(model, setup: Setup, sizes=(1, 4, 16), texts: int | None = None) -> int:
     """The batch size with which the harness is fastest on a few texts, by processor time."""
     texts, spent = texts or (6 if len(setup.prompt.suffixes) == 1 else 3), {}
+    harness(model, setup, setup.messages[:1])  # the first call belongs to no size
     for size in sizes:
         model.batch_size_per_gpu = size
         *_, spent[size] = clocked(lambda: harness(model, setup, setup.messages[:texts]))
@@ -227,12 +228,12 @@ def compare(case: Case, texts: int, count: int, networks: dict) -> list[dict]:
     )
     model = harness_of(network, tokenizer)
     batch = best_batch(model, setup)
-    limits = [[clocked(lambda way=way: forward_only(setup, way))[1:] for _ in range(2)] for way in (True, False)]
+    limits = [[clocked(lambda way=way: forward_only(setup, way))[1:] for _ in range(count)] for way in (True, False)]
     exact = ours(setup, setup.messages)
     rows = []
     peers = {
         f"{HARNESS}, batch {batch}": (lambda s, m: harness(model, s, m), case.harness_texts, count),
-        LOOP: (loop, case.loop_texts, min(2, count)),
+        LOOP: (loop, case.loop_texts, count),
     }
     for name, (peer, peer_texts, times_each) in peers.items():
         peer_texts = min(peer_texts, texts)
@@ -285,7 +286,7 @@ def growth_with_texts(network, tokenizer, sizes) -> list[dict]:
     messages = messages_of(tokenizer, max(sizes))
     for size in sizes:
         setup = Setup(network, prompt, messages[:size])
-        seconds = timed(setup, 3 if size < 1000 else 1)
+        seconds = timed(setup, 5 if size <= 1000 else 1)
         even = rows[0]["ours"] * size / sizes[0] if rows else None
         rows.append(growth_row(f"growth with texts {size}", setup, seconds, even, "proportional to the first point"))
     return rows
@@ -307,7 +308,7 @@ def growth_with_prefix(label: str, network, tokenizer, lengths, texts: int, peer
             best_batch(model, setup, (1, 4), peer_texts)
             *_, peer = clocked(lambda setup=setup: harness(model, setup, messages[:peer_texts]))
             peer *= texts / peer_texts
-        rows.append(growth_row(f"growth with prefix {label} {length}", setup, timed(setup, 2), peer, HARNESS))
+        rows.append(growth_row(f"growth with prefix {label} {length}", setup, timed(setup, 5), peer, HARNESS))
         work.append(operations(setup))
         rows[-1] |= {
             "growth": round(rows[-1]["ours"] / rows[0]["ours"], 2),
