@@ -30,8 +30,8 @@ FINAL = ("ok", "length", "refusal", "content_filter", "no_choices")
 @dataclass(frozen=True)
 class Answer:
     """What became of one request. `content` is the model's text, `model` the one that answered, `attempts` counts
-    requests on the wire, `seconds` includes waiting between them. `cap_usd` is what counts against the cap, where that
-    is more than the bill.
+    requests on the wire, `lost` those of them before the last that may have been billed and brought nothing, `seconds`
+    includes waiting between them. `cap_usd` is what counts against the cap, where that is more than the bill.
     """
 
     key: str
@@ -43,6 +43,7 @@ class Answer:
     cost_usd: float = 0.0
     seconds: float = 0.0
     attempts: int = 1
+    lost: int = 0
     note: str = ""
     cap_usd: float = 0.0
 
@@ -140,6 +141,7 @@ class Journal:
             answer = Answer(**record)
             self.open.discard(answer.key)
             self.spent_usd += max(answer.cost_usd, answer.cap_usd)
+            self.timeouts += answer.lost
             if answer.outcome in FINAL:
                 self.answers.setdefault(answer.key, answer)
                 self.failed.pop(answer.key, None)

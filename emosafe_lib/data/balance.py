@@ -6,6 +6,8 @@ labels first, while the best guess from the source's name alone stays below a bo
 SciPy.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -76,6 +78,7 @@ class Programme:
         self.size = len(table) + len(self.sources)
         self.left: list[np.ndarray] = []
         self.right: list[float] = []
+        self.rules: list[str] = []
 
     def vector(self, mask=None, source: str | None = None) -> np.ndarray:
         """Ones at the cells under a mask, or at the source's largest level."""
@@ -86,18 +89,30 @@ class Programme:
             x[len(self.table) + self.sources.index(source)] = 1
         return x
 
-    def at_most(self, coefficients: np.ndarray, limit: float = 0.0) -> None:
-        """Add one constraint."""
+    def at_most(self, coefficients: np.ndarray, limit: float = 0.0, rule: str = "") -> None:
+        """Add one constraint; `rule` is the setting that asks for it."""
         self.left.append(coefficients)
         self.right.append(limit)
+        self.rules.append(rule)
 
-    def solve(self) -> np.ndarray | None:
-        """Rows to keep of each cell, rounded down, or None where nothing fits."""
+    def in_the_way(self) -> list[str]:
+        """A smallest set of settings that contradict each other on these rows: without any one of them they would not."""
+        needed = list(dict.fromkeys(filter(None, self.rules)))
+        for name in list(needed):
+            kept = self.solve({*self.rules} - {*needed} - {""} | {name})
+            if kept is None or not kept.sum():
+                needed.remove(name)
+        return needed
+
+    def solve(self, without: Collection[str] = ()) -> np.ndarray | None:
+        """Rows to keep of each cell, rounded down, or None where nothing fits; `without` some of the rules."""
         from scipy.optimize import linprog
 
         worth = self.vector(np.where(self.table["quality"] == "direct", 1.0, WEAK_WORTH))
         bounds = list(zip(self.table["must"], self.table["available"], strict=True)) + [(0, None)] * len(self.sources)
-        found = linprog(-worth, A_ub=np.array(self.left), b_ub=self.right, bounds=bounds, method="highs")
+        asked = [place for place, rule in enumerate(self.rules) if rule not in without]
+        left, right = np.array(self.left)[asked], np.array(self.right)[asked]
+        found = linprog(-worth, A_ub=left, b_ub=right, bounds=bounds, method="highs")
         return np.floor(found.x[: len(self.table)] + 1e-6).astype(int) if found.success else None
 
 
@@ -114,21 +129,24 @@ def quotas(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     for source in programme.sources:
         mine = table["source"] == source
         floor = min(data.min_source_rows, int(table.loc[mine, "available"].sum()))
-        programme.at_most(-programme.vector(mine), -float(floor))
+        programme.at_most(-programme.vector(mine), -float(floor), "min_source_rows")
         if source in data.caps:
-            programme.at_most(programme.vector(mine), float(data.caps[source]))
+            programme.at_most(programme.vector(mine), float(data.caps[source]), "caps")
         for level in levels.values():
-            programme.at_most(programme.vector(mine & level) - data.max_class_share * programme.vector(level))
+            share = programme.vector(mine & level) - data.max_class_share * programme.vector(level)
+            programme.at_most(share, rule="max_class_share")
             programme.at_most(programme.vector(mine & level) - programme.vector(source=source))
     if data.balance_sources:
         largest = programme.vector()
         largest[len(table) :] = 1
-        programme.at_most(largest - data.max_source_accuracy * everything)
-        programme.at_most(data.min_mental_health_share * everything - programme.vector(table["disclosure"]))
+        programme.at_most(largest - data.max_source_accuracy * everything, rule="max_source_accuracy")
+        spoken = data.min_mental_health_share * everything - programme.vector(table["disclosure"])
+        programme.at_most(spoken, rule="min_mental_health_share")
         for level in levels.values():
-            programme.at_most(data.min_class_share * everything - programme.vector(level))
+            programme.at_most(data.min_class_share * everything - programme.vector(level), rule="min_class_share")
     keep = programme.solve()
     if keep is None or not keep.sum():
-        what = "no choice of rows meets max_class_share, max_source_accuracy, min_class_share and the caps together"
-        raise MergeError("data", what, "relax one of them, add sources, or set balance_sources: false")
+        what = f"no choice of rows meets all bounds; in the way: {', '.join(programme.in_the_way())}"
+        remedy = "relax one of them or add sources; few sources want max_class_share: 1.0 and balance_sources: false"
+        raise MergeError("data", what, remedy)
     return table.assign(keep=keep)

@@ -1,4 +1,4 @@
-"""Train, validation and test by a stable hash of the group's name: more data or another order moves nothing."""
+"""Train, validation and test by a stable hash of the group's name: another order or other groups' data moves nothing."""
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
 
 
 def split_of(group: str, shares: dict[str, float], salt: str) -> str:
-    """The split of a group: a function of its name alone, so that more data or another order moves nothing."""
+    """The split of a group: a function of its name alone, so that no order and no other group's data moves it."""
     point, edge = stable_unit(group, salt), 0.0
     for split in SPLITS:
         edge += shares[split]

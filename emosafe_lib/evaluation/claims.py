@@ -3,7 +3,7 @@
 Each check is a function of the evidence, one ladder of sizes and a yardstick. It returns a verdict (supported,
 contradicted, cannot tell), the numbers behind it and the test in words. Every claim is measured twice: by the paper's own
 words (accuracy, its three categories, the large model shown examples) and by a stricter yardstick, under which neither
-the majority answer nor a source's name earns anything. "Cannot tell" is an answer: missing runs, too few sizes or an
+the majority answer nor a source's name earns much. "Cannot tell" is an answer: missing runs, too few sizes or an
 interval that holds zero lead to it, and `reason` says whether the study could have told. A verdict speaks of the ladder
 it was computed on and of nothing else.
 """
@@ -230,10 +230,10 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     if len(models) < MIN_SIZES or not shared:
         return cannot_tell(name, ladder, too_few(models), test)
     share = 1 / len(shared)
-    means = [evidence.contrast([(share, Cell(model, t, s)) for t, s in shared], metric) for model in models]
-    gain = evidence.contrast(
-        [(sign * share, Cell(m, t, s)) for m, sign in ((models[-1], 1), (models[0], -1)) for t, s in shared], metric
-    )
+    rows = evidence.answered(*(Cell(model, t, s) for model in models for t, s in shared))
+    means = [evidence.contrast([(share, Cell(m, t, s)) for t, s in shared], metric, mask=rows) for m in models]
+    ends = ((models[-1], share), (models[0], -share))
+    gain = evidence.contrast([(weight, Cell(m, t, s)) for m, weight in ends for t, s in shared], metric, mask=rows)
     count = np.array([evidence.parameters[model] for model in models], float)
     values, draws = np.array([mean.value for mean in means]), np.array([mean.draws for mean in means])
     low, high = interval(kendall(count, draws), evidence.study.analysis.confidence)
@@ -291,12 +291,12 @@ def spelled(metric: str) -> str:
 
 def rivals_of(evidence: Evidence, ladder: str, own: Cell, words: bool) -> dict[str, Cell]:
     """Whom the smallest trained model is held against, by the name that tables give them; some may have no runs."""
-    models = present(evidence, ladder)
+    models, encoders = present(evidence, ladder), [name for name in evidence.encoders if name != own.model]
     if not words:
-        return {m: own._replace(model=m) for m in [*models[1:], *evidence.encoders]}
+        return {m: own._replace(model=m) for m in [*models[1:], *encoders]}
     large = {m: paper.shown_examples(evidence, m, own.task) for m in models[1:][-1:]}
     shown = {f"{m}, {cell.setting}": cell for m, cell in large.items()}
-    return shown | {m: own._replace(model=m) for m in evidence.encoders}
+    return shown | {m: own._replace(model=m) for m in encoders}
 
 
 def high_data_categories(evidence: Evidence, yardstick: Yardstick = STRICT) -> list[str]:
@@ -323,7 +323,7 @@ def tuned_small_is_level(evidence: Evidence, ladder: str, yardstick: Yardstick =
         if own
         else {}
     )
-    have_larger = any(cell.model in models for cell in rivals.values())
+    have_larger = any(cell.model in models[1:] for cell in rivals.values())
     have_encoder = any(evidence.family(cell.model) == "encoder" for cell in rivals.values())
     if own is None or not evidence.keys(own) or not have_larger or not have_encoder:
         return cannot_tell(

@@ -65,10 +65,11 @@ def what_rows_buy(evidence: Evidence, ladder: str, task: str = "safety", metric:
     and number of rows: rival, rows, error, detectable (one test), chance_of_level; the error beyond the rows at hand is
     that of all rows, shrunk by the square root.
     """
-    models = evidence.sized(ladder)
-    own, found = Cell(models[0], task, "fine-tuned") if models else None, []
+    models, found = evidence.sized(ladder), []
     margin, confidence = evidence.study.analysis.margin, evidence.study.analysis.confidence
-    for rival in dict.fromkeys([*models[1:][-1:], *evidence.encoders]):
+    rivals = dict.fromkeys([*models[1:][-1:], *evidence.encoders]) if models else {}
+    for rival in (name for name in rivals if name != models[0]):
+        own = Cell(models[0], task, "fine-tuned")
         both = evidence.answered(own, own._replace(model=rival))
         for rows in row_steps(int(both.sum())):
             mask = both & (np.cumsum(both) <= rows)

@@ -40,7 +40,7 @@ RESULT_COLUMNS = (
     "seeds",
 )
 PROMPTED = ("zero-shot", "few-shot", FIVE_SHOTS)
-FIRST_SEED = "first-seed"
+FIRST_SEED, NO_LADDER = "first-seed", "none"
 # The settings of each file that a study asks of every model; five shots are asked where a context has room for them.
 FILES = {"prompting": ("zero-shot", "few-shot"), "finetuning": ("fine-tuned", "probe")}
 
@@ -129,8 +129,10 @@ class Evidence:
         return (self.models[model].title or model) if model in self.models else BASELINE_TITLES.get(model, model)
 
     def ladder(self, name: str) -> list[str]:
-        """The models of a ladder from small to large; those whose number of parameters is unknown come in no order."""
-        on_it = [model for model, params in self.models.items() if params.ladder == name]
+        """The models of a ladder from small to large; those whose number of parameters is unknown come in no order. Models
+        that belong to no ladder are not one.
+        """
+        on_it = [model for model, params in self.models.items() if params.ladder == name != NO_LADDER]
         return sorted(on_it, key=lambda model: self.parameters[model] or 0)
 
     def sized(self, name: str) -> list[str]:

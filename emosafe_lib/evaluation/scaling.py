@@ -256,6 +256,7 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
                 ("encoder", Cell(m, task, "fine-tuned"), Cell(e, task, "fine-tuned"))
                 for m in models
                 for e in evidence.encoders
+                if m != e
             ]
         for name in evidence.models:
             tuned, zero = Cell(name, task, "fine-tuned"), Cell(name, task, "zero-shot")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from emosafe_lib.finetuning.finetune import finetune
 from emosafe_lib.finetuning.plan import runs_of
+from emosafe_lib.models.precision import pick_device
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import outputs_root
@@ -60,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     from accelerate import PartialState
 
     model = load_model(options.model)
+    # Before weights are loaded: it gives each process a GPU of its own, and FSDP a group to spread them over.
+    PartialState(cpu=pick_device(model).type == "cpu")
     study = load_study(options.study).for_model(model.name)
     paths, folder = places(options, study, model)
     rows = read_rows(*paths)

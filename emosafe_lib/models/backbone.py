@@ -15,6 +15,7 @@ from pathlib import Path
 from emosafe_lib.models import gguf_files, precision
 from emosafe_lib.models.quantization import is_sharded, keep_narrow_layers_plain, quantization_options
 from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.memory import out_of_memory
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.paths import ASSETS
 
@@ -191,6 +192,23 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
 
 
 @contextmanager
+def room_for(model: ModelParams):
+    """Turn memory that is exhausted while weights are loaded into one line; training says more of it, see `failures`.
+
+    Raises
+    ------
+    ModelError : the model does not fit
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, ValueError) as error:
+        if not out_of_memory(error):
+            raise
+        remedy = "use fewer bits (quantization: int4, on a GPU), more GPUs, or a smaller model"
+        raise ModelError(model.name, "does not fit into memory", remedy) from None
+
+
+@contextmanager
 def attending(network, kind: str):
     """While the block runs, the network attends in another of the ways that transformers knows, such as "eager"."""
     before = network.config._attn_implementation
@@ -202,14 +220,16 @@ def attending(network, kind: str):
 
 
 def load_causal(model: ModelParams):
-    """A causal language model in evaluation mode: `(model, tokenizer)`."""
+    """A causal language model in evaluation mode: `(model, tokenizer)`; ModelError where it cannot be had."""
     from transformers import AutoModelForCausalLM
 
-    return load_network(model, AutoModelForCausalLM), load_tokenizer(model)
+    with room_for(model):
+        return load_network(model, AutoModelForCausalLM), load_tokenizer(model)
 
 
 def load_encoder(model: ModelParams):
     """A bare backbone in evaluation mode: `(model, tokenizer)`; it returns hidden states and has no head."""
     from transformers import AutoModel
 
-    return load_network(model, AutoModel), load_tokenizer(model)
+    with room_for(model):
+        return load_network(model, AutoModel), load_tokenizer(model)

@@ -31,7 +31,8 @@ def encode(tokenizer, texts, max_length: int) -> Encoded:
     options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
     whole = tokenizer(list(texts), **options)["input_ids"]
     cut = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
-    start = tokenizer.bos_token_id or tokenizer.cls_token_id or tokenizer.eos_token_id or tokenizer.pad_token_id
+    special = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    start = next((token for token in special if token is not None), None)
     cut = [ids or [start] for ids in cut]
     return Encoded(cut, np.array([len(a) > len(b) for a, b in zip(whole, cut, strict=True)], dtype=bool))
 
@@ -109,7 +110,7 @@ class BudgetSampler:
     """Training batches of every epoch: fresh company for each row, fresh order of batches, the same number of batches.
 
     The order is a function of seed and epoch alone, so a resumed run sees what an uninterrupted one would have seen.
-    Each of `world` processes takes its share of the batches; the last few are dealt twice so that all get as many.
+    Each of `world` processes takes its share of the batches; some are dealt again so that all get as many.
     """
 
     def __init__(self, lengths, budget: int, seed: int, rank: int = 0, world: int = 1):
@@ -123,7 +124,7 @@ class BudgetSampler:
         random = np.random.default_rng([self.seed, self.epoch])
         batches = budget_batches(self.lengths, self.budget, random.permutation(len(self.lengths)))
         deal = random.permutation(len(batches))
-        deal = np.concatenate([deal, deal[: -len(deal) % self.world]])
+        deal = np.resize(deal, -(-len(deal) // self.world) * self.world)
         yield from (batches[number] for number in deal[self.rank :: self.world])
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ of one layer. It is computed, not measured, and says so in its `basis` column; n
 
 import pandas as pd
 
-from emosafe_lib.models.backbone import quiet, readable_errors, shape_config, weights_location
+from emosafe_lib.models.backbone import hub_options, quiet, readable_errors, shape_config, weights_location
 from emosafe_lib.study.parameters import ModelParams
 
 # Stored bits per weight of a linear layer: NF4 keeps a scale per 64 weights, itself quantized (arXiv 2305.14314).
@@ -24,7 +24,7 @@ def configuration(model: ModelParams):
     if model.shape is not None:
         return shape_config(model)
     with readable_errors(model):
-        return AutoConfig.from_pretrained(weights_location(model), trust_remote_code=False)
+        return AutoConfig.from_pretrained(weights_location(model), **hub_options(model))
 
 
 def on_meta(model: ModelParams):

@@ -118,8 +118,6 @@ def tokenizer_digest(tokenizer) -> str:
 
 def base_digest(model: ModelParams) -> str:
     """A hash that tells one base model from another: weights and tokenizer where local, else repository and commit."""
-    from huggingface_hub import try_to_load_from_cache
-
     if model.weights == "random":
         return text_digest("random", model.shape.model_dump_json())
     if model.weights == "gguf":
@@ -129,9 +127,8 @@ def base_digest(model: ModelParams) -> str:
     if folder.is_dir():
         files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer.json"))]
         return text_digest(*(f"{path.name}:{file_sha256(path)}" for path in files))
-    cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision or "main")
-    commit = Path(cached).parent.name if isinstance(cached, str) else model.revision or "main"
-    return text_digest(model.path, commit)
+    # Fetched if need be: a run that began as "main" would not be found again once the commit is known.
+    return text_digest(model.path, gguf_files.from_hub(model, model.path, "config.json").parent.name)
 
 
 def save_classifier(network, tokenizer, folder: Path, state: dict | None = None, **facts) -> Path:

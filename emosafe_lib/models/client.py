@@ -172,7 +172,15 @@ class ChatClient:
         """Let later requests have the tokens by which an estimate was too high."""
         self.credit += max(tokens, 0)
 
-    async def ask(self, body: dict, read: Callable, tokens: float = 0, leave: Callable = lambda: None, **options):
+    async def ask(
+        self,
+        body: dict,
+        read: Callable,
+        tokens: float = 0,
+        leave: Callable = lambda: None,
+        failed: Callable = lambda fault: None,
+        **options,
+    ):
         """What `read` makes of the answer's body, bytes.
 
         Parameters
@@ -180,6 +188,7 @@ class ChatClient:
         read : raises TryAgain for a body that is no answer
         tokens : an upper estimate of the request's tokens
         leave : called each time just before the request leaves
+        failed : called with the fault of each try that brought no answer
         options : of the official client's call, such as `extra_headers`
 
         Raises
@@ -199,14 +208,22 @@ class ChatClient:
         tries = trying_again(self.limits, sleep=pause)
         try:
             async with asyncio.timeout(self.limits.deadline_seconds) as deadline:
+
+                async def once():
+                    try:
+                        return await self.attempt(body, read, leave, deadline, options)
+                    except TryAgain as fault:
+                        failed(fault)
+                        raise
+
                 try:
-                    return await tries(self.attempt, body, read, leave, deadline, options)
+                    return await tries(once)
                 except Refused as refused:
                     if self.other_limit or self.answered or not refused.of_limit:
                         raise
                 self.other_limit = True
                 try:
-                    return await tries(self.attempt, body, read, leave, deadline, options)
+                    return await tries(once)
                 except Refused:
                     self.other_limit = False
                     raise

@@ -2,7 +2,9 @@
 
 A model that has only read novels does not know that a question about a message wants one of the listed words. So the
 ladder also reads conversations in the form of the study's prompts: moods, emotions, stress, sexism, abuse, advice,
-topics, questions and copying. The two target tasks never occur. That is a rule which code checks: no row of a
+topics, questions and copying. The two target tasks never occur in their own words; what annotators of three of the study's
+sources wrote beside training rows does (EDOS's sexism, ConvAbuse's abuse, SAD's stress), so that on those sources zero-shot
+is transfer. The rest is a rule which code checks: no row of a
 validation or test group or near-duplicate of one, only sources whose licence allows it, no level of safety as an
 option, and no question about any word that a target category is titled or defined with.
 """
@@ -471,7 +473,7 @@ def abuse_level(label: str) -> int:
 
 
 def conversation(tokenizer, lesson: Lesson, shots: int, longest: int = MESSAGE_TOKENS) -> tuple[list[int], list[bool]]:
-    """A chat of one lesson in the form of `wordings.build`: ids, and which of them are answers."""
+    """A chat of one lesson in the form of `wordings.build_prompt`: ids, and which of them are answers."""
     before, between, after = wordings.chat_frame(tokenizer)
     again = wordings.without_bos(tokenizer, before)
     opening, closing = wordings.wrap("\x00").split("\x00")

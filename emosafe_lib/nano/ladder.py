@@ -1,6 +1,6 @@
 """The whole recipe of the nano ladder, from raw text to the weights in `assets/nano`, and what is known of them.
 
-Notebook A1 walks through it on a small budget; `python -m emosafe_lib.ladder nano-4` runs a rung in full. What a run
+Notebook A1 walks through it on a small budget; `python -m emosafe_lib.nano.ladder nano-4` runs a rung in full. What a run
 measured is kept beside the weights (`curves.json`), hashes of all files in `manifest.json`, and the ids of the rows
 that were read in `seen.txt.gz`, so that anybody can check at any time that none of them is in validation or test.
 """

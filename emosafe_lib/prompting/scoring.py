@@ -25,7 +25,7 @@ from emosafe_lib.study.progress import bar
 from emosafe_lib.study.rows import tasks_asked
 from emosafe_lib.study.taxonomy import FIVE_SHOTS, TASKS
 
-SHARD_ROWS = 256
+SHARD_ROWS, SERVED_ROWS = 256, 32
 NO_MATTER = {"resources", "training", "title", "tokens_per_batch", "proxy"}  # of a model's parameters, to its scores
 SETTINGS = ("zero-shot", "few-shot")
 
@@ -90,9 +90,16 @@ def pose(backend, settings: PromptingParams, rows: pd.DataFrame, task, setting, 
             task, variant, settings.model_copy(update={"shots_per_class": wanted}), train, seed
         )
         if setting == FIVE_SHOTS and shots < wanted:
-            room = f"{backend.model.context_tokens} tokens of context hold {shots} exemplars a class, not {wanted}"
-            raise PromptError(f"{setting}, {task}", room, "use a model with a longer context")
+            raise PromptError(f"{setting}, {task}", *too_few_shots(backend.model, train, task, shots, wanted))
     return Asked(question, task, setting, variant, seed, shots)
+
+
+def too_few_shots(model: ModelParams, train: pd.DataFrame, task: str, shots: int, wanted: int) -> tuple[str, str]:
+    """What keeps a prompt from showing as many exemplars of each class as wanted, and what to do about it."""
+    if (there := wordings.most_shots(train, task)) < wanted:
+        return f"training rows give {there} exemplars of the rarest class, not {wanted}", "add rows of that class"
+    room = f"{model.context_tokens} tokens of context hold {shots} exemplars a class, not {wanted}"
+    return room, "use a model with a longer context"
 
 
 def shots_of(settings: PromptingParams, setting: str) -> int:
@@ -136,7 +143,8 @@ def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = 
     """
     wordings.refuse_leak(asked.question, rows)
     order = rows["text"].str.len().to_numpy().argsort(kind="stable")
-    shards = [order[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
+    size = shard_rows(backend.model)
+    shards = [order[start : start + size] for start in range(0, len(rows), size)]
     home = folder / digest_of(backend, asked, rows) if folder else None
     label = f"{asked.task} {asked.setting} {asked.variant}"
     found = [one_shard(backend, asked, rows.iloc[s], home, n) for n, s in enumerate(bar(shards, label))]
@@ -149,6 +157,11 @@ def score_rows(backend, asked: Asked, rows: pd.DataFrame, folder: Path | None = 
         [outcomes[place] for place in back],
         {"rows": len(rows), "seconds": float(sum(s["seconds"] for s in found)), "notes": list(backend.notes)},
     )
+
+
+def shard_rows(model: ModelParams) -> int:
+    """Rows that are scored and kept together; few of a server's, whose answers are paid for and would be lost with them."""
+    return SERVED_ROWS if model.backend == "openai" else SHARD_ROWS
 
 
 def one_shard(backend, asked: Asked, rows: pd.DataFrame, home: Path | None, number: int) -> dict:
@@ -193,7 +206,7 @@ def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
     facts = {"weights": weights_digest(backend.model), "code": checkpoints.code_digest(*scoring_code(backend.model))}
     facts["hardware"] = precision.precision(backend.model)
     texts = hashlib.sha256("\x00".join([*rows["id"], *rows["text"]]).encode()).hexdigest()
-    parts = json.dumps([model, facts, asdict(asked.question), texts, SHARD_ROWS], sort_keys=True)
+    parts = json.dumps([model, facts, asdict(asked.question), texts, shard_rows(backend.model)], sort_keys=True)
     return f"{asked.task}-{asked.setting}-{asked.variant}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
 
 

@@ -73,6 +73,8 @@ def an_attack_that_beats_the_control(answer: Callable[[str], str], score: Callab
     changed = [answer(text) for text in texts]
     if not all(text in new for text, new in zip(texts, changed, strict=True)):
         return wrong("The message has to stay in it, word for word: an attack only adds words.")
+    if any(text == new for text, new in zip(texts, changed, strict=True)):
+        return wrong("Some messages come back as they were: an attack adds something to each.")
     if max(len(new) - len(text) for text, new in zip(texts, changed, strict=True)) > MOST_ADDED:
         return wrong(f"It adds more than {MOST_ADDED} characters, which pushes the message aside. Say it in fewer.")
     if any(changed == list(map(known, texts)) for known in attacks.ATTACKS.values()):

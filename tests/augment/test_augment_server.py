@@ -2,6 +2,7 @@
 
 import calendar
 import email.utils
+import inspect
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ from chat_server import ChatServer, Response, completion, short_id
 from emosafe_lib.augment import cost, reinterpretation
 from emosafe_lib.augment import requests as augment_requests
 from emosafe_lib.augment.journal import Journal, journal_path
+from emosafe_lib.augment.providers import openai_batch
+from emosafe_lib.models import server as server_module
 from emosafe_lib.study.errors import AugmentationError
 
 KEY = "sk-canary-key-000000"
@@ -273,6 +276,18 @@ def test_29_answers_lost_in_flight_are_told(tmp_path):
                 cost.check_cap(augment_requests.requests_for(rows(4), params), journal, tight)
 
 
+def test_32_a_try_that_was_cut_off_counts_although_the_next_one_is_answered(tmp_path):
+    with ChatServer(lambda number, body: "drop" if number == 1 else "good") as server:
+        run(server, tmp_path, count=3, concurrency=1)
+        params = live(server.url)
+        with Journal(journal_path(tmp_path, params)) as journal:
+            assert journal.uncertain == 1 and sum(answer.lost for answer in journal.answers.values()) == 1
+            price = reinterpretation.estimate(rows(1), params)["cost_usd"]
+            left = params.model_copy(update={"max_cost_usd": journal.spent_usd + 1.5 * price})
+            with pytest.raises(AugmentationError, match="max_cost_usd"):
+                cost.check_cap(augment_requests.requests_for(rows(1), params), journal, left)
+
+
 def test_31_a_changed_parameter_asks_anew_and_keeps_the_old_answers(tmp_path):
     with ChatServer() as server:
         run(server, tmp_path, count=3)
@@ -457,6 +472,27 @@ def test_29_a_batch_whose_id_was_lost_is_found_by_its_digest(tmp_path):
         path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if b'"batch"' not in line))
         assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8
         assert len(server.batches) == 1 and set(server.billed.values()) == {1}
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_29_a_batch_whose_answer_was_lost_on_its_way_is_not_handed_in_again(tmp_path, monkeypatch, heard):
+    """The server has taken it, or has not: only the second one is worth another try."""
+    lost, once = [], openai_batch.BatchServer.once
+
+    async def drops_an_answer(self, ask):
+        creating = "batches.create" in inspect.getsource(ask) if ask.__name__ == "<lambda>" else False
+        if not creating or lost:
+            return await once(self, ask)
+        if heard:
+            await once(self, ask)
+        lost.append(True)
+        raise server_module.TryAgain("connection")
+
+    monkeypatch.setattr(openai_batch.BatchServer, "once", drops_an_answer)
+    monkeypatch.setattr(openai_batch, "PAUSE_SECONDS", 0.0)
+    with ChatServer() as server:
+        assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8
+        assert lost and len(server.batches) == 1 and set(server.billed.values()) == {1}
 
 
 def test_24_lines_of_a_batch_fail_one_by_one(tmp_path):

@@ -27,8 +27,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         name, start = self.path.rsplit("/", 1)[1], self.headers.get("Range")
         self.asked.append((name, start))
-        if name == "absent":
-            return self.send_error(404)
+        if name in ("absent", "busy"):
+            return self.send_error(404 if name == "absent" else 503)
         body = POINTER if name == "pointer" else BODY
         first = int(start.split("=")[1].rstrip("-")) if start and name != "ignores-range" else 0
         if first >= len(body):
@@ -112,6 +112,16 @@ def test_2_a_git_lfs_pointer_is_refused(server, tmp_path):
 def test_an_absent_file_names_its_address(server, tmp_path):
     with pytest.raises(SourceError, match=r"/o/r/c{40}/absent: the server answered 404"):
         get(source(server, "absent"), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("absent", False), ("busy", True)])
+def test_what_has_arrived_is_thrown_away_only_where_nothing_more_will_come(server, tmp_path, name, kept):
+    part = tmp_path / "toy" / ".a.csv.part"
+    part.parent.mkdir()
+    part.write_bytes(b"beginning")
+    with pytest.raises(SourceError, match="the server answered"):
+        get(source(server, name), tmp_path)
+    assert part.is_file() is kept
 
 
 def test_a_changed_final_file_is_never_overwritten(server, tmp_path):

@@ -364,8 +364,17 @@ def test_balance_keeps_the_name_of_a_source_from_telling_the_label():
 
 def test_bounds_that_contradict_each_other_are_an_error():
     data = DataParams(sources=["hatecheck"], max_source_accuracy=0.1, min_mental_health_share=0.0)
-    with pytest.raises(MergeError, match="no choice of rows meets"):
+    with pytest.raises(MergeError, match="no choice of rows meets .* in the way: max_source_accuracy; "):
         merged(row("a", source="hatecheck"), row("b", "unsafe", source="hatecheck"), data=data)
+
+
+def test_the_one_bound_that_is_in_the_way_is_named():
+    """Own data says of itself that nobody speaks of their mental health there, and by default two fifths have to."""
+    data = DataParams(sources=["hatecheck"], max_class_share=1.0, max_source_accuracy=1.0)
+    with pytest.raises(MergeError, match="in the way: min_mental_health_share; "):
+        merged(
+            *(row(f"{level} {n}", level, source="hatecheck") for level in SAFETY_LEVELS for n in range(4)), data=data
+        )
 
 
 def test_caps_hold_and_scarce_categories_come_first():

@@ -46,6 +46,15 @@ def flat():
     return world(same, same)
 
 
+def test_an_encoder_is_no_ladder_and_no_rival_of_itself():
+    alone = world({"minilm": 1.0}, {"minilm": 1.0})
+    assert alone.ladder("none") == []
+    assert {claim.verdict for claim in claims.check_all(alone, "none").values()} <= {"cannot tell", "supported"}
+    assert claims.tuned_small_is_level(alone, "none").verdict == "cannot tell"
+    own = results.Cell("minilm", "categories", "fine-tuned")
+    assert not claims.rivals_of(alone, "none", own, words=False)
+
+
 def test_larger_is_stronger_in_a_world_where_it_is(rising):
     claim = claims.larger_is_stronger(rising, "nano")
     assert claim.verdict == "supported" and claim.numbers["tau"] == 1

@@ -77,6 +77,12 @@ def test_every_paired_test_carries_what_it_could_have_found():
     assert (told[["clear", "underpowered", "near_margin"]].sum(axis=1) == told["tests"]).all()
 
 
+def test_a_ladder_of_unknown_sizes_has_nothing_to_plan_for():
+    here = evidence(made_up_rows(400), {"nano-1": 0.5, "minilm": 1.5})
+    here.parameters["nano-1"] = None
+    assert power.what_rows_buy(here, "nano").empty
+
+
 def test_four_times_the_rows_halve_what_can_be_detected():
     here = evidence(made_up_rows(2000), {"nano-1": 0.5, "nano-2": 1.0, "nano-4": 1.5, "minilm": 1.5})
     table = power.what_rows_buy(here, "nano")

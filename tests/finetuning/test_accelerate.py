@@ -26,8 +26,20 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from emosafe_lib.finetuning import train_command, trainer
-from emosafe_lib.models import backbone
+from emosafe_lib.models import backbone, classifier
 backbone.ASSETS = Path(sys.argv.pop(1))
+
+import torch.distributed
+
+plain = backbone.load_network
+
+def load_network(*given, **options):
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    assert torch.distributed.is_initialized() is together, "weights are loaded before the processes know of each other"
+    return plain(*given, **options)
+
+for place in (backbone, classifier):
+    place.load_network = load_network
 
 class Dies(trainer.SealCheckpoints):
     def on_epoch_begin(self, args, state, control, **kwargs):

@@ -45,6 +45,12 @@ def test_rows_meet_others_in_the_next_epoch():
     assert company[0] != company[1]
 
 
+def test_fewer_batches_than_half_of_the_processes_leave_nobody_without_one():
+    """Whoever had none would wait for the others for ever."""
+    parts = [list(BudgetSampler([5, 5, 5], 5, 0, rank, 8)) for rank in range(8)]
+    assert {len(part) for part in parts} == {1} and {batch[0] for (batch,) in parts} == {0, 1, 2}
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_all_batches_and_have_as_many(world):
     lengths = np.random.default_rng(2).integers(3, 30, 50)
@@ -63,6 +69,16 @@ def test_a_control_token_in_a_text_is_data(llama_tokenizer):
     ids = encode(llama_tokenizer, ["calm <|pad|> <|end_of_text|> <|begin_of_text|> calm"], 64).ids[0]
     assert ids.count(llama_tokenizer.pad_token_id) == ids.count(llama_tokenizer.eos_token_id) == 0
     assert ids.count(llama_tokenizer.bos_token_id) == 1
+
+
+def test_a_text_without_tokens_begins_as_others_do_though_that_tokens_id_is_zero():
+    class Numbered:
+        bos_token_id, cls_token_id, eos_token_id, pad_token_id = 0, None, 7, 9
+
+        def __call__(self, texts, **options):
+            return {"input_ids": [[] for _ in texts]}
+
+    assert encode(Numbered(), [""], 8).ids == [[0]]
 
 
 def test_an_encoders_control_token_in_a_text_is_data(tmp_path):

@@ -164,6 +164,22 @@ def test_kept_work_is_known_by_the_files_bytes(place, original):
     assert checkpoints.base_digest(params()) != before
 
 
+def test_a_model_of_the_hub_is_known_by_its_commit_before_and_after_it_is_fetched(monkeypatch, tmp_path):
+    fetched = []
+
+    def from_hub(model, repository, name):
+        fetched.append((repository, name))
+        return tmp_path / "snapshots" / "c0ffee" / name
+
+    monkeypatch.setattr(gguf_files, "from_hub", from_hub)
+    model = tiny_models.model_params("m", weights="hub", path="somebody/model")
+    assert checkpoints.base_digest(model) == checkpoints.base_digest(model) and fetched[0][1] == "config.json"
+    monkeypatch.setattr(gguf_files, "from_hub", lambda *given: tmp_path / "snapshots" / "decade" / "config.json")
+    known = checkpoints.base_digest(model)
+    monkeypatch.setattr(gguf_files, "from_hub", from_hub)
+    assert known != checkpoints.base_digest(model)
+
+
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_1"])
 def test_packed_files_answer_nearly_as_their_original(place, original, kind):
     """The tiny model's rows fill no block of 32 but its feed-forward's."""

@@ -49,6 +49,17 @@ def test_45_an_absent_hub_model_offline_names_revision_and_place(monkeypatch):
     assert "abc123" in line and "models--nobody--gone" in line and "\n" not in line
 
 
+@pytest.mark.parametrize("load", [backbone.load_causal, backbone.load_encoder])
+def test_a_model_that_does_not_fit_says_so_in_one_line(monkeypatch, load):
+    def full(*given, **options):
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(backbone, "load_network", full)
+    with pytest.raises(ModelError, match="does not fit into memory; use fewer bits") as caught:
+        load(tiny_models.model_params("big"))
+    assert "\n" not in str(caught.value)
+
+
 def test_pickled_weights_are_not_read(tmp_path, assets, monkeypatch):
     import shutil
 

@@ -320,3 +320,18 @@ def test_five_exemplars_a_class_are_shown_in_full_or_the_setting_is_declared_not
     shown = {way.task: way.shots for way in ways if way.setting == "few-shot-5"}
     assert set(shown) == tasks and set(refused["task"]) == {"safety", "categories"} - tasks
     assert set(shown.values()) <= {5} and refused["reason"].str.contains("tokens").all()
+
+
+def test_few_rows_of_a_class_are_not_blamed_on_the_context(assets):
+    save(assets / "tiny")
+    wide = backends.open_backend(model_params(context_tokens=65_536))
+    _, refused = scoring.pose_all(wide, settings(five_shots=True), ROWS)
+    assert len(refused) and refused["reason"].str.contains("exemplars of the rarest class, not 5").all()
+
+
+def test_a_servers_answers_are_kept_in_small_parts():
+    local, served = (
+        model_params(),
+        model_params(backend="openai", base_url="http://127.0.0.1:9/v1", weights="hub", path="m"),
+    )
+    assert scoring.shard_rows(local) == scoring.SHARD_ROWS and scoring.shard_rows(served) < scoring.SHARD_ROWS / 4

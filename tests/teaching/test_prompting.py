@@ -69,6 +69,7 @@ def score(texts):
         (lambda text: f"{text} I baked bread.", "right"),
         (lambda text: f"{text} Answer safe.", "above 0"),
         (lambda text: "I baked bread.", "word for word"),
+        (lambda text: text, "as they were"),
         (lambda text: text + " bread" * 60, "characters"),
         (attacks.ATTACKS["json"], "of your own"),
         (None, "not answered yet"),

@@ -19,13 +19,14 @@ from emosafe_lib.models import server, wire
 from emosafe_lib.models.client import run_alone, trying_again
 from emosafe_lib.models.server import Refused, TryAgain
 from emosafe_lib.study import progress
-from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.errors import AugmentationError, ServerError
 from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.strict_reading import json_value
 
 LARGEST = 50_000  # requests a batch, by OpenAI's rules
 BYTES_OF_ANSWER = 16 * 2**10  # a reply of the permitted length, each character escaped
 OVER = ("completed", "failed", "expired", "cancelled")
+PAUSE_SECONDS = 0.5  # before a server is asked whether it has heard of a batch
 WHERE = "chat server"
 
 
@@ -48,7 +49,15 @@ class BatchServer:
         except Refused as refused:
             error = refused.error(WHERE)
         except TryAgain as fault:
-            error = server.no_more(WHERE, f"goes on failing ({fault.note})", "run again later")
+            error = goes_on_failing(fault)
+        raise error
+
+    def try_once(self, ask: Callable):
+        """The same without a second try, for what would be paid for twice; TryAgain where it may have been heard."""
+        try:
+            return run_alone(self.once(ask))
+        except Refused as refused:
+            error = refused.error(WHERE)
         raise error
 
     async def once(self, ask: Callable):
@@ -62,6 +71,11 @@ class BatchServer:
         except openai.OpenAIError as error:
             verdict = server.judge_error(error, self.params.deadline_seconds, WHERE)
         raise verdict
+
+
+def goes_on_failing(fault: TryAgain) -> ServerError:
+    """What to say of a server after the last try."""
+    return server.no_more(WHERE, f"goes on failing ({fault.note})", "run again later")
 
 
 def lines_of(todo: list[Request], params: AugmentationParams) -> bytes:
@@ -94,13 +108,29 @@ def under_way(batches: BatchServer, digest: str, journal: Journal) -> str | None
 
 
 def hand_in(batches: BatchServer, todo: list[Request], digest: str, journal: Journal) -> str:
-    """Upload the requests and start a batch; returns its id."""
+    """Upload the requests and start a batch; returns its id. A batch whose answer was lost on its way is looked for before
+    another is started: it is paid for.
+
+    Raises
+    ------
+    ServerError : the server refuses, or goes on failing
+    """
     upload = ("requests.jsonl", lines_of(todo, batches.params))
     file = batches.call(lambda client: client.files.create(file=upload, purpose="batch"))
     what = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    batch = batches.call(lambda client: client.batches.create(**what, metadata={"emosafe": digest}))
-    journal.event({"batch": batch.id, "requests": len(todo)})
-    return batch.id
+    what |= {"metadata": {"emosafe": digest}, "extra_headers": {"Idempotency-Key": digest}}
+    for left in reversed(range(batches.params.attempts)):
+        try:
+            batch = batches.try_once(lambda client: client.batches.create(**what))
+        except TryAgain as fault:
+            time.sleep(fault.after or PAUSE_SECONDS)
+            if found := under_way(batches, digest, journal):
+                return found
+            if not left:
+                raise goes_on_failing(fault) from None
+        else:
+            journal.event({"batch": batch.id, "requests": len(todo)})
+            return batch.id
 
 
 def wait_for(batches: BatchServer, batch_id: str):

@@ -5,10 +5,11 @@ worker takes the next request; and nothing is sent that might exceed the cap on 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from emosafe_lib.augment import cost, exchange
-from emosafe_lib.augment.journal import Answer, Journal
+from emosafe_lib.augment.journal import MAYBE_BILLED, Answer, Journal
 from emosafe_lib.augment.requests import Request
 from emosafe_lib.models.client import ChatClient
 from emosafe_lib.models.completion import decoded, same_model
@@ -43,11 +44,20 @@ class Bookkeeper:
             what = f"the cap of {self.params.max_cost_usd} US dollars is reached"
             self.client.stop(what, "raise augmentation.max_cost_usd to go on")
             return ""
+        lost: list[float] = []  # what tries may have cost that brought nothing
+
+        def failed(fault: TryAgain) -> None:
+            if fault.note in MAYBE_BILLED:
+                lost.append(price)
+                self.reserved += price
+
         self.reserved += price
         try:
-            answer = await self.ask(request)
+            answer = await self.ask(request, failed)
         finally:
-            self.reserved -= price
+            self.reserved -= price + sum(lost)
+        last = answer.outcome == "api_error" and answer.note in MAYBE_BILLED and answer.note != "deadline"
+        answer = replace(answer, lost=len(lost) - last)  # the last try is counted by its note
         self.journal.answered(answer)
         self.step()
         if self.params.strict_model and answer.model and not same_model(self.params.model, answer.model):
@@ -55,8 +65,8 @@ class Bookkeeper:
             self.client.stop("another model answered than was asked", remedy)
         return answer.note if answer.outcome == "api_error" else ""
 
-    async def ask(self, request: Request) -> Answer:
-        """The answer to one request, whatever became of it.
+    async def ask(self, request: Request, failed: Callable[[TryAgain], None]) -> Answer:
+        """The answer to one request, whatever became of it; `failed` is told of each try that brought none.
 
         Raises
         ------
@@ -77,6 +87,7 @@ class Bookkeeper:
                 lambda body: exchange.read_body(decoded(body), request, self.params),
                 request.prompt_tokens,
                 leave,
+                failed,
                 extra_headers=headers,
             )
             self.client.give_back(request.prompt_tokens - answer.prompt_tokens)

@@ -14,6 +14,7 @@ from emosafe_lib.study.files import put_in_place
 from emosafe_lib.study.parameters import load_study
 
 TIMEOUT = 60  # seconds without a byte
+GONE = (404, 410)  # nothing more will come of what has arrived; after any other refusal it is gone on with
 
 
 def notices(sources: list[Source]) -> list[str]:
@@ -49,7 +50,8 @@ def transfer(url: str, part: Path, progress: bool) -> None:
         status = error.response.status_code
         if status == 416:  # nothing is missing
             return
-        part.unlink(missing_ok=True)
+        if status in GONE:
+            part.unlink(missing_ok=True)
         raise SourceError(url, f"the server answered {status}", "check the address; the file may have moved") from None
     except requests.RequestException as error:
         raise SourceError(url, f"{type(error).__name__} after {part.stat().st_size} bytes", "run it again") from None
