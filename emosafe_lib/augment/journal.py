@@ -30,8 +30,8 @@ FINAL = ("ok", "length", "refusal", "content_filter", "no_choices")
 @dataclass(frozen=True)
 class Answer:
     """What became of one request. `content` is the model's text, `model` the one that answered, `attempts` counts
-    requests on the wire, `lost` those of them before the last that may have been billed and brought nothing, `seconds`
-    includes waiting between them. `cap_usd` is what counts against the cap, where that is more than the bill.
+    requests on the wire, `seconds` includes waiting between them. `cap_usd` is what counts against the cap, where that is
+    more than the bill; `lost` counts requests before the last one that may have been billed and brought nothing.
     """
 
     key: str
@@ -43,9 +43,9 @@ class Answer:
     cost_usd: float = 0.0
     seconds: float = 0.0
     attempts: int = 1
-    lost: int = 0
     note: str = ""
     cap_usd: float = 0.0
+    lost: int = 0
 
 
 KINDS = get_type_hints(Answer) | dict.fromkeys(("cost_usd", "cap_usd", "seconds"), int | float)

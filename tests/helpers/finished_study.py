@@ -73,7 +73,7 @@ def finish(name: str, model: str | None = None, merged=None, rows=None, **runs) 
     temporary.parent.mkdir(exist_ok=True)
     temporary.write_text("")
     digest = digests.stage_digest(name, load_study("toy"), load_model(model) if model else None)
-    execute.publish(page_of(name), temporary, run.folder, manifest, time.monotonic(), digest)
+    execute.publish(page_of(name), temporary, run.folder, name, manifest, time.monotonic(), digest)
 
 
 def page_of(name: str):

@@ -204,7 +204,7 @@ def test_a_tie_or_next_to_nothing_is_never_the_harmless_label(serve, top):
 
 def test_a_server_that_changes_midway_ends_the_run_and_kept_shards_are_of_one_kind(serve, tmp_path, monkeypatch):
     """Neither another model nor answers without log-probabilities come into one table, also in a later run."""
-    monkeypatch.setattr(scoring, "SHARD_ROWS", 2)
+    monkeypatch.setattr(scoring, "SERVED_ROWS", 2)
     told = completion("safe", {"safe": -0.1})
     changed = [completion("safe"), told | {"model": "other"}]
     for later in changed:

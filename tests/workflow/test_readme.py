@@ -126,7 +126,7 @@ def test_there_are_commands_to_follow():
 
 
 def test_what_stands_below_without_make_are_files_of_the_checkout():
-    for name in re.findall(r"-r ([\w.-]+)|-f ([\w.-]+)|sync ([\w.-]+)`", text_of("TROUBLESHOOTING.md")):
+    for name in re.findall(r"-r (?:\.\./)?([\w.-]+)|-f ([\w.-]+)|sync ([\w.-]+)`", text_of("TROUBLESHOOTING.md")):
         assert (ROOT / next(filter(None, name))).is_file()
 
 
