@@ -365,7 +365,7 @@ def test_33_canaries_and_the_key_are_nowhere(tmp_path, caplog, capfd, monkeypatc
     logging.getLogger("openai").setLevel(logging.DEBUG)
     kinds = ("good", "500", "identifier", "good", "broken")
     with ChatServer(lambda number, body: kinds[number % 5]) as server, caplog.at_level(logging.DEBUG):
-        made = run(server, tmp_path, table=rows(0, *told), attempts=5)
+        made = run(server, tmp_path, table=rows(0, *told), attempts=10, attempt_seconds=4.0, deadline_seconds=60.0)
         assert made.card["answered"] == 20
         sent = server.raw.decode()
     assert "[EMAIL_1]" in sent and "[PHONE_1]" in sent and "[USER_1]" in sent and sent.count(KEY) == len(server.seen)
