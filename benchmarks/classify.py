@@ -83,10 +83,10 @@ def read_with_pipeline(folder: Path, batch: int):
     from transformers import AutoTokenizer, pipeline
 
     from emosafe_lib.models.classifier import classifier_class
+    from emosafe_lib.ondevice.exported import family_of
 
     facts = json.loads((folder / "sealed.json").read_text(encoding="utf-8"))
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    network_class = classifier_class(facts["pooling"], "llama" if kind == "llama" else "encoder")
+    network_class = classifier_class(facts["pooling"], family_of(folder))
     network, tokenizer = network_class.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     read = pipeline("text-classification", model=network, tokenizer=tokenizer, device="cpu")

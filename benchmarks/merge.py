@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from reporting import exponent, machine_and_load, publish, rounds, versions
+from reporting import exponent, machine_and_load, publish, ratio, rounds, versions
 
 from emosafe_lib.study.machine import peak_memory_mb
 
@@ -170,6 +170,8 @@ def benchmark(sizes: list[int], repeats: int) -> dict:
         rows.append(
             line(f"{n} rows, peak memory", mine[n]["peak_mb"], theirs.get("peak_mb"), "MB", LIMIT_MB if top else None)
         )
+        for row, key in zip(rows[-2:], ("seconds", "peak_mb") if theirs else (), strict=False):
+            row["ratio"] = round(ratio(*([run[key] for run in runs[side]] for side in ("peer", "ours"))), 2)
     if len(sizes) > 1:
         fitted = exponent(sizes, [mine[n]["cpu_seconds"] for n in sizes])
         rows.append(line("exponent of time over rows", fitted, None, "", 1.1))
