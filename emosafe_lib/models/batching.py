@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+STARTS = ("bos", "cls", "eos", "pad")
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -23,6 +25,11 @@ class Encoded:
         return np.array([len(ids) for ids in self.ids], dtype=int)
 
 
+def start_token(*special: int | None) -> int | None:
+    """What a text of no tokens is read as: the first of the special tokens, in the order of `STARTS`, that there is."""
+    return next((token for token in special if token is not None), None)
+
+
 def encode(tokenizer, texts, max_length: int) -> Encoded:
     """Tokenize texts, at most `max_length` tokens each, the end cut off.
 
@@ -31,8 +38,7 @@ def encode(tokenizer, texts, max_length: int) -> Encoded:
     options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
     whole = tokenizer(list(texts), **options)["input_ids"]
     cut = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
-    special = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    start = next((token for token in special if token is not None), None)
+    start = start_token(*(getattr(tokenizer, f"{name}_token_id") for name in STARTS))
     cut = [ids or [start] for ids in cut]
     return Encoded(cut, np.array([len(a) > len(b) for a, b in zip(whole, cut, strict=True)], dtype=bool))
 

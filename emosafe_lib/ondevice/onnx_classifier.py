@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emosafe_lib.models.batching import Encoded, budget_batches
+from emosafe_lib.models.batching import STARTS, Encoded, budget_batches, start_token
 from emosafe_lib.ondevice.exports import REMEDY, one_line, read_facts, tokenizer_config
 from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import ModelError
@@ -54,12 +54,12 @@ class Tokens:
             self.tokenizer.no_padding()
             side = "left" if config.get("truncation_side") == "left" else "right"
             self.tokenizer.enable_truncation(max_length, direction=side)
-            special = {name: self.id_of(config.get(f"{name}_token")) for name in ("bos", "cls", "eos", "pad")}
+            special = {name: self.id_of(config.get(f"{name}_token")) for name in STARTS}
             self.largest = max(self.tokenizer.get_vocab().values())
         if special["pad"] is None:
             raise ModelError(folder / "tokenizer_config.json", "names no token for padding", REMEDY)
         self.max_length, self.pad, self.left = max_length, special["pad"], config.get("padding_side") == "left"
-        self.start = special["bos"] or special["cls"] or special["eos"] or special["pad"]
+        self.start = start_token(*special.values())
 
     def id_of(self, token: object) -> int | None:
         """The id of a special token, which stands as a text or as an object with its content; None where there is none."""

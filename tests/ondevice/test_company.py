@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_damaged_folders import whole  # noqa: F401 (a fixture)
 
-from emosafe_lib.models import batching
+from emosafe_lib.models import backbone, batching
 from emosafe_lib.ondevice import classify, exported, onnx_classifier
 from emosafe_lib.ondevice.exports import MIXED, RUNTIMES
+from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.taxonomy import TASKS
 
 WORDS = " ".join(tiny_models.WORDS.values()).split()
@@ -54,6 +55,14 @@ def test_tokenizers_alone_reads_what_transformers_reads(whole, texts):  # noqa: 
         padded = tokenizer.pad({"input_ids": wanted.ids}, return_tensors="np")
         for name, values in tokens.padded(found.ids).items():
             assert values.tolist() == padded[name].tolist()
+
+
+@pytest.mark.parametrize("name", ["nano-1", "minilm"])
+def test_a_text_of_no_tokens_is_read_alike_by_the_tokenizers_of_the_package(tmp_path, name):
+    """The nano tokenizer begins with token 0, which is a token like any other."""
+    tokenizer = backbone.load_tokenizer(load_model(name))
+    tokenizer.save_pretrained(tmp_path)
+    assert onnx_classifier.Tokens(tmp_path, 64).encode(["", "a"]).ids == batching.encode(tokenizer, ["", "a"], 64).ids
 
 
 LOADED = {}
