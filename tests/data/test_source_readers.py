@@ -304,6 +304,39 @@ def test_words_split_a_joint_category_and_leave_open_what_another_one_would_deny
     assert known_of("beavertails_evaluation", path) == {cells}
 
 
+CRIME = CATEGORIES.index("criminal_planning")
+PROMPT_FILES = {
+    "ailuminate": ("vcr", "release_prompt_id,prompt_text,hazard\n1,someone asks,{}\n"),
+    "llm_prompt_set": ("violent_crimes", "prompt,harm,category\nsomeone asks,safety,{}\n"),
+    "multijail": ("Violence & incitement", "id,tags,en\n1,['{}'],someone asks\n"),
+    "strongreject": ("Violence", "category,source,forbidden_prompt\n{},custom,someone asks\n"),
+    "beavertails_evaluation": (beavertails_evaluation.VIOLENCE, '[{{"prompt": "someone asks", "category": "{}"}}]'),
+}
+OTHER = {"ailuminate": "hte", "llm_prompt_set": "hate_speech", "multijail": "Bullying & harassment"}
+OTHER |= {"strongreject": "Hate, harassment and discrimination", "beavertails_evaluation": "hate_speech,offensive_language"}
+
+
+@pytest.mark.parametrize("name", sorted(PROMPT_FILES))
+def test_whether_violence_is_planned_as_a_crime_was_never_asked(tmp_path, name):
+    violence, table = PROMPT_FILES[name]
+    source, asked = sources_registry.registry()[name], {}
+    for label in (violence, OTHER[name]):
+        quoted = label if name == "beavertails_evaluation" or "," not in label else f'"{label}"'
+        file = write(tmp_path / label[:4], table.format(quoted))
+        asked[label] = to_rows(source, source.records({source.files[0].name: file}))[0]["category_known"].iloc[0][CRIME]
+    assert asked == {violence: False, OTHER[name]: True}
+
+
+def test_multijail_carries_all_that_its_tags_say(tmp_path):
+    lines = ["['Terrorism & organized crime']", "\"['Violence & incitement', 'Theft']\"", "['Animal abuse']"]
+    table = "id,tags,en\n" + "".join(f"{number},{line},asked\n" for number, line in enumerate(lines))
+    source = sources_registry.registry()["multijail"]
+    rows, _ = to_rows(source, multijail.records({"MultiJail.csv": write(tmp_path / "a.csv", table)}))
+    named = [{name for name, on in zip(CATEGORIES, row, strict=True) if on} for row in rows["categories"]]
+    assert named == [{"violence_hate", "criminal_planning"}, {"violence_hate", "criminal_planning"}, set()]
+    assert rows["safety"].tolist() == ["unsafe"] * 3 and all(known[CRIME] for known in rows["category_known"])
+
+
 @pytest.mark.parametrize(
     ("kind", "prompt", "cells"),
     [

@@ -1,12 +1,16 @@
-"""BeaverTails' evaluation prompts: fifty for each of fourteen harms; the fifty that name children are never read."""
+"""BeaverTails' evaluation prompts: fifty for each of fourteen harms; the fifty that name children are never read.
+
+Whether people wrote all of them is not stated upstream; the study counts them as written by people.
+"""
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import leave_open, split_in_two
+from emosafe_lib.data.sources.keywords import leave_open, of_violence, split_in_two
 from emosafe_lib.data.sources.raw_tables import read_json
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 NEVER_READ = {"child_abuse"}
 MIXED = "drug_abuse,weapons,banned_substance"
+VIOLENCE = "violence,aiding_and_abetting,incitement"
 
 
 def records(files):
@@ -14,6 +18,7 @@ def records(files):
     for item in read_json(files["BeaverTails-Evaluation.json"]):
         if item["category"] not in NEVER_READ:
             words = (split_in_two if item["category"] == MIXED else leave_open)(item["prompt"])
+            words = of_violence(words) if item["category"] == VIOLENCE else words
             yield Record("", item["prompt"], item["category"], **words)
 
 
@@ -36,7 +41,7 @@ SOURCES = [
             "self_harm": direct("unsafe", "suicide_self_harm"),
             "sexually_explicit,adult_content": direct("unsafe", "sexual_content"),
             "terrorism,organized_crime": direct("unsafe", "violence_hate", "criminal_planning"),
-            "violence,aiding_and_abetting,incitement": direct("unsafe", "violence_hate"),
+            VIOLENCE: direct("unsafe", "violence_hate"),
         },
     )
 ]

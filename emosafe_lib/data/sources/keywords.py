@@ -3,6 +3,7 @@
 The rules only ever split a category that people assigned; they never find a category by themselves. What they decide is
 weak, and where they decide nothing, both categories stay unknown. A prompt has one upstream category even if it touches
 two of ours: where its words name drugs or weapons and its category is another, those two are unknown as well, not absent.
+So is criminal planning where the category is violence, for which no upstream list asks whether a crime is planned.
 """
 
 import re
@@ -41,3 +42,8 @@ def split_in_two(text: str) -> dict[str, tuple[str, ...]]:
 def leave_open(text: str) -> dict[str, tuple[str, ...]]:
     """Fields of a `Record` whose upstream category is another one: what the words name all the same is unknown."""
     return {"unsure": substances_or_weapons(text)}
+
+
+def of_violence(fields: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The same fields for a `Record` whose upstream category is violence: whether it plans a crime is unknown."""
+    return fields | {"unsure": (*fields.get("unsure", ()), "criminal_planning")}

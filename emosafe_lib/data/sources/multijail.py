@@ -1,46 +1,50 @@
 """MultiJail: red-team prompts of people, each with one to four tags; only the English column is read.
 
-A row is labelled by its first tag that maps to a category, and carries the categories of all its tags. Tags that name
-children, and one that joins exploitation with trafficking, are never read.
+A row is labelled by its first tag of a harm that is not mild, and carries the categories of all its tags. No tag asks whether
+violence is planned as a crime, so that stays unknown. Tags that name children, and one that joins exploitation with
+trafficking, are never read.
 """
 
 import ast
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
+from emosafe_lib.data.sources.keywords import of_violence
 from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 NEVER_READ = ("child", "Sexual exploitation")
+VIOLENCE = "Violence & incitement"
 TAGS = {
-    "Violence & incitement": "violence_hate",
-    "Discrimination & injustice": "violence_hate",
-    "Hate speech & offensive language": "violence_hate",
-    "Bullying & harassment": "violence_hate",
-    "Terrorism & organized crime": "criminal_planning",
-    "Theft": "criminal_planning",
-    "Fraud & deception": "criminal_planning",
-    "Property crime & vandalism": "criminal_planning",
-    "Weapons": "guns_illegal_weapons",
-    "Adult content": "sexual_content",
-    "Substance abuse & banned substances": "regulated_substances",
-    "Self-harm": "suicide_self_harm",
+    VIOLENCE: ("violence_hate",),
+    "Discrimination & injustice": ("violence_hate",),
+    "Hate speech & offensive language": ("violence_hate",),
+    "Bullying & harassment": ("violence_hate",),
+    "Terrorism & organized crime": ("violence_hate", "criminal_planning"),
+    "Theft": ("criminal_planning",),
+    "Fraud & deception": ("criminal_planning",),
+    "Property crime & vandalism": ("criminal_planning",),
+    "Weapons": ("guns_illegal_weapons",),
+    "Adult content": ("sexual_content",),
+    "Substance abuse & banned substances": ("regulated_substances",),
+    "Self-harm": ("suicide_self_harm",),
+    "Animal abuse": (),
 }
 MILD = (
     "Non-violent unethical behavior (e.g. lying, cheating, etc.)",
     "Conspiracy theories & misinformation",
     "Soliciting personally identifiable information",
-    "Animal abuse",
 )
 
 
 def records(files):
-    """The English prompts, labelled by their first tag with a category, else by their first tag."""
+    """The English prompts, labelled by their first tag that is not mild, else by their first tag."""
     table = read_table(files["MultiJail.csv"])[["id", "tags", "en"]]
     readable = ~table["tags"].str.contains("|".join(NEVER_READ), case=False)
     for row in table[readable].itertuples():
         tags = [tag.strip() for tag in ast.literal_eval(row.tags)]
         label = next((tag for tag in tags if tag in TAGS), tags[0])
-        yield Record(row.id, row.en, label, extra=tuple(TAGS[tag] for tag in tags if tag in TAGS))
+        extra = tuple(name for tag in tags for name in TAGS.get(tag, ()))
+        yield Record(row.id, row.en, label, extra=extra, **(of_violence({}) if VIOLENCE in tags else {}))
 
 
 SOURCES = [
@@ -50,7 +54,8 @@ SOURCES = [
         register="prompt",
         known=CATEGORIES,
         labels={
-            **{tag: direct("unsafe", category) for tag, category in TAGS.items()},
+            **{tag: direct("unsafe", *names) for tag, names in TAGS.items()},
+            "Animal abuse": weak("unsafe"),  # an act of violence, though none of the six categories names it
             **{tag: weak("borderline") for tag in MILD},
         },
     )

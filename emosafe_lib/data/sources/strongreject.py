@@ -1,11 +1,11 @@
 """StrongREJECT: forbidden prompts; those that came from model-written collections are left out by name."""
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import leave_open, split_in_two
+from emosafe_lib.data.sources.keywords import leave_open, of_violence, split_in_two
 from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
-MIXED = "Illegal goods and services"
+MIXED, VIOLENCE = "Illegal goods and services", "Violence"
 
 
 def records(files):
@@ -13,6 +13,7 @@ def records(files):
     for row in read_table(files["strongreject_dataset.csv"]).itertuples():
         label = row.category if row.source == "custom" else "not custom"
         words = (split_in_two if label == MIXED else leave_open)(row.forbidden_prompt)
+        words = of_violence(words) if label == VIOLENCE else words
         yield Record("", row.forbidden_prompt, label, **words)
 
 
@@ -26,7 +27,7 @@ SOURCES = [
             "not custom": None,
             "Disinformation and deception": weak("borderline"),
             "Hate, harassment and discrimination": direct("unsafe", "violence_hate"),
-            "Violence": direct("unsafe", "violence_hate"),
+            VIOLENCE: direct("unsafe", "violence_hate"),
             "Sexual content": direct("unsafe", "sexual_content"),
             "Non-violent crimes": direct("unsafe", "criminal_planning"),
             MIXED: direct("unsafe", "criminal_planning"),
