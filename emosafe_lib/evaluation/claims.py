@@ -89,7 +89,8 @@ class Claim:
     test : how it was decided, in words
     because : one sentence with the numbers
     missing : runs of the ladder that it had to do without, "model: task, setting"
-    reason : why it cannot be told: "runs missing", "underpowered" or "near the margin"; empty for any other verdict
+    reason : why it cannot be told: "runs missing", "underpowered", "near the margin" or "ranks not stable"; empty for any
+        other verdict
     power : what the test could have shown: `detectable` differences and the `chance` of a verdict within the margin
     paper : the same claim measured by the paper's own words
     """
@@ -242,9 +243,11 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(gain)}
     numbers |= {"averaged_over": [f"{task}, {setting}" for task, setting in shared]}
     because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
-    verdict = verdict_of(int(low > 0) - int(high < 0), gain.clear)
-    chance = chance_of_margin(evidence, gain)
-    return settled(name, ladder, verdict, numbers, test, because + spoken(gain), chance)
+    verdict, because = verdict_of(int(low > 0) - int(high < 0), gain.clear), because + spoken(gain)
+    if verdict == CANNOT_TELL and gain.clear:  # the ends were told apart, so power is not what was lacking
+        why = power.UNSTABLE_RANKS
+        return Claim(STATEMENTS[name], ladder, verdict, numbers, test, f"{because}; {why}", reason=why)
+    return settled(name, ladder, verdict, numbers, test, because, chance_of_margin(evidence, gain))
 
 
 def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:

@@ -12,7 +12,7 @@ import pandas as pd
 from emosafe_lib.evaluation.results import Cell, Evidence
 
 POWER = 0.8
-UNDERPOWERED, NEAR_MARGIN = "underpowered", "near the margin"
+UNDERPOWERED, NEAR_MARGIN, UNSTABLE_RANKS = "underpowered", "near the margin", "ranks not stable"
 
 
 def detectable(error, tests: int = 1, confidence: float = 0.95, power: float = POWER):
@@ -92,23 +92,27 @@ def row_steps(rows: int) -> list[int]:
 def open_verdicts(tests: pd.DataFrame, margin: float, confidence: float = 0.95) -> pd.DataFrame:
     """Of the paired comparisons of `scaling.comparisons`, how many found something and why the others did not.
 
-    One row a family and metric: tests, clear, underpowered, near_margin, and the medians of `error` and `detectable`.
+    One row a family and metric: tests; clear; level (no difference found, and an interval within the margin on either
+    side); underpowered; open (could have found a difference of the margin, and its interval still reaches beyond); and
+    the median of `detectable`.
     """
     clear = tests["p_holm"] < 1 - confidence
-    could = tests["detectable"] <= margin
-    told = tests.assign(tests=1, clear=clear, underpowered=~clear & ~could, near_margin=~clear & could)
-    kinds = {name: (name, "sum") for name in ("tests", "clear", "underpowered", "near_margin")}
+    level = ~clear & (tests["low"] > -margin) & (tests["high"] < margin)
+    rest, could = ~clear & ~level, tests["detectable"] <= margin
+    told = tests.assign(tests=1, clear=clear, level=level, underpowered=rest & ~could, open=rest & could)
+    kinds = {name: (name, "sum") for name in ("tests", "clear", "level", "underpowered", "open")}
     return (
         told.groupby(["family", "metric"], sort=False).agg(**kinds, detectable=("detectable", "median")).reset_index()
     )
 
 
 def in_words(told: pd.DataFrame, margin: float) -> str:
-    """How many of the open comparisons could not have been told, from `open_verdicts`."""
-    tests, open_ones = int(told["tests"].sum()), int((told["underpowered"] + told["near_margin"]).sum())
-    if not open_ones:
+    """What became of the comparisons that found no difference, from `open_verdicts`."""
+    tests, *counts = (int(told[name].sum()) for name in ("tests", "level", "underpowered", "open"))
+    if not sum(counts):
         return f"All {tests} paired tests found a difference."
+    level, underpowered, others = counts
     return (
-        f"Of {tests} paired tests {open_ones} found no clear difference; {int(told['underpowered'].sum())} of these could "
-        f"hardly have found one of {margin:g} (underpowered), {int(told['near_margin'].sum())} could have (near the margin)."
+        f"Of {tests} paired tests {sum(counts)} found no clear difference: {level} are level within {margin:g}, "
+        f"{underpowered} could hardly have found one of {margin:g} (underpowered), {others} could have (open)."
     )

@@ -74,7 +74,24 @@ def test_every_paired_test_carries_what_it_could_have_found():
     expected = power.detectable(part["error"], part["p"].notna().sum())
     assert part["detectable"].to_numpy() == pytest.approx(expected)
     told = power.open_verdicts(tests, margin=0.05)
-    assert (told[["clear", "underpowered", "near_margin"]].sum(axis=1) == told["tests"]).all()
+    assert (told[["clear", "level", "underpowered", "open"]].sum(axis=1) == told["tests"]).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "low", "high", "detectable", "kind"),
+    [
+        (0.01, 0.01, 0.04, 0.03, "clear"),
+        (0.60, -0.04, 0.03, 0.06, "level"),
+        (0.60, -0.06, 0.03, 0.06, "underpowered"),
+        (0.06, -0.01, 0.06, 0.04, "open"),
+        (np.nan, np.nan, np.nan, np.nan, "underpowered"),
+    ],
+)
+def test_a_comparison_without_a_finding_is_level_underpowered_or_open(p, low, high, detectable, kind):
+    facts = {"p_holm": p, "low": low, "high": high, "detectable": detectable}
+    told = power.open_verdicts(pd.DataFrame([{"family": "size", "metric": "f1"} | facts]), margin=0.05).iloc[0]
+    assert [name for name in ("clear", "level", "underpowered", "open") if told[name]] == [kind]
+    assert ("All 1 paired tests" in power.in_words(told.to_frame().T, 0.05)) == (kind == "clear")
 
 
 def test_a_ladder_of_unknown_sizes_has_nothing_to_plan_for():
