@@ -74,7 +74,7 @@ def make_export(case: str, folder: Path) -> None:
     result = finetune.finetune(model, study, rows, "safety", 0, folder / "runs")
     export.export(model, {"safety": result}, rows, LONGEST, folder / case)
     onnx_graphs.add_onnx(folder / case)
-    compared = ondevice_runtimes.compare_runtimes(folder / case, take(rows, "test", human_only=True))
+    compared = ondevice_runtimes.compare_runtimes(folder / case, take(rows, "test", originals_only=True))
     compared.to_json(folder / f"{case}.json", orient="records")
 
 

@@ -104,7 +104,7 @@ def prompt(home: Path, rows: int) -> None:
     settings = study(home, rows).prompting.model_copy(update={"five_shots": False})
     for asked in scoring.pose_all(backend, settings, merged)[0]:
         for split, cap in (("validation", settings.validation_rows), ("test", settings.evaluation_rows)):
-            scoring.score_rows(backend, asked, take(merged, split, cap, human_only=True))
+            scoring.score_rows(backend, asked, take(merged, split, cap, originals_only=True))
 
 
 def train(home: Path, rows: int, folder: Path | None = None) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from emosafe_lib.evaluation import predictions
 from emosafe_lib.evaluation.calibration import fit_thresholds
 from emosafe_lib.evaluation.metrics import safety_levels
-from emosafe_lib.study.rows import category_matrix, known_matrix, take, tasks_asked
+from emosafe_lib.study.rows import category_matrix, held_by, known_matrix, take, tasks_asked
 from emosafe_lib.study.taxonomy import CATEGORIES, LEFT_OUT, SAFETY_LEVELS
 
 Predictor = Callable[[pd.DataFrame], np.ndarray]
@@ -213,7 +213,7 @@ def predict(name: str, rows: pd.DataFrame, *, train_rows: int | None = None, var
     train = take(rows, "train", train_rows)
     if variant == "no-augmentation":
         train = train[train["origin"] != "reinterpretation"]
-    test = take(rows, "test", human_only=True)
+    test = take(rows, "test", originals_only=True)
     tables = []
     for task in tasks_asked(rows):
         predictor = BASELINES[name][0](train, task)
@@ -226,7 +226,7 @@ def predict(name: str, rows: pd.DataFrame, *, train_rows: int | None = None, var
 
 def tuned(name: str, predictor: Predictor, rows: pd.DataFrame, task: str) -> np.ndarray | None:
     """Category thresholds from validation rows, or None where the task or the baseline has none."""
-    validation = take(rows, "validation", human_only=True)
+    validation = take(rows, "validation", originals_only=True)
     if task == "safety" or not BASELINES[name][1] or validation.empty:
         return None
     return fit_thresholds(predictor(validation), category_matrix(validation), known_matrix(validation))
@@ -241,8 +241,8 @@ def leave_one_source_out(name: str, rows: pd.DataFrame, *, train_rows: int | Non
     sources = sorted(rows["source"].unique())
     tables = []
     for source in sources if len(sources) > 1 else ():
-        train = take(rows[rows["source"] != source], "train", train_rows)
-        held = take(rows[rows["source"] == source], "test", human_only=True)
+        train = take(rows[~held_by(rows, source)], "train", train_rows)
+        held = take(rows[rows["source"] == source], "test", originals_only=True)
         if len(held) and len(train):
             probabilities = BASELINES[name][0](train, "safety")(held)
             tables.append(predictions.make(held["id"], "safety", "baseline", probabilities, variant=LEFT_OUT))

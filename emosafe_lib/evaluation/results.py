@@ -282,7 +282,7 @@ def expected_ids(rows: pd.DataFrame, study: StudyParams, setting: str, model: st
     study = study.for_model(model)
     caps = dict.fromkeys(PROMPTED, study.prompting.evaluation_rows)
     caps |= dict.fromkeys(FILES["finetuning"], study.finetuning.evaluation_rows)
-    return take(rows, "test", caps.get(setting), human_only=True)["id"]
+    return take(rows, "test", caps.get(setting), originals_only=True)["id"]
 
 
 def gather(
@@ -292,7 +292,7 @@ def gather(
 
     `table` holds the runs of all models and baselines, as `read_files` returns them.
     """
-    test = take(rows, "test", human_only=True)
+    test = take(rows, "test", originals_only=True)
     truth = metrics.truth_of(test)
     bootstrap = Bootstrap(truth.group, study.analysis.resamples, study.analysis.seed)
     answers = {}

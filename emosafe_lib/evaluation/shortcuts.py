@@ -12,7 +12,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation import metrics, predictions
 from emosafe_lib.evaluation.baselines import BASELINES, MOST_WORDS, fit_tfidf, tuned, words_pipeline
-from emosafe_lib.study.rows import category_matrix, known_matrix, take
+from emosafe_lib.study.rows import category_matrix, held_by, known_matrix, take
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 READERS = {"source": "source_only", "length": "length_only", "tfidf": "text"}
@@ -72,7 +72,7 @@ def left_out_sources(rows: pd.DataFrame) -> dict[str, float | None]:
 
     found = {}
     for source in sorted(set(rows["source"])):
-        train, test = take(rows[rows["source"] != source], "train", SMALL_TRAIN_ROWS), take(rows, "test")
+        train, test = take(rows[~held_by(rows, source)], "train", SMALL_TRAIN_ROWS), take(rows, "test")
         test = test[test["source"] == source]
         if len(test) < metrics.MIN_SOURCE_ROWS or test["safety"].nunique() < 2:
             continue

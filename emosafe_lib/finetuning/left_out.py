@@ -6,6 +6,7 @@ every study; whole fine-tuning is for those that ask for it (`finetuning.left_ou
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from emosafe_lib.finetuning import finetune, probes
@@ -13,12 +14,14 @@ from emosafe_lib.finetuning.plan import make_plan
 from emosafe_lib.finetuning.scores import calibrated_predictions
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.progress import bar
+from emosafe_lib.study.rows import held_by
 from emosafe_lib.study.taxonomy import LEFT_OUT
 
 
-def without(rows: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Training and validation rows of all other sources, and the test rows of this one."""
-    return rows[(rows["source"] == source) == (rows["split"] == "test")].reset_index(drop=True)
+def without_source(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Training and validation rows that this source does not hold, and its test rows."""
+    test = rows["split"] == "test"
+    return rows[np.where(test, rows["source"] == source, ~held_by(rows, source))].reset_index(drop=True)
 
 
 def unseen_sources(
@@ -45,7 +48,7 @@ def unseen_sources(
         return []
     found = []
     for source in bar(named, "sources left out"):
-        part = without(used, source)
+        part = without_source(used, source)
         if settings.left_out == "probe":
             result = probes.probe(features, model, study, part, "safety")
         else:

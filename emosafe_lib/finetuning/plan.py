@@ -80,8 +80,8 @@ def make_plan(
         train = train[train["origin"] != "reinterpretation"].reset_index(drop=True)
     train = repeated(train, settings.repeats)
     variant = f"budget-{budget}" if budget else "" if augmentation else "no-augmentation"
-    validation = take(rows, "validation", settings.validation_rows, human_only=True)
-    test = take(rows, "test", settings.evaluation_rows, human_only=True)
+    validation = take(rows, "validation", settings.validation_rows, originals_only=True)
+    test = take(rows, "test", settings.evaluation_rows, originals_only=True)
     return Plan(model, settings, task, seed, variant, train, validation, test)
 
 

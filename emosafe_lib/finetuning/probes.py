@@ -18,7 +18,7 @@ from emosafe_lib.finetuning.plan import make_plan
 from emosafe_lib.models.backbone import load_encoder
 from emosafe_lib.models.batching import encode, map_batches
 from emosafe_lib.models.pooling import pool
-from emosafe_lib.models.precision import mixed_precision, use_threads
+from emosafe_lib.models.precision import mixed_precision, trained_dtype, use_threads
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -64,7 +64,7 @@ def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Featu
     They are read in the precision in which training reads them, as a head that begins with a probe does.
     """
     use_threads(model)
-    network, tokenizer = load_encoder(model)
+    network, tokenizer = load_encoder(model, trained_dtype(model))
     plan = make_plan(model, study, rows, "safety", 0)
     rows = pd.concat([plan.train, plan.validation, plan.test]).drop_duplicates("id")
     encoded = encode(tokenizer, rows["text"], study.finetuning.max_length)

@@ -227,9 +227,12 @@ def load_causal(model: ModelParams):
         return load_network(model, AutoModelForCausalLM), load_tokenizer(model)
 
 
-def load_encoder(model: ModelParams):
-    """A bare backbone in evaluation mode: `(model, tokenizer)`; it returns hidden states and has no head."""
+def load_encoder(model: ModelParams, dtype=None):
+    """A bare backbone in evaluation mode: `(model, tokenizer)`; it returns hidden states and has no head.
+
+    `dtype` is that of `load_network`.
+    """
     from transformers import AutoModel
 
     with room_for(model):
-        return load_network(model, AutoModel), load_tokenizer(model)
+        return load_network(model, AutoModel, dtype), load_tokenizer(model)

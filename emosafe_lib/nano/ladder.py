@@ -164,7 +164,7 @@ def measure_zero_shot(rows: pd.DataFrame, settings: PromptingParams) -> list[dic
     rows : the real study's merged rows; human-authored validation rows alone are scored
     settings : which first wording, and how many rows
     """
-    chosen = take(rows, "validation", settings.validation_rows, human_only=True)
+    chosen = take(rows, "validation", settings.validation_rows, originals_only=True)
     truth, bootstrap, records = metrics.truth_of(chosen), Bootstrap(chosen["group"]), []
     for rung, task in itertools.product(pretrain.RUNGS, TASKS):
         model = load_model(rung)

@@ -31,7 +31,7 @@ from emosafe_lib.study.machine import peak_memory_mb
 from emosafe_lib.study.optional import ends_a_stage, note, reason
 from emosafe_lib.study.parameters import ModelParams, load_model
 
-BATCHES, LENGTHS = (1, 32), (64, 256)
+BATCHES, LENGTHS = (1, 8), (64, 256)
 COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis reason".split()
 COLUMN_TYPES = dict.fromkeys(["batch", "length", "runs"], "Int64") | dict.fromkeys(
     ["p50_ms", "p95_ms", "weights_mb", "loading_mb", "peak_mb"], "float64"

@@ -7,6 +7,7 @@ see of a text (nothing, unless it was written for this package).
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,19 +158,25 @@ def stable_unit(value: str, salt: str = "") -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def take(rows: pd.DataFrame, split: str, cap: int | None = None, *, human_only: bool = False) -> pd.DataFrame:
+def take(rows: pd.DataFrame, split: str, cap: int | None = None, *, originals_only: bool = False) -> pd.DataFrame:
     """The rows of a split in a stable pseudo-random order, at most `cap` of them.
 
     A smaller cap takes a prefix of what a larger one takes, so budgets are nested and every model meets the same rows.
-    `human_only` leaves re-interpretations out.
+    `originals_only` leaves re-interpretations out.
     """
     if split not in SPLITS:
         raise MergeError(split, "is not a split", f"use one of {', '.join(SPLITS)}")
     part = rows[rows["split"] == split]
-    if human_only:
+    if originals_only:
         part = part[part["origin"] != "reinterpretation"]
     order = part["id"].map(lambda value: stable_unit(value, "take")).to_numpy().argsort(kind="stable")
     return part.iloc[order[:cap]].reset_index(drop=True)
+
+
+def held_by(rows: pd.DataFrame, source: str) -> np.ndarray:
+    """Which rows a source holds, shape (n,): those credited to it, and joined ones that it shares with another source."""
+    joined = rows["source_label"].str.contains(rf"(?:^| \| ){re.escape(source)}=", na=False)
+    return ((rows["source"] == source) | joined).to_numpy(bool)
 
 
 def shown(text: str, origin: str) -> str:

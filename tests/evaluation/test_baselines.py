@@ -13,7 +13,7 @@ ROWS = made_up_rows(400, sources=2)
 
 def macro_f1(name, task="safety", rows=ROWS, **options):
     table = baselines.predict(name, rows, **options)
-    truth = metrics.truth_of(take(rows, "test", human_only=True))
+    truth = metrics.truth_of(take(rows, "test", originals_only=True))
     return metrics.scores(truth, metrics.align(table[table["task"] == task], truth))["macro_f1", ""]
 
 

@@ -9,7 +9,7 @@ from emosafe_lib.evaluation import baselines, harmless, metrics, results, use
 from emosafe_lib.study.rows import take
 
 ROWS = made_up_rows(600, sources=2)
-TEST = take(ROWS, "test", human_only=True)
+TEST = take(ROWS, "test", originals_only=True)
 TRUTH = metrics.truth_of(TEST)
 KINDS = pd.Series({id: ("figure", "fiction", "form")[number % 3] for number, id in enumerate(ROWS["id"]) if number % 2})
 TUNED, ALWAYS, NEVER = (

@@ -14,7 +14,7 @@ from emosafe_lib.study.rows import take
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 ROWS = made_up_rows()
-TEST = take(ROWS, "test", human_only=True)
+TEST = take(ROWS, "test", originals_only=True)
 TRUTH = metrics.truth_of(TEST)
 SAFETY, CATEGORY = answers_of(ROWS, 1.0, setting="zero-shot")
 
@@ -224,7 +224,7 @@ def test_within_a_source_the_source_name_is_no_help():
     rows = made_up_rows(600, sources=3)
     level = rows["source"].map({f"source{i}": SAFETY_LEVELS[i] for i in range(3)})
     told = rows.assign(safety=np.where(np.arange(len(rows)) % 5 == 0, rows["safety"], level))
-    test = take(told, "test", human_only=True)
+    test = take(told, "test", originals_only=True)
     named = test["source"].map({f"source{i}": i for i in range(3)}).to_numpy()
     run = metrics.align(predictions.make(test["id"], "safety", "baseline", np.eye(3)[named]), metrics.truth_of(test))
     pooled = metrics.scores(metrics.truth_of(test), run)["macro_f1", ""]

@@ -13,7 +13,7 @@ from emosafe_lib.evaluation.bootstrap import Bootstrap, Ranking, interval
 from emosafe_lib.study.rows import take
 
 ROWS = made_up_rows(400, sources=3)
-TEST = take(ROWS, "test", human_only=True)
+TEST = take(ROWS, "test", originals_only=True)
 TRUTH = metrics.truth_of(TEST)
 ALARMS = {"area_under_risk", "recall", "false_alarms", *alarms.OPERATING}
 
@@ -211,7 +211,7 @@ def test_average_precision_with_weights_is_scikit_learns(cells):
 
 def test_ten_thousand_resamples_of_one_run_take_seconds():
     rows = made_up_rows(3000, sources=10)
-    test = take(rows, "test", human_only=True)
+    test = take(rows, "test", originals_only=True)
     truth = metrics.truth_of(test)
     random = np.random.default_rng(0)
     table = predictions.make(test["id"], "categories", "zero-shot", random.random((len(test), 6)))

@@ -12,7 +12,7 @@ from emosafe_lib.study.rows import take
 
 ROWS = made_up_rows(500, sources=2)
 SKILLS = {"nano-1": 0.8, "minilm": 2.0}
-TEST = take(ROWS, "test", human_only=True)
+TEST = take(ROWS, "test", originals_only=True)
 TRUTH = metrics.truth_of(TEST)
 
 

@@ -27,10 +27,18 @@ def unseen(folder, rows=ROWS, **finetuning):
 
 
 def test_training_and_validation_hold_no_row_of_the_source_and_the_test_no_other():
-    part = left_out.without(ROWS, "source1")
+    part = left_out.without_source(ROWS, "source1")
     assert set(part.loc[part["split"] == "test", "source"]) == {"source1"}
     assert set(part.loc[part["split"] != "test", "source"]) == {"source0"}
     assert set(part["split"]) == {"train", "validation", "test"}
+
+
+def test_a_text_that_the_source_shares_with_another_is_left_out_of_training_too():
+    first = ROWS.index[(ROWS["source"] == "source0") & (ROWS["split"] == "train")][0]
+    shared = ROWS.copy()
+    shared.loc[first, "source_label"] = "source0=calm | source1=mild"
+    gone = set(left_out.without_source(ROWS, "source1")["id"]) - set(left_out.without_source(shared, "source1")["id"])
+    assert gone == {ROWS.loc[first, "id"]}
 
 
 @pytest.mark.parametrize("way", ["probe", "fine-tuned"])
@@ -43,7 +51,7 @@ def test_every_test_row_is_answered_once_by_a_model_that_never_saw_its_source(tm
     tables = unseen(tmp_path, left_out=way, epochs=1.0)
     rows = [next(each for each in given if hasattr(each, "columns") and "source" in each) for given in trained_on]
     assert [set(part.loc[part["split"] == "train", "source"]) for part in rows] == [{"source1"}, {"source0"}]
-    test = take(ROWS, "test", human_only=True)
+    test = take(ROWS, "test", originals_only=True)
     answered = [name for table in tables for name in table["id"]]
     assert sorted(answered) == sorted(test["id"])
     for table in tables:

@@ -65,7 +65,7 @@ def safety_probabilities(levels: np.ndarray, skill: float, random) -> np.ndarray
 
 def answers_of(rows: pd.DataFrame, skill: float, seed: int = 0, **options) -> list[pd.DataFrame]:
     """Predictions of both tasks for the test rows in one setting; `options` go to `predictions.make`."""
-    test = take(rows, "test", human_only=True)
+    test = take(rows, "test", originals_only=True)
     truth, random = metrics.truth_of(test), np.random.default_rng(seed)
     safety = safety_probabilities(truth.safety, skill, random)
     flags = 1 / (1 + np.exp(-(random.normal(-1, 1, (len(test), 6)) + skill * truth.categories)))
