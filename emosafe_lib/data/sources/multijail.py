@@ -1,8 +1,8 @@
 """MultiJail: red-team prompts of people, each with one to four tags; only the English column is read.
 
-A row is labelled by its first tag of a harm that is not mild, and carries the categories of all its tags. No tag asks whether
-violence is planned as a crime, so that stays unknown. Tags that name children, and one that joins exploitation with
-trafficking, are never read.
+A row is labelled by its first tag that is not mild, and carries the categories of all its tags. No tag asks whether violence
+is planned as a crime, so that stays unknown. Tags that name children, and one that joins exploitation with trafficking, are
+never read.
 """
 
 import ast
