@@ -313,7 +313,10 @@ PROMPT_FILES = {
     "beavertails_evaluation": (beavertails_evaluation.VIOLENCE, '[{{"prompt": "someone asks", "category": "{}"}}]'),
 }
 OTHER = {"ailuminate": "hte", "llm_prompt_set": "hate_speech", "multijail": "Bullying & harassment"}
-OTHER |= {"strongreject": "Hate, harassment and discrimination", "beavertails_evaluation": "hate_speech,offensive_language"}
+OTHER |= {
+    "strongreject": "Hate, harassment and discrimination",
+    "beavertails_evaluation": "hate_speech,offensive_language",
+}
 
 
 @pytest.mark.parametrize("name", sorted(PROMPT_FILES))
