@@ -27,7 +27,7 @@ def alpha(levels: np.ndarray) -> float:
     return float(krippendorff.alpha(reliability_data=levels, level_of_measurement="ordinal"))
 
 
-def alpha_interval(levels: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+def alpha_interval(levels: np.ndarray, confidence: float) -> tuple[float, float]:
     """The bootstrap interval of alpha, messages drawn with replacement."""
     random, rows = np.random.default_rng(0), levels.shape[1]
     return interval(np.array([alpha(levels[:, random.integers(0, rows, rows)]) for _ in range(RESAMPLES)]), confidence)
@@ -67,18 +67,18 @@ def convabuse_severities() -> np.ndarray:
     return np.array([[row.get(who, np.nan) for row in rows] for who in convabuse.ANNOTATORS], float)
 
 
-def convabuse_people() -> dict:
+def convabuse_people(confidence: float) -> dict:
     """Agreement on ConvAbuse and what one annotator scores against the others; the band is the range over annotators."""
     severities = convabuse_severities()
     levels = np.where(np.isnan(severities), np.nan, severity_level(severities))
     scores = one_against_the_rest(severities, severity_level)
-    low, high = alpha_interval(levels)
+    low, high = alpha_interval(levels, confidence)
     row = {"rows": severities.shape[1], "annotators": len(scores), "alpha": alpha(levels), "alpha_low": low}
     row |= {"alpha_high": high, "value": np.mean(scores), "low": min(scores), "high": max(scores)}
     return row | {"note": "each annotator against the mean of the others"}
 
 
-def ethos_people() -> dict:
+def ethos_people(_confidence: float) -> dict:
     """What ETHOS' shares allow: alpha at most, and one annotator's expected macro-F1 against the majority.
 
     Nobody says how many judged a comment. With few annotators alpha is lower than this, and the one is part of the majority
@@ -108,14 +108,14 @@ def f1_of_one(shares: np.ndarray) -> float:
 PEOPLE = {"convabuse": convabuse_people, "ethos": ethos_people}
 
 
-def people(sources) -> pd.DataFrame:
+def people(sources, confidence: float = 0.95) -> pd.DataFrame:
     """One row a source of the study that carries several judgements and whose files are at hand; columns `COLUMNS`.
 
     `value` is what one person scores (macro-F1 over levels), `low` and `high` the range over annotators.
     """
     known = registry.registry()
     here = [name for name in PEOPLE if name in set(sources) and not registry.missing([known[name]])]
-    return pd.DataFrame([{"source": name} | PEOPLE[name]() for name in here], columns=COLUMNS)
+    return pd.DataFrame([{"source": name} | PEOPLE[name](confidence) for name in here], columns=COLUMNS)
 
 
 def beside_people(table: pd.DataFrame, humans: pd.DataFrame) -> pd.DataFrame:

@@ -164,10 +164,11 @@ def plain(value):
     return int(value) if isinstance(value, np.integer) else value
 
 
-def numbers_of(found: Difference) -> dict:
+def numbers_of(evidence: Evidence, found: Difference) -> dict:
     """A difference as numbers for `claims.json`, with the smallest true one that would have been found."""
     numbers = {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
-    return numbers | {"detectable": float(power.detectable(found.error))}
+    detectable = power.detectable(found.error, confidence=evidence.study.analysis.confidence)
+    return numbers | {"detectable": float(detectable)}
 
 
 def spoken(found: Difference) -> str:
@@ -240,7 +241,7 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     low, high = interval(kendall(count, draws), evidence.study.analysis.confidence)
     tau = float(kendall(count, values))
     numbers = {"models": models, "mean_score": dict(zip(models, values, strict=True)), "metric": metric}
-    numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(gain)}
+    numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(evidence, gain)}
     numbers |= {"averaged_over": [f"{task}, {setting}" for task, setting in shared]}
     because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
     verdict, because = verdict_of(int(low > 0) - int(high < 0), gain.clear), because + spoken(gain)
@@ -274,7 +275,8 @@ def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick:
     )
     first, second = (evidence.contrast(terms, yardstick.metric) for terms in (across_tasks, across_settings))
     numbers = {"smallest": small, "largest": large, "metric": yardstick.metric, "settings": both}
-    numbers |= {"categories_minus_safety": numbers_of(first), "zero_shot_minus_others": numbers_of(second)}
+    numbers |= {"categories_minus_safety": numbers_of(evidence, first)}
+    numbers |= {"zero_shot_minus_others": numbers_of(evidence, second)}
     because = f"extra gain in categories {spoken(first)}, in zero-shot {spoken(second)}"
     verdict, chance = verdict_of(first.clear, second.clear), chance_of_margin(evidence, first, second)
     return settled(name, ladder, verdict, numbers, test, because, chance)
@@ -343,7 +345,7 @@ def tuned_small_is_level(evidence: Evidence, ladder: str, yardstick: Yardstick =
     level = [c for c, gaps in found.items() if all(gap.low > -margin for gap in gaps.values())]
     behind = [c for c, gaps in found.items() if any(gap.high < -margin for gap in gaps.values())]
     numbers = {"margin": margin, "smallest": models[0], "metric": metric, "level": level, "behind": behind}
-    numbers["categories"] = {c: {m: numbers_of(gap) for m, gap in gaps.items()} for c, gaps in found.items()}
+    numbers["categories"] = {c: {m: numbers_of(evidence, gap) for m, gap in gaps.items()} for c, gaps in found.items()}
     possible = len(found) - len(behind)
     verdict = SUPPORTED if len(level) >= SEVERAL else CONTRADICTED if possible < SEVERAL else CANNOT_TELL
     because = f"level in {len(level)}, clearly behind in {len(behind)} of {len(found)} high-data categories"
@@ -406,8 +408,8 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     clear = [int(gap.low > -margin) - int(gap.high < -margin) for gap in gaps.values()]
     memory = fits_two_gigabytes(evidence.models[models[0]])
     fits = {SUPPORTED: 1, CONTRADICTED: -1}.get(memory.verdict, 0)
-    numbers = {"margin": margin, "over_tfidf": numbers_of(over), "memory": memory.verdict, "metric": metric}
-    numbers |= {"against": {key: numbers_of(gap) for key, gap in gaps.items()}}
+    numbers = {"margin": margin, "over_tfidf": numbers_of(evidence, over), "memory": memory.verdict, "metric": metric}
+    numbers |= {"against": {key: numbers_of(evidence, gap) for key, gap in gaps.items()}}
     because = f"{models[0]} minus TF-IDF {spoken(over)}; its " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
     if untrained:
         because += f"; not trained: {', '.join(untrained)}"

@@ -104,7 +104,7 @@ COLUMNS = ["rule", "meaning_stays", "rows", "changed", "changed_control", "value
 
 
 def altered_answers(
-    predict: Callable[[list[str]], np.ndarray], rows: pd.DataFrame, resamples: int = 2000
+    predict: Callable[[list[str]], np.ndarray], rows: pd.DataFrame, resamples: int = 2000, confidence: float = 0.95
 ) -> pd.DataFrame:
     """How often each rule changes a classifier's level, beyond its control, on the messages that the rule reaches.
 
@@ -131,12 +131,14 @@ def altered_answers(
                 predict([edited[place] for place in here])
                 for edited in (changed, [rule.control(text) for text in texts])
             )
-            row |= beyond_control(plain[here], by_rule, by_control, rows["group"].to_numpy()[here], resamples)
+            row |= beyond_control(
+                plain[here], by_rule, by_control, rows["group"].to_numpy()[here], resamples, confidence
+            )
         found.append(row)
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def beyond_control(plain, by_rule, by_control, groups, resamples: int) -> dict:
+def beyond_control(plain, by_rule, by_control, groups, resamples: int, confidence: float) -> dict:
     """The paired comparison of one rule with its control, from probabilities (n, 3) of the same messages."""
     level = plain.argmax(axis=1)
     moved, still = (each.argmax(axis=1) != level for each in (by_rule, by_control))
@@ -145,7 +147,7 @@ def beyond_control(plain, by_rule, by_control, groups, resamples: int) -> dict:
         np.column_stack([moved.astype(float) - still, np.ones(len(level))]), bootstrap.codes, bootstrap.groups
     )
     total = bootstrap.counts.astype(np.float32) @ sums
-    gap = difference(float(moved.mean() - still.mean()), ratio(total[:, 0], total[:, 1]))
+    gap = difference(float(moved.mean() - still.mean()), ratio(total[:, 0], total[:, 1]), confidence)
     row = {"changed": moved.mean(), "changed_control": still.mean(), "value": gap.value}
     row |= {"low": gap.low, "high": gap.high, "p": gap.p}
     return row | {"towards_unsafe": float((by_rule - by_control)[:, 2].mean())}

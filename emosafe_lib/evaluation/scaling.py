@@ -344,7 +344,8 @@ def size_gains(evidence: Evidence, ladder: str) -> pd.DataFrame:
             row = {"ladder": ladder, "task": task, "setting": setting, "category": label}
             row |= {"largest": names[-1], "smallest": names[0]}
             row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
-            rows.append(row | {"detectable": float(detectable(found.error))})
+            least = detectable(found.error, confidence=evidence.study.analysis.confidence)
+            rows.append(row | {"detectable": float(least)})
     return pd.DataFrame(rows)
 
 
