@@ -35,7 +35,7 @@ def test_a_study_ends_with_its_pages_and_a_row_or_a_reason_for_every_precision(t
     noted = [gap for path in base.rglob("manifest.json") for gap in json.loads(path.read_text())["not_measured"]]
     missing = {gap["name"] for gap in noted if gap["kind"] == "precision"}
     assert missing == {f"{row.model} {row.dtype}" for row in table[table["basis"] == "not measured"].itertuples()}
-    assert not [gap for gap in noted if gap["kind"] in ("figure", "check")], noted
+    assert not [gap for gap in noted if gap["kind"] in ("figure", "check") or gap["name"] == "ONNX graphs"], noted
     if lesser:
         assert basis["int4"] == basis["bfloat16"] == ["not measured"]
         assert "OSError" in table.loc[table["dtype"] == "int4", "reason"].iloc[0]
