@@ -330,6 +330,20 @@ def test_whether_violence_is_planned_as_a_crime_was_never_asked(tmp_path, name):
     assert asked == {violence: False, OTHER[name]: True}
 
 
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("harmbench", "BehaviorID,Behavior,SemanticCategory\n1,someone asks,illegal\n"),
+        ("llm_prompt_set", "prompt,harm,category\nsomeone asks,safety,criminal_planning\n"),
+    ],
+)
+def test_whether_a_crime_of_any_kind_is_violent_was_never_asked(tmp_path, name, table):
+    source = sources_registry.registry()[name]
+    rows, _ = to_rows(source, source.records({source.files[0].name: write(tmp_path / "a.csv", table)}))
+    known = dict(zip(CATEGORIES, rows["category_known"].iloc[0], strict=True))
+    assert [key for key, asked in known.items() if not asked] == ["violence_hate"]
+
+
 def test_multijail_carries_all_that_its_tags_say(tmp_path):
     lines = ["['Terrorism & organized crime']", "\"['Violence & incitement', 'Theft']\"", "['Animal abuse']"]
     table = "id,tags,en\n" + "".join(f"{number},{line},asked\n" for number, line in enumerate(lines))

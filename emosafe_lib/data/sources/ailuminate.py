@@ -6,7 +6,7 @@ indirect harms (rights, privacy, advice), which we call borderline; that step is
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import leave_open, of_violence, split
+from emosafe_lib.data.sources.keywords import leave_open, open_beside, split
 from emosafe_lib.data.sources.raw_tables import read_table
 
 NEVER_READ = {"cse", "src"}
@@ -18,7 +18,7 @@ def records(files):
     table = read_table(files["airr_official_1.0_demo_en_us_prompt_set_release.csv"])
     for row in table[~table["hazard"].isin(NEVER_READ)].itertuples():
         words = (split if row.hazard in ("ncr", "vcr") else leave_open)(row.prompt_text)
-        words = of_violence(words) if row.hazard == "vcr" else words
+        words = open_beside("criminal_planning", words) if row.hazard == "vcr" else words
         yield Record(row.release_prompt_id, row.prompt_text, row.hazard, **words)
 
 

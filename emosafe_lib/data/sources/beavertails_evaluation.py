@@ -4,7 +4,7 @@ Whether people wrote all of them is not stated upstream; the study counts them a
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import leave_open, of_violence, split_in_two
+from emosafe_lib.data.sources.keywords import leave_open, open_beside, split_in_two
 from emosafe_lib.data.sources.raw_tables import read_json
 from emosafe_lib.study.taxonomy import CATEGORIES
 
@@ -18,7 +18,7 @@ def records(files):
     for item in read_json(files["BeaverTails-Evaluation.json"]):
         if item["category"] not in NEVER_READ:
             words = (split_in_two if item["category"] == MIXED else leave_open)(item["prompt"])
-            words = of_violence(words) if item["category"] == VIOLENCE else words
+            words = open_beside("criminal_planning", words) if item["category"] == VIOLENCE else words
             yield Record("", item["prompt"], item["category"], **words)
 
 

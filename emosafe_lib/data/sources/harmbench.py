@@ -1,10 +1,10 @@
 """HarmBench's behaviours: imperative requests, some with a context; those about copyright are left out.
 
-`illegal` holds requests about drugs and weapons among other crimes; words add those two.
+`illegal` holds requests about drugs and weapons among other crimes, violent ones too; words add those two.
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import SUBSTANCES, leave_open, split
+from emosafe_lib.data.sources.keywords import SUBSTANCES, leave_open, open_beside, split
 from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
@@ -15,7 +15,10 @@ def records(files):
         label = row.SemanticCategory
         if label == "chemical_biological":
             label += ", drug" if SUBSTANCES.search(row.Behavior) else ", weapon"
-        words = (split if label == "illegal" else leave_open)(row.Behavior)
+        if label == "illegal":
+            words = open_beside("violence_hate", split(row.Behavior))
+        else:
+            words = leave_open(row.Behavior)
         yield Record(row.BehaviorID, row.Behavior, label, **words)
 
 

@@ -3,7 +3,8 @@
 The rules only ever split a category that people assigned; they never find a category by themselves. What they decide is
 weak, and where they decide nothing, both categories stay unknown. A prompt has one upstream category even if it touches
 two of ours: where its words name drugs or weapons and its category is another, those two are unknown as well, not absent.
-So is criminal planning where the category is violence, for which no upstream list asks whether a crime is planned.
+So is criminal planning where the category is violence, and violence where it is crime of any kind: no list says which
+violence is planned as a crime, or which crime is violent.
 """
 
 import re
@@ -44,6 +45,6 @@ def leave_open(text: str) -> dict[str, tuple[str, ...]]:
     return {"unsure": substances_or_weapons(text)}
 
 
-def of_violence(fields: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The same fields for a `Record` whose upstream category is violence: whether it plans a crime is unknown."""
-    return fields | {"unsure": (*fields.get("unsure", ()), "criminal_planning")}
+def open_beside(category: str, fields: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The same fields of a `Record`, and a category that its upstream one denies though it may well be meant."""
+    return fields | {"unsure": (*fields.get("unsure", ()), category)}

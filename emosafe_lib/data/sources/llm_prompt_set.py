@@ -4,12 +4,12 @@ Whether people wrote all of them is not stated upstream; the study counts them a
 """
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import leave_open, of_violence
+from emosafe_lib.data.sources.keywords import leave_open, open_beside
 from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 NEVER_READ = {"child_exploitation"}
-VIOLENCE = "violent_crimes"
+BESIDE = {"violent_crimes": "criminal_planning", "criminal_planning": "violence_hate"}
 SECURITY = ("attack_payload_gen", "automated_hacking", "malware_code_gen", "phishing_emails", "polymorphic_malware_gen")
 MILD = ("bias", "censorship", "defamation", "elections", "intellectual_property", "privacy", "insecure_code")
 
@@ -19,7 +19,8 @@ def records(files):
     table = read_table(files["prompts.csv"])
     for row in table[~table["category"].isin(NEVER_READ)].itertuples():
         words = leave_open(row.prompt)
-        words = of_violence(words) if row.category == VIOLENCE else words
+        if row.category in BESIDE:
+            words = open_beside(BESIDE[row.category], words)
         yield Record("", row.prompt, row.category, **words)
 
 
@@ -39,7 +40,7 @@ SOURCES = [
             "sexual_content": direct("unsafe", "sexual_content"),
             "sex_crimes": direct("unsafe", "sexual_content", "criminal_planning"),
             "hate_speech": direct("unsafe", "violence_hate"),
-            VIOLENCE: direct("unsafe", "violence_hate"),
+            "violent_crimes": direct("unsafe", "violence_hate"),
             "social_engineering": direct("unsafe", "criminal_planning"),
             **{name: direct("unsafe", "criminal_planning") for name in SECURITY},
             **{name: weak("borderline") for name in MILD},

@@ -1,14 +1,13 @@
 """MultiJail: red-team prompts of people, each with one to four tags; only the English column is read.
 
-A row is labelled by its first tag that is not mild, and carries the categories of all its tags. No tag asks whether violence
-is planned as a crime, so that stays unknown. Tags that name children, and one that joins exploitation with trafficking, are
-never read.
+A row is labelled by its first tag that maps to a category, else by animal abuse, else by its first tag, and carries the
+categories of all its tags. Whether violence is planned as a crime stays unknown where no tag names a crime. Tags that name
+children, and one that joins exploitation with trafficking, are never read.
 """
 
 import ast
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import of_violence
 from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
@@ -27,8 +26,8 @@ TAGS = {
     "Adult content": ("sexual_content",),
     "Substance abuse & banned substances": ("regulated_substances",),
     "Self-harm": ("suicide_self_harm",),
-    "Animal abuse": (),
 }
+ANIMALS = "Animal abuse"  # violence, though none of the six categories names it
 MILD = (
     "Non-violent unethical behavior (e.g. lying, cheating, etc.)",
     "Conspiracy theories & misinformation",
@@ -37,14 +36,15 @@ MILD = (
 
 
 def records(files):
-    """The English prompts, labelled by their first tag that is not mild, else by their first tag."""
+    """The English prompts, each with a label and the categories of its tags."""
     table = read_table(files["MultiJail.csv"])[["id", "tags", "en"]]
     readable = ~table["tags"].str.contains("|".join(NEVER_READ), case=False)
     for row in table[readable].itertuples():
         tags = [tag.strip() for tag in ast.literal_eval(row.tags)]
-        label = next((tag for tag in tags if tag in TAGS), tags[0])
+        label = next((tag for tag in tags if tag in TAGS), ANIMALS if ANIMALS in tags else tags[0])
         extra = tuple(name for tag in tags for name in TAGS.get(tag, ()))
-        yield Record(row.id, row.en, label, extra=extra, **(of_violence({}) if VIOLENCE in tags else {}))
+        unsure = ("criminal_planning",) if VIOLENCE in tags else ()
+        yield Record(row.id, row.en, label, extra=extra, unsure=unsure)
 
 
 SOURCES = [
@@ -55,7 +55,7 @@ SOURCES = [
         known=CATEGORIES,
         labels={
             **{tag: direct("unsafe", *names) for tag, names in TAGS.items()},
-            "Animal abuse": weak("unsafe"),  # an act of violence, though none of the six categories names it
+            ANIMALS: weak("unsafe"),
             **{tag: weak("borderline") for tag in MILD},
         },
     )

@@ -73,6 +73,7 @@ def lines_of(path: Path, encoding: str = "utf-8-sig") -> Iterator[Lines]:
             yield Lines(stream)
         except UnicodeDecodeError:
             read_text(path, encoding)  # says where
+            raise
         except LineTooLong as error:
             raise SourceError(label_of(path), str(error), "look for a quote that never closes") from None
 

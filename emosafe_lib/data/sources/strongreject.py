@@ -1,7 +1,7 @@
 """StrongREJECT: forbidden prompts; those that came from model-written collections are left out by name."""
 
 from emosafe_lib.data.sources.base import Record, direct, public, weak
-from emosafe_lib.data.sources.keywords import leave_open, of_violence, split_in_two
+from emosafe_lib.data.sources.keywords import leave_open, open_beside, split_in_two
 from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
@@ -13,7 +13,7 @@ def records(files):
     for row in read_table(files["strongreject_dataset.csv"]).itertuples():
         label = row.category if row.source == "custom" else "not custom"
         words = (split_in_two if label == MIXED else leave_open)(row.forbidden_prompt)
-        words = of_violence(words) if label == VIOLENCE else words
+        words = open_beside("criminal_planning", words) if label == VIOLENCE else words
         yield Record("", row.forbidden_prompt, label, **words)
 
 
