@@ -197,7 +197,7 @@ BASELINE_TITLES = {
 
 
 def predict(name: str, rows: pd.DataFrame, *, train_rows: int | None = None, variant: str = "") -> pd.DataFrame:
-    """Fit one baseline for both tasks and predict the human-authored test rows.
+    """Fit one baseline for both tasks and predict the test rows, without re-interpretations.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ def left_out_sources(rows: pd.DataFrame) -> dict[str, float | None]:
     for source in sorted(set(rows["source"])):
         train, test = take(rows[~held_by(rows, source)], "train", SMALL_TRAIN_ROWS), take(rows, "test")
         test = test[test["source"] == source]
-        if len(test) < metrics.MIN_SOURCE_ROWS or test["safety"].nunique() < 2:
+        if train.empty or len(test) < metrics.MIN_SOURCE_ROWS or test["safety"].nunique() < 2:
             continue
         guess = fit_tfidf(train, "safety")(test).argmax(axis=1)
         real = metrics.safety_levels(test)

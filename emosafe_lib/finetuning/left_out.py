@@ -18,10 +18,19 @@ from emosafe_lib.study.rows import held_by
 from emosafe_lib.study.taxonomy import LEFT_OUT
 
 
-def without_source(rows: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Training and validation rows that this source does not hold, and its test rows."""
-    test = rows["split"] == "test"
-    return rows[np.where(test, rows["source"] == source, ~held_by(rows, source))].reset_index(drop=True)
+def without_source(used: pd.DataFrame, rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Of the rows that are used: training and validation rows that this source does not hold, and its test rows.
+
+    What a source holds is told by all merged `rows`, since the parent of a re-interpretation may not be used itself.
+    """
+    held = used["id"].isin(rows.loc[held_by(rows, source), "id"])
+    return used[np.where(used["split"] == "test", used["source"] == source, ~held)].reset_index(drop=True)
+
+
+def can_teach(rows: pd.DataFrame) -> bool:
+    """Whether rows have two levels to train on and something to validate with: sources may hold the same texts."""
+    train = rows[rows["split"] == "train"]
+    return train["safety"].nunique() > 1 and bool((rows["split"] == "validation").any())
 
 
 def unseen_sources(
@@ -29,7 +38,8 @@ def unseen_sources(
 ) -> list[pd.DataFrame]:
     """Safety predictions of each source by a model that was trained on the others, as tables of the common schema.
 
-    None where the study asks for none, or has a single source. The training rows are those of the main run, less the
+    None where the study asks for none, or has a single source; a source whose texts the others hold as well, so that they
+    cannot teach without them, is passed over and named. The training rows are those of the main run, less the
     source's; nothing takes their place.
 
     Parameters
@@ -48,7 +58,10 @@ def unseen_sources(
         return []
     found = []
     for source in bar(named, "sources left out"):
-        part = without_source(used, source)
+        part = without_source(used, rows, source)
+        if not can_teach(part):
+            print(f"{source}: not left out, the other sources cannot teach the levels without its texts")
+            continue
         if settings.left_out == "probe":
             result = probes.probe(features, model, study, part, "safety")
         else:

@@ -61,7 +61,7 @@ def candidate_layers(layers: int) -> list[int]:
 def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Features:
     """Hidden states of every row that the study trains on or scores, pooled over its tokens; no weight is changed.
 
-    They are read in the precision in which training reads them, as a head that begins with a probe does.
+    On a CPU they are read in the precision in which training reads them, as a head that begins with a probe does.
     """
     use_threads(model)
     network, tokenizer = load_encoder(model, trained_dtype(model))

@@ -38,9 +38,9 @@ def tasks_asked(rows: pd.DataFrame) -> tuple[str, ...]:
 
 def categories_asked(rows: pd.DataFrame) -> tuple[str, ...]:
     """The categories that training rows answer with yes and with no, and that every other split is asked about."""
-    human = rows[rows["origin"] != "reinterpretation"]
-    labels, known = category_matrix(human), known_matrix(human)
-    split = human["split"].to_numpy()[:, None]
+    originals = rows[rows["origin"] != "reinterpretation"]
+    labels, known = category_matrix(originals), known_matrix(originals)
+    split = originals["split"].to_numpy()[:, None]
     both = (labels & known & (split == "train")).any(axis=0) & (~labels & known & (split == "train")).any(axis=0)
     for name in ("validation", "test"):
         both &= (known & (split == name)).any(axis=0)
@@ -174,9 +174,12 @@ def take(rows: pd.DataFrame, split: str, cap: int | None = None, *, originals_on
 
 
 def held_by(rows: pd.DataFrame, source: str) -> np.ndarray:
-    """Which rows a source holds, shape (n,): those credited to it, and joined ones that it shares with another source."""
+    """Which merged rows a source holds, shape (n,): those credited to it, joined ones that it shares with another source,
+    and re-interpretations of either.
+    """
     joined = rows["source_label"].str.contains(rf"(?:^| \| ){re.escape(source)}=", na=False)
-    return ((rows["source"] == source) | joined).to_numpy(bool)
+    own = (rows["source"] == source) | joined
+    return (own | rows["parent_id"].isin(rows.loc[own, "id"])).to_numpy(bool)
 
 
 def shown(text: str, origin: str) -> str:

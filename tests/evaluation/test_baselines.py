@@ -101,6 +101,19 @@ def test_a_left_out_source_is_predicted_without_its_labels():
     assert baselines.leave_one_source_out("tfidf", ROWS.assign(source="one")) is None
 
 
+def test_a_text_that_a_left_out_source_shares_with_another_is_no_training_row(monkeypatch):
+    seen = []
+    fit = lambda train, task: seen.append(set(train["id"])) or baselines.fit_majority(train, task)  # noqa: E731
+    monkeypatch.setitem(baselines.BASELINES, "tfidf", (fit, True))
+    rows = ROWS.assign(source=np.where(ROWS.index % 2, "one", "two"))
+    shared = rows.index[(rows["source"] == "two") & (rows["split"] == "train")][0]
+    rows.loc[shared, "source_label"] = "one=x | two=x"
+    baselines.leave_one_source_out("tfidf", rows)
+    assert [rows.loc[shared, "id"] in trained for trained in seen] == [False, False]
+    every = rows.assign(source_label="one=x | two=x")
+    assert baselines.leave_one_source_out("tfidf", every) is None and shortcuts.left_out_sources(every) == {}
+
+
 def test_a_source_of_a_few_rows_beside_a_large_one_stops_nothing():
     small = ROWS.head(3).assign(
         id=["s0", "s1", "s2"], source="small", split=["train", "train", "test"], text=["alpha", "beta", "gamma"]

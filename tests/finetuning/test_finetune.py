@@ -123,6 +123,16 @@ def test_what_trains_is_in_float32_whatever_the_rest_is_in(half, name, frozen):
     assert {weight.dtype for weight in still} == frozen
 
 
+def test_a_probe_reads_frozen_features_in_the_precision_of_training(monkeypatch):
+    monkeypatch.setattr(precision, "pick_dtype", lambda model: torch.bfloat16)
+    real, asked = backbone.load_network, []
+    monkeypatch.setattr(
+        backbone, "load_network", lambda model, kind, dtype: asked.append(dtype) or real(model, kind, dtype)
+    )
+    probes.extract(tiny_models.model_params(), tiny_models.study_params(), ROWS)
+    assert asked == [torch.float32]
+
+
 def test_under_fsdp_the_frozen_copy_of_the_head_keeps_the_backbones_precision(half, monkeypatch):
     """FSDP flattens what does not train into one tensor, which takes one precision."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

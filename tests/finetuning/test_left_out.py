@@ -1,5 +1,6 @@
 """A source that is left out is left out: of training and of validation, for every way of doing it."""
 
+import pandas as pd
 import pytest
 import tiny_models
 
@@ -27,7 +28,7 @@ def unseen(folder, rows=ROWS, **finetuning):
 
 
 def test_training_and_validation_hold_no_row_of_the_source_and_the_test_no_other():
-    part = left_out.without_source(ROWS, "source1")
+    part = left_out.without_source(ROWS, ROWS, "source1")
     assert set(part.loc[part["split"] == "test", "source"]) == {"source1"}
     assert set(part.loc[part["split"] != "test", "source"]) == {"source0"}
     assert set(part["split"]) == {"train", "validation", "test"}
@@ -37,8 +38,17 @@ def test_a_text_that_the_source_shares_with_another_is_left_out_of_training_too(
     first = ROWS.index[(ROWS["source"] == "source0") & (ROWS["split"] == "train")][0]
     shared = ROWS.copy()
     shared.loc[first, "source_label"] = "source0=calm | source1=mild"
-    gone = set(left_out.without_source(ROWS, "source1")["id"]) - set(left_out.without_source(shared, "source1")["id"])
-    assert gone == {ROWS.loc[first, "id"]}
+    told_again = shared.loc[[first]].assign(id="again", parent_id=shared.loc[first, "id"], origin="reinterpretation")
+    told_again["source_label"] = "reinterpretation: calm"
+    merged = pd.concat([shared, told_again], ignore_index=True)
+    kept = [set(left_out.without_source(rows, merged, "source1")["id"]) for rows in (merged, merged.drop(index=first))]
+    assert kept == [set(left_out.without_source(ROWS, ROWS, "source1")["id"]) - {ROWS.loc[first, "id"]}] * 2
+
+
+def test_sources_that_hold_the_same_texts_are_not_left_out(tmp_path, capsys):
+    both = ROWS.assign(source_label="source0=calm | source1=calm")
+    assert unseen(tmp_path, both, left_out="probe") == []
+    assert capsys.readouterr().out.count("not left out") == 2
 
 
 @pytest.mark.parametrize("way", ["probe", "fine-tuned"])

@@ -106,6 +106,7 @@ def model_params(name: str = "llama", **changes) -> ModelParams:
 def study_params(**finetuning) -> StudyParams:
     """A study of two epochs at most 32 tokens a text."""
     values = {"epochs": 2.0, "max_length": 32} | finetuning
+    sources = ["made", *{**values.get("repeats", {}), **dict.fromkeys(values.get("left_out_sources", []))}]
     return StudyParams.model_validate(
-        {"name": "made", "data": {"sources": ["made"]}, "finetuning": values, "models": ["llama"]}
+        {"name": "made", "data": {"sources": sources}, "finetuning": values, "models": ["llama"]}
     )

@@ -10,7 +10,7 @@ import tiny_models
 
 from emosafe_lib.data.card import rows_sha256
 from emosafe_lib.study.errors import MergeError
-from emosafe_lib.study.rows import as_dataset, as_table, read_rows, row_features, write_rows
+from emosafe_lib.study.rows import as_dataset, as_table, held_by, read_rows, row_features, write_rows
 from emosafe_lib.study.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
 ROWS = tiny_models.make_rows()[list(ROW_COLUMNS)]
@@ -79,3 +79,20 @@ def test_reading_and_writing_leave_no_file_in_a_cache_and_print_nothing(tmp_path
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not list((tmp_path / "home").rglob("*"))
+
+
+def test_a_source_holds_its_rows_those_it_shares_and_what_was_told_anew_of_either():
+    rows = pd.DataFrame(
+        [
+            ("a", "one", "calm", None),
+            ("b", "two", "one=calm | two=mild", None),
+            ("c", "two", "four=x | one.1=calm | one1=calm", None),
+            ("d", "two", "reinterpretation: anger", "b"),
+            ("e", "two", "reinterpretation: anger", "c"),
+            ("f", "two", "unsafe; one=1", None),
+        ],
+        columns=["id", "source", "source_label", "parent_id"],
+    )
+    assert rows["id"][held_by(rows, "one")].tolist() == ["a", "b", "d"]
+    assert rows["id"][held_by(rows, "one.1")].tolist() == ["c", "e"]
+    assert rows["id"][held_by(rows, "two")].tolist() == ["b", "c", "d", "e", "f"]
