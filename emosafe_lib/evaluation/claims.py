@@ -4,7 +4,7 @@ Each check is a function of the evidence, one ladder of sizes and a yardstick. I
 contradicted, cannot tell), the numbers behind it and the test in words. Every claim is measured twice: by the paper's own
 words (accuracy, its three categories, the large model shown examples) and by a stricter yardstick, under which neither
 the majority answer nor a source's name earns much. "Cannot tell" is an answer: missing runs, too few sizes or an
-interval that holds zero lead to it, and `reason` says whether the study could have told. A verdict speaks of the ladder
+interval that holds zero lead to it, and `reason` says why. A verdict speaks of the ladder
 it was computed on and of nothing else.
 """
 
@@ -89,8 +89,8 @@ class Claim:
     test : how it was decided, in words
     because : one sentence with the numbers
     missing : runs of the ladder that it had to do without, "model: task, setting"
-    reason : why it cannot be told: "runs missing", "underpowered", "near the margin" or "ranks not stable"; empty for any
-        other verdict
+    reason : why it cannot be told: "runs missing", "underpowered", "near the margin" or "ranks not settled"; empty for
+        any other verdict
     power : what the test could have shown: `detectable` differences and the `chance` of a verdict within the margin
     paper : the same claim measured by the paper's own words
     """
@@ -201,10 +201,13 @@ def cannot_tell(name: str, ladder: str, why: str, test: str) -> Claim:
     return Claim(STATEMENTS[name], ladder, CANNOT_TELL, {}, test, why, reason=NO_RUNS)
 
 
-def settled(name: str, ladder: str, verdict: str, numbers: dict, test: str, because: str, chance: float) -> Claim:
-    """A claim that was tested; an open one says whether it could have been told, by the chance of telling."""
-    why = power.reason(chance) if verdict == CANNOT_TELL else ""
-    because += f"; {why}: a chance of {chance:.0%} to tell" if why and not math.isnan(chance) else ""
+def settled(
+    name: str, ladder: str, verdict: str, numbers: dict, test: str, because: str, chance: float, why: str = ""
+) -> Claim:
+    """A claim that was tested; an open one says why: `why`, or whether it could have been told, by the chance of telling."""
+    told = "" if why or math.isnan(chance) else f": a chance of {chance:.0%} to tell"
+    why = (why or power.reason(chance)) if verdict == CANNOT_TELL else ""
+    because += f"; {why}{told}" if why else ""
     numbers_of_power = {"chance": chance, "power": power.POWER}
     return Claim(STATEMENTS[name], ladder, verdict, numbers, test, because, reason=why, power=numbers_of_power)
 
@@ -212,9 +215,10 @@ def settled(name: str, ladder: str, verdict: str, numbers: dict, test: str, beca
 def chance_of_margin(evidence: Evidence, *found: Difference) -> float:
     """The chance that tests would each have found a difference as large as the study's margin: that of the weakest."""
     settings = evidence.study.analysis
-    return min(
+    chances = [
         power.chance_of_difference(settings.margin, each.error, confidence=settings.confidence) for each in found
-    )
+    ]
+    return float(np.min(chances))  # NaN where one is
 
 
 def too_few(models: list[str]) -> str:
@@ -244,11 +248,10 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(evidence, gain)}
     numbers |= {"averaged_over": [f"{task}, {setting}" for task, setting in shared]}
     because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
-    verdict, because = verdict_of(int(low > 0) - int(high < 0), gain.clear), because + spoken(gain)
-    if verdict == CANNOT_TELL and gain.clear:  # the ends were told apart, so power is not what was lacking
-        why = power.UNSTABLE_RANKS
-        return Claim(STATEMENTS[name], ladder, verdict, numbers, test, f"{because}; {why}", reason=why)
-    return settled(name, ladder, verdict, numbers, test, because, chance_of_margin(evidence, gain))
+    verdict, chance = verdict_of(int(low > 0) - int(high < 0), gain.clear), chance_of_margin(evidence, gain)
+    # Where the ends were told apart, the power to do so was not what was lacking.
+    why = power.UNSETTLED_RANKS if gain.clear else ""
+    return settled(name, ladder, verdict, numbers, test, because + spoken(gain), chance, why)
 
 
 def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:

@@ -83,14 +83,15 @@ def false_alarms(evidence: Evidence, cells: list[Cell], of: pd.Series | None = N
     kind = pd.Series(truth.ids).map(of).to_numpy()
     if not ((truth.safety == 0) & ~pd.isna(kind)).any():
         return pd.DataFrame(columns=COLUMNS)
+    confidence = evidence.study.analysis.confidence
     for cell in cells:
         score = evidence.score(cell, mask, build)
         for (reading, name), value in score.values.items():
             level = truth.safety == (2 if reading == "twins" else 0)
             here = level & (~pd.isna(kind) if name == ALL else kind == name)
-            limits = interval(score.draws[reading, name], evidence.study.analysis.confidence)
+            limits = interval(score.draws[reading, name], confidence)
             if name != ALL and not np.isnan(value):
-                limits = wilson(value, len(set(truth.group[here])))
+                limits = wilson(value, len(set(truth.group[here])), confidence)
             rows.append((run_name(cell), reading, name, int(here.sum()), value, *limits))
     return pd.DataFrame(rows, columns=COLUMNS)
 

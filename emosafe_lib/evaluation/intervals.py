@@ -5,8 +5,6 @@ Nothing heavy is imported here, because `emosafe classify` says how sure its thr
 
 import math
 
-CRITICAL = 1.96  # of the normal distribution, for 95 %
-
 
 def with_interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:
     """A number with its interval as tables write it; alone where there is no interval, a word where it is undefined."""
@@ -17,9 +15,11 @@ def with_interval(value: float | None, low: float | None, high: float | None, fo
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n independent things (Wilson 1927): never without width, never beyond 0 and 1."""
-    spread = CRITICAL**2 / n
+def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of n independent things (Wilson 1927): never without width, never beyond 0 and 1."""
+    from statistics import NormalDist
+
+    spread = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)

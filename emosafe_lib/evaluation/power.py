@@ -12,7 +12,7 @@ import pandas as pd
 from emosafe_lib.evaluation.results import Cell, Evidence
 
 POWER = 0.8
-UNDERPOWERED, NEAR_MARGIN, UNSTABLE_RANKS = "underpowered", "near the margin", "ranks not stable"
+UNDERPOWERED, NEAR_MARGIN, UNSETTLED_RANKS = "underpowered", "near the margin", "ranks not settled"
 
 
 def detectable(error, tests: int = 1, confidence: float = 0.95, power: float = POWER):

@@ -102,7 +102,7 @@ class Evidence:
     study : its parameters
     models : name -> ModelParams for the study's models (baselines are not in it)
     parameters : name -> number of parameters, None where unknown
-    truth : labels of the human-authored test rows
+    truth : labels of the test rows, without re-interpretations
     support : category -> known positives among training rows
     answers : Key -> Answers
     gaps : table with the columns model, task, setting, missing
@@ -278,7 +278,7 @@ def read_files(paths: dict[tuple[str, str], object], data_sha256: str) -> pd.Dat
 
 
 def expected_ids(rows: pd.DataFrame, study: StudyParams, setting: str, model: str = "") -> pd.Series:
-    """The ids that a model must answer in a setting: human-authored test rows, up to the cap of both."""
+    """The ids that a model must answer in a setting: test rows without re-interpretations, up to the cap of both."""
     study = study.for_model(model)
     caps = dict.fromkeys(PROMPTED, study.prompting.evaluation_rows)
     caps |= dict.fromkeys(FILES["finetuning"], study.finetuning.evaluation_rows)

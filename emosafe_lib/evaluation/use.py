@@ -132,7 +132,7 @@ def review_table(evidence: Evidence, cells: list[Cell], reading: str = "loose") 
     said = [with_interval(row.value, row.low, row.high, ".0%") for row in found.itertuples()]
     wide = found.assign(said=said).pivot(index="run", columns="x", values="said").loc[found["run"].unique()]
     unsafe = (evidence.truth.safety >= alarms.READINGS[reading])[evidence.answered(*cells)].mean()
-    wide.loc["perfect order"] = [f"{min(1, n / 1000 / unsafe):.0%}" for n in BUDGETS]
+    wide.loc["perfect order"] = [f"{min(1, n / 1000 / unsafe):.0%}" if unsafe > 0 else "undefined" for n in BUDGETS]
     wide.loc["at random"] = [f"{n / 1000:.0%}" for n in BUDGETS]
     return wide.set_axis([f"{n} of 1,000" for n in BUDGETS], axis=1)
 

@@ -28,6 +28,12 @@ def test_alpha_is_that_of_krippendorffs_own_example_with_missing_judgements():
     assert annotators.alpha(levels) == pytest.approx(0.815, abs=5e-4)
 
 
+def test_less_confidence_is_a_narrower_interval_of_agreement():
+    levels = np.random.default_rng(0).integers(0, 3, (3, 60)).astype(float)
+    wide, narrow = (annotators.alpha_interval(levels, confidence) for confidence in (0.95, 0.6))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
 def test_people_who_agree_score_one_and_a_contrarian_scores_little():
     levels = np.tile(np.array([1.0, -1.0, -3.0] * 40), (3, 1))
     assert annotators.one_against_the_rest(levels, annotators.severity_level) == [1.0, 1.0, 1.0]

@@ -91,7 +91,27 @@ def test_a_comparison_without_a_finding_is_level_underpowered_or_open(p, low, hi
     facts = {"p_holm": p, "low": low, "high": high, "detectable": detectable}
     told = power.open_verdicts(pd.DataFrame([{"family": "size", "metric": "f1"} | facts]), margin=0.05).iloc[0]
     assert [name for name in ("clear", "level", "underpowered", "open") if told[name]] == [kind]
-    assert ("All 1 paired tests" in power.in_words(told.to_frame().T, 0.05)) == (kind == "clear")
+    said = power.in_words(told.to_frame().T, 0.05)
+    assert ("All 1 paired tests" in said) == (kind == "clear")
+
+
+def test_what_became_of_the_comparisons_is_told_in_words():
+    told = pd.DataFrame([{"tests": 9, "clear": 3, "level": 1, "underpowered": 2, "open": 3}])
+    assert power.in_words(told, 0.05) == (
+        "Of 9 paired tests 6 found no clear difference: 1 are level within 0.05, 2 could hardly have found one of 0.05 "
+        "(underpowered), 3 could have (open)."
+    )
+
+
+def test_with_less_confidence_less_is_needed_to_be_found():
+    here = evidence(made_up_rows(400), {"nano-1": 0.5, "nano-2": 1.0, "nano-4": 1.5, "minilm": 1.5})
+    found = {}
+    for confidence in (0.95, 0.6):
+        analysis = here.study.analysis.model_copy(update={"confidence": confidence})
+        here.study = here.study.model_copy(update={"analysis": analysis})
+        gain = claims.larger_is_stronger(here, "nano").numbers["largest_minus_smallest"]
+        found[confidence] = gain["detectable"], scaling.size_gains(here, "nano")["detectable"].median()
+    assert np.less(found[0.6], found[0.95]).all()
 
 
 def test_a_ladder_of_unknown_sizes_has_nothing_to_plan_for():

@@ -55,6 +55,13 @@ def test_what_an_edit_of_that_size_does_anyhow_is_not_put_down_to_the_rule():
     assert "none of them" in robustness.in_words(table)
 
 
+def test_less_confidence_is_a_narrower_interval():
+    half = sensitive_to(lambda text: text.isupper() and len(text) % 2 == 0)
+    wide, narrow = (robustness.altered_answers(half, ROWS, 200, each).set_index("rule") for each in (0.95, 0.6))
+    wide, narrow = (table.loc["upper case", ["low", "high"]].to_numpy(float) for table in (wide, narrow))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
 def test_negation_that_a_classifier_reads_is_told_from_one_that_it_does_not():
     reads = robustness.altered_answers(sensitive_to(lambda text: " not " in text), ROWS, 200).set_index("rule")
     deaf = robustness.altered_answers(sensitive_to(lambda text: False), ROWS, 200).set_index("rule")
