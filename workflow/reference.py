@@ -77,7 +77,7 @@ def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
 
     Raises
     ------
-    StageError : a stage has not run, or the copy holds what may not be published; the earlier copy stays
+    StageError : a stage has not run or lacks a figure, or the copy holds what may not be published; the earlier one stays
     """
     base, target = paths.outputs_root() / study.name, folder() / study.name
     others = sorted({*together, *(path.name for path in finished_copies())} - {study.name})
@@ -106,10 +106,18 @@ def readable(study: StudyParams) -> list[str]:
             raise StageError(
                 f"{name} {model or ''}".strip(), f"is {word}", f"run `make study STUDY={study.name}` first"
             )
+        refuse_gaps(f"{name} {model or ''}".strip(), facts["not_measured"])
         place = f"{model}/{name}" if model else name
         names += [f"{place}/{file}" for file in (f"{name}.ipynb", f"{name}.html", "manifest.json")]
         names += [file for file in facts["outputs"] if is_readable(file)]
     return [name for name in dict.fromkeys(names) if (base / name).is_file()]
+
+
+def refuse_gaps(stage: str, gaps: list[dict]) -> None:
+    """StageError if a stage lacks a figure, a check or a runtime: on any machine that is a fault, not the machine's lack."""
+    lost = [gap["name"] for gap in gaps if gap["kind"] in ("figure", "check", "runtime")]
+    if lost:
+        raise StageError(stage, f"lacks {', '.join(lost)}", "its manifest says why; run it again once that is mended")
 
 
 def is_readable(file: str) -> bool:

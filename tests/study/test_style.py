@@ -35,6 +35,19 @@ def test_a_curve_of_a_single_point_is_a_point():
     assert line.get_linestyle() == "None" and line.get_marker() not in ("None", None, "")
 
 
+def test_rates_and_people_are_drawn_from_their_tables():
+    part = pd.DataFrame({"group": ["a (3)", "b (2)"], "value": [0.2, 0.4], "low": [0.1, 0.3], "high": [0.5, 0.6]})
+    drawn = figures.rates({"minilm": part, "tfidf": part.iloc[:1]}, "false alarms").axes[0]
+    assert drawn.get_xlabel() == "false alarms" and {text.get_text() for text in drawn.get_yticklabels()} == set(
+        part["group"]
+    )
+    humans = pd.DataFrame({"source": ["convabuse"], "value": [0.7], "low": [0.6], "high": [0.8]})
+    runs = part.assign(source="convabuse", run=["minilm, fine-tuned", "tfidf"])
+    panel = figures.beside_people(runs, humans).axes[0]
+    assert panel.get_legend_handles_labels()[1] or panel.figure.legends
+    plt.close("all")
+
+
 def test_a_kernel_sends_the_description_with_the_figure_and_once(monkeypatch, figure):
     shell = type("Shell", (), {"display_formatter": DisplayFormatter()})
     shell.display_formatter.formatters["image/png"].for_type(Figure, lambda drawn: b"png")

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import finished_study
@@ -66,6 +67,15 @@ def test_83_no_page_links_to_what_was_not_copied_and_the_copies_are_light(made):
 
 def test_81_nothing_in_it_is_private(made):
     reference.refuse_private(made)
+
+
+def test_nothing_of_it_is_missing_but_what_a_machine_lacks(made):
+    for path in made.rglob("manifest.json"):
+        reference.refuse_gaps(path.parent.name, json.loads(path.read_text())["not_measured"])
+    for kind, refused in (("figure", True), ("check", True), ("runtime", True), ("precision", False), ("peer", False)):
+        gap = {"kind": kind, "name": "latency", "reason": "ValueError"}
+        with pytest.raises(StageError, match="lacks latency") if refused else nullcontext():
+            reference.refuse_gaps("06_on_device", [gap])
 
 
 def test_the_committed_reference_is_light_as_a_whole():

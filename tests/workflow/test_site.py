@@ -161,6 +161,7 @@ def test_the_front_page_says_what_was_run(study):
     manifest = json.loads((study / "05_scaling_analysis" / "manifest.json").read_text())
     card = json.loads((study / "data_card.json").read_text())
     assert "14 of 14" in text and 'class="warning"' not in text
+    assert manifest["not_measured"] == [] and "Not measured or drawn" not in text
     assert card["sha256"] in text and manifest["versions"]["torch"] in text and manifest["versions"]["machine"] in text
     assert f"{manifest['versions']['cpus']} CPUs" in text and manifest["finished"][:10] in text
     assert '"resamples": 200' in html.unescape(text) and '"resamples"' not in text
@@ -168,6 +169,13 @@ def test_the_front_page_says_what_was_run(study):
     assert text.index("Larger models are stronger") < text.index("A small on-device model")
     assert "within sources" in text and "above the source" in text
     assert "on other data" in text and "MentalRoBERTa" in text
+
+
+def test_the_front_page_names_what_a_stage_had_to_do_without(tmp_path):
+    gap = {"kind": "figure", "name": "latency", "reason": "ValueError"}
+    stages = [("06_on_device", None, "done", {"peak_memory_mb": 1, "seconds": 2, "not_measured": [gap]})]
+    text = front_page.stages_section(tmp_path, stages)
+    assert "Not measured or drawn here: 1" in text and "06_on_device, latency: ValueError" in text
 
 
 def dead_links(paths):
@@ -209,6 +217,9 @@ def test_the_effect_of_a_claim_is_the_number_that_decides():
         "undefined",
         "level in 0 of 1 categories; widest gap in F1, s minus m in a b",
     )
+    undefined = {"value": None, "low": None, "high": None}
+    claim["numbers"]["categories"] = {"x": {"m": undefined}, "a_b": {"m": gap | {"high": 0.1}}, "y": {"m": undefined}}
+    assert answers.effect_of("tuned_small_is_level", claim)[0] == "-0.200 [-0.300, 0.100]"
     assert answers.effect_of("larger_is_stronger@nano", {"because": "2 sizes have runs"}) == ("", "2 sizes have runs")
     sizes = {"gigabytes": {"float32": 4.99, "int4": 1.05}, "below": ["int4"], "model": "m", "limit": 2.0}
     assert answers.effect_of("fits_two_gigabytes", {"numbers": sizes})[0] == "int4 1.05 GB"

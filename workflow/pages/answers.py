@@ -4,6 +4,7 @@
 that decides, so each claim has a function that picks it.
 """
 
+import math
 from collections import Counter
 
 from emosafe_lib.evaluation.claims import STATEMENTS
@@ -61,8 +62,8 @@ def spoken(found: dict) -> str:
 
 
 def widest(gaps: dict) -> str:
-    """The name of the difference that is furthest below zero."""
-    return min(gaps, key=lambda name: gaps[name]["value"])
+    """The name of the difference that is furthest below zero; where some are undefined, of the others."""
+    return min(gaps, key=lambda name: math.inf if gaps[name]["value"] is None else gaps[name]["value"])
 
 
 def larger(numbers: dict, metric: str) -> tuple[str, str]:

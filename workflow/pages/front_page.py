@@ -153,8 +153,13 @@ def claims_section(base: Path) -> str:
 
 
 def stages_section(base: Path, stages: list[tuple]) -> str:
-    """Every stage with its state, time and peak memory, linked to its page."""
-    return fill("stages.html", stages=[stage_line(base, *each) for each in stages], names=list(STAGES))
+    """Every stage with its state, time and peak memory, linked to its page, and what stages had to do without."""
+    gaps = [
+        (f"{name} {model or ''}".strip(), gap["name"], gap["reason"])
+        for name, model, _, facts in stages
+        for gap in facts.get("not_measured", [])
+    ]
+    return fill("stages.html", stages=[stage_line(base, *each) for each in stages], names=list(STAGES), gaps=gaps)
 
 
 def stage_line(base: Path, name: str, model: str | None, word: str, facts: dict) -> dict:
