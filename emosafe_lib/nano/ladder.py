@@ -161,7 +161,7 @@ def measure_zero_shot(rows: pd.DataFrame, settings: PromptingParams) -> list[dic
 
     Parameters
     ----------
-    rows : the real study's merged rows; human-authored validation rows alone are scored
+    rows : the real study's merged rows; validation rows alone are scored, without re-interpretations
     settings : which first wording, and how many rows
     """
     chosen = take(rows, "validation", settings.validation_rows, originals_only=True)

@@ -97,7 +97,8 @@ def sources_of(plan: Plan, study: StudyParams) -> list[dict]:
     known = known_sources(study.data)
     found = []
     for name, part in plan.train.groupby("source"):
-        about = {key: getattr(known.get(name), key, "") for key in SOURCE} | {"name": name}
+        source = known.get(name)
+        about = {key: getattr(source, key) if source else "" for key in SOURCE} | {"name": name}
         found.append(about | {"origin": " and ".join(sorted(set(part["origin"]))), "rows": len(part)})
     return sorted(found, key=lambda each: -each["rows"])
 

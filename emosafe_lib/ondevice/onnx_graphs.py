@@ -107,7 +107,8 @@ def example(network, rows: int, tokens: int) -> dict:
     import torch
 
     pad = network.config.pad_token_id or 0
-    ids = torch.randint(pad + 1, network.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(network.config.vocab_size - 1, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    ids += ids >= pad  # any token but the one for padding, which may be the first or the last
     mask = torch.ones_like(ids)
     ids[-1, tokens // 2 + 1 :], mask[-1, tokens // 2 + 1 :] = pad, 0
     return dict(zip(INPUTS, (ids, mask), strict=True))

@@ -147,10 +147,14 @@ class AugmentationParams(Section):
     )
     model: str = Field("gpt-4o-mini", max_length=100, description="The chat model that is asked.")
     base_url: str | None = Field(
-        None, max_length=200, description="The address of an OpenAI-compatible server; null is OpenAI's own."
+        None,
+        min_length=1,
+        max_length=200,
+        description="The address of an OpenAI-compatible server; null is OpenAI's own.",
     )
     proxy: str | None = Field(
         None,
+        min_length=1,
         max_length=200,
         description="A proxy to ask through; without one the server is asked directly, whatever HTTPS_PROXY says.",
     )
@@ -244,7 +248,7 @@ class AnalysisParams(Section):
     """Uncertainty and claims (notebook 05)."""
 
     resamples: int = Field(2000, ge=100, description="How many samples the bootstrap draws.")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="The confidence of every interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="The confidence of the analysis' intervals and tests.")
     margin: float = Field(0.05, gt=0, lt=1, description="A difference in F1 that still counts as level.")
     seed: Seed = Field(0, description="The seed of the bootstrap.")
 
@@ -321,6 +325,14 @@ class StudyParams(Section):
             for name, part in parts.items()
         }
         return self.model_copy(update=capped)
+
+    @model_validator(mode="after")
+    def sources_of_training_are_merged(self):
+        for name in ("repeats", "left_out_sources"):
+            unknown = sorted(set(getattr(self.finetuning, name)) - set(self.data.sources))
+            if unknown:
+                raise ValueError(f"finetuning.{name}: {unknown[0]} is not in data.sources, so it would do nothing")
+        return self
 
     @model_validator(mode="after")
     def a_model_is_capped_once(self):
@@ -438,8 +450,12 @@ class ModelParams(Section):
     backend: Literal["transformers", "openai"] = Field(
         "transformers", description="`openai` asks a server for log-probabilities in place of loading weights."
     )
-    base_url: str | None = Field(None, max_length=200, description="The server's address, with `backend: openai`.")
-    proxy: str | None = Field(None, max_length=200, description="The same as a study's `augmentation.proxy`.")
+    base_url: str | None = Field(
+        None, min_length=1, max_length=200, description="The server's address, with `backend: openai`."
+    )
+    proxy: str | None = Field(
+        None, min_length=1, max_length=200, description="The same as a study's `augmentation.proxy`."
+    )
     tokens_per_batch: Positive = Field(8192, description="The most tokens in one scoring batch.")
     context_tokens: Positive = Field(2048, description="How many tokens the model can read at once.")
     training: TrainingParams = TrainingParams()

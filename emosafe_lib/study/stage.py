@@ -37,7 +37,7 @@ STAGES = {
     "03_prompting_baselines": {"model": True, "sections": ["prompting"]},
     "04_lora_finetuning": {"model": True, "sections": ["finetuning"]},
     "05_scaling_analysis": {"model": False, "sections": ["analysis", "models", "model_caps"]},
-    "06_on_device": {"model": False, "sections": ["models"]},
+    "06_on_device": {"model": False, "sections": ["analysis", "models"]},
 }
 # What every manifest holds.
 MANIFEST = {"stage", "study", "model", "parameters", "inputs", "outputs", "numbers", "versions", "seconds", "finished"}

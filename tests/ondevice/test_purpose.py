@@ -7,16 +7,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_a_tool import run
 from test_classify import ROWS, RUN, exported  # noqa: F401 (a fixture)
 from test_damaged_folders import CURVE, facts, whole  # noqa: F401 (a fixture)
 
 from emosafe_lib import cli
+from emosafe_lib.data.sources import registry
 from emosafe_lib.models import close_calls
-from emosafe_lib.ondevice import classify, model_card, onnx_graphs
+from emosafe_lib.ondevice import card_facts, classify, model_card, onnx_graphs
+from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.taxonomy import TASKS
 
 CANARY = "danger threat 424242"
@@ -157,6 +161,13 @@ def test_the_card_says_what_the_model_learned_from_what_it_is_worth_and_what_it_
     assert model_card.WARNING in told and "unsafe messages labelled safe" in told
     levels = next(line for line in told.splitlines() if line.startswith("levels, macro-F1 "))
     assert "[" in levels and levels.endswith("9 rows")
+
+
+def test_a_registered_source_stands_on_the_card_with_its_title_and_licence():
+    plan = SimpleNamespace(train=pd.DataFrame({"source": ["emosafe_sample"] * 2, "origin": "synthetic"}))
+    (entry,) = card_facts.sources_of(plan, load_study("sample"))
+    known = registry.registry()["emosafe_sample"]
+    assert (entry["rows"], entry["licence"], entry["title"]) == (2, known.licence, known.title) and known.licence
 
 
 def test_the_scores_of_a_card_are_those_of_the_runs_predictions(exported):  # noqa: F811
