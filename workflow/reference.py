@@ -114,8 +114,10 @@ def readable(study: StudyParams) -> list[str]:
 
 
 def refuse_gaps(stage: str, gaps: list[dict]) -> None:
-    """StageError if a stage lacks a figure, a check or a runtime: on any machine that is a fault, not the machine's lack."""
-    lost = [gap["name"] for gap in gaps if gap["kind"] in ("figure", "check", "runtime")]
+    """StageError if a stage lacks a figure, a check or its ONNX graphs: a fault on any machine that makes a reference, where
+    a precision, a peer or a runtime may be what the machine lacks.
+    """
+    lost = [gap["name"] for gap in gaps if gap["kind"] in ("figure", "check") or gap["name"] == "ONNX graphs"]
     if lost:
         raise StageError(stage, f"lacks {', '.join(lost)}", "its manifest says why; run it again once that is mended")
 

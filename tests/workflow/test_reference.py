@@ -72,10 +72,10 @@ def test_81_nothing_in_it_is_private(made):
 def test_nothing_of_it_is_missing_but_what_a_machine_lacks(made):
     for path in made.rglob("manifest.json"):
         reference.refuse_gaps(path.parent.name, json.loads(path.read_text())["not_measured"])
-    for kind, refused in (("figure", True), ("check", True), ("runtime", True), ("precision", False), ("peer", False)):
-        gap = {"kind": kind, "name": "latency", "reason": "ValueError"}
-        with pytest.raises(StageError, match="lacks latency") if refused else nullcontext():
-            reference.refuse_gaps("06_on_device", [gap])
+    refused = {"figure": "latency", "check": "a parity", "runtime": "ONNX graphs"}
+    for kind, name in (refused | {"precision": "int4", "peer": "llama.cpp"}).items():
+        with pytest.raises(StageError, match=f"lacks {name}") if kind in refused else nullcontext():
+            reference.refuse_gaps("06_on_device", [{"kind": kind, "name": name, "reason": "ValueError"}])
 
 
 def test_the_committed_reference_is_light_as_a_whole():
