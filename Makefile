@@ -79,10 +79,10 @@ test-cluster: setup ## run a study on a real SLURM on this machine (needs slurm-
 chaos: setup ## kill a reduced study at random moments and count what is lost: make chaos KILLS=50
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests/helpers" $(BIN)/python tests/workflow/chaos.py --kills $(KILLS)
 
-bench: setup ## benchmarks against named peers; results go to benchmarks/results/
+bench: setup ## benchmarks against named peers; results go to benchmarks/results/: make bench BENCH="merge classify"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \
 	  -r benchmarks/requirements.txt
-	@failed=; for script in benchmarks/*.py; do \
+	@failed=; for script in $(or $(BENCH:%=benchmarks/%.py),benchmarks/*.py); do \
 	  echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
