@@ -207,8 +207,8 @@ def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
 
 
 def costs(case: str, compared: list[dict]) -> list[dict]:
-    """Size and macro-F1 of every runtime beside fp32 PyTorch, on the sample's test rows."""
-    plain, *others = compared
+    """Size and macro-F1 of every runtime that this processor can run beside fp32 PyTorch, on the sample's test rows."""
+    plain, *others = [row for row in compared if row["basis"] == "measured"]
     kinds = {"file_mb": "MiB of the file", "macro_f1": "macro-F1 on the sample's test rows"}
     return [
         {"case": f"{case} {row['runtime']}, {key}", "ours": round(row[key], 4), "peer": round(plain[key], 4)}

@@ -184,7 +184,7 @@ def main() -> None:
     """Measure all steps and write the results by rename."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=lambda given: sorted({int(n) for n in given.split(",")}), default=list(ROWS))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3, help="of steps that take minutes; no peer, no ratio")
     parser.add_argument("--print", action="store_true", help="print instead of writing the result file")
     parser.add_argument("--one", nargs=2, metavar=("STEP", "HOME"), help=argparse.SUPPRESS)
     options = parser.parse_args()

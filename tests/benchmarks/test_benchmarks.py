@@ -187,3 +187,11 @@ def test_growth_measures_a_step_in_a_process_whose_memory_is_its_own(load, tmp_p
         bench.write_inputs(tmp_path, rows)
     found = bench.in_own_process("01 merge", tmp_path, 100)
     assert 50 < found["peak_mb"] < 450 and found["processor_seconds"] > 0 and (tmp_path / "rows-100.parquet").is_file()
+
+
+def test_a_runtime_that_this_processor_cannot_run_costs_nothing(load):
+    measured = {"basis": "measured", "file_mb": 2.0, "macro_f1": 0.5, "agreement": 1.0, "rows": 9}
+    lacking = dict.fromkeys(measured) | {"basis": "not measured", "runtime": "bf16+fp32"}
+    found = load("classify").costs("minilm", [measured | {"runtime": name} for name in ("torch", "onnx")] + [lacking])
+    assert [row["case"] for row in found] == ["minilm onnx, file_mb", "minilm onnx, macro_f1"]
+    assert [row["ratio"] for row in found] == [1.0, 1.0]
