@@ -345,13 +345,19 @@ def test_whether_a_crime_of_any_kind_is_violent_was_never_asked(tmp_path, name, 
 
 
 def test_multijail_carries_all_that_its_tags_say(tmp_path):
-    lines = ["['Terrorism & organized crime']", "\"['Violence & incitement', 'Theft']\"", "['Animal abuse']"]
+    lines = [
+        "['Terrorism & organized crime']",
+        "\"['Animal abuse', 'Violence & incitement', 'Theft']\"",
+        "['Animal abuse']",
+    ]
     table = "id,tags,en\n" + "".join(f"{number},{line},asked\n" for number, line in enumerate(lines))
     source = sources_registry.registry()["multijail"]
     rows, _ = to_rows(source, multijail.records({"MultiJail.csv": write(tmp_path / "a.csv", table)}))
     named = [{name for name, on in zip(CATEGORIES, row, strict=True) if on} for row in rows["categories"]]
     assert named == [{"violence_hate", "criminal_planning"}, {"violence_hate", "criminal_planning"}, set()]
-    assert rows["safety"].tolist() == ["unsafe"] * 3 and all(known[CRIME] for known in rows["category_known"])
+    assert rows["safety"].tolist() == ["unsafe", "unsafe", "borderline"] and all(
+        known[CRIME] for known in rows["category_known"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_other_weights_than_gguf_have_a_reason():
     assert "no GGUF" in llama_cpp.hindrance(tiny_models.model_params())
 
 
-@pytest.mark.parametrize("end", [{"returncode": -4, "stdout": ""}, None])
+@pytest.mark.parametrize("end", [{"returncode": -4, "stdout": "", "stderr": "a line\nIllegal instruction\n"}, None])
 def test_a_library_that_ends_its_process_ends_a_row_only(monkeypatch, end):
     def run(command, **options):
         if end is None:
@@ -34,7 +34,10 @@ def test_a_library_that_ends_its_process_ends_a_row_only(monkeypatch, end):
     monkeypatch.setattr(llama_cpp, "hindrance", lambda model: "")
     monkeypatch.setattr(llama_cpp, "next_tokens", lambda model, texts: ([[1]], [2]))
     (row,) = llama_cpp.measure_llama_cpp(load_model("smollm2-135m"), TEXTS).to_dict("records")
-    assert row["reason"] in ("its process ended with status -4", "it was not done after 600 seconds")
+    assert row["reason"] in (
+        "its process ended with status -4: Illegal instruction",
+        "it was not done after 600 seconds",
+    )
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """MultiJail: red-team prompts of people, each with one to four tags; only the English column is read.
 
-A row is labelled by its first tag that maps to a category, else by animal abuse, else by its first tag, and carries the
-categories of all its tags. Whether violence is planned as a crime stays unknown where no tag names a crime. Tags that name
-children, and one that joins exploitation with trafficking, are never read.
+A row is labelled by its first tag that maps to a category, else by its first tag, and carries the categories of all its
+tags. Whether violence is planned as a crime stays unknown where no tag names a crime. Tags that name children, and one that
+joins exploitation with trafficking, are never read.
 """
 
 import ast
@@ -27,11 +27,11 @@ TAGS = {
     "Substance abuse & banned substances": ("regulated_substances",),
     "Self-harm": ("suicide_self_harm",),
 }
-ANIMALS = "Animal abuse"  # violence, though none of the six categories names it
 MILD = (
     "Non-violent unethical behavior (e.g. lying, cheating, etc.)",
     "Conspiracy theories & misinformation",
     "Soliciting personally identifiable information",
+    "Animal abuse",
 )
 
 
@@ -41,7 +41,7 @@ def records(files):
     readable = ~table["tags"].str.contains("|".join(NEVER_READ), case=False)
     for row in table[readable].itertuples():
         tags = [tag.strip() for tag in ast.literal_eval(row.tags)]
-        label = next((tag for tag in tags if tag in TAGS), ANIMALS if ANIMALS in tags else tags[0])
+        label = next((tag for tag in tags if tag in TAGS), tags[0])
         extra = tuple(name for tag in tags for name in TAGS.get(tag, ()))
         unsure = ("criminal_planning",) if VIOLENCE in tags else ()
         yield Record(row.id, row.en, label, extra=extra, unsure=unsure)
@@ -55,7 +55,6 @@ SOURCES = [
         known=CATEGORIES,
         labels={
             **{tag: direct("unsafe", *names) for tag, names in TAGS.items()},
-            ANIMALS: weak("unsafe"),
             **{tag: weak("borderline") for tag in MILD},
         },
     )
