@@ -198,7 +198,7 @@ def best_slots(model, path: Path, rows, test, threads: int) -> int:
 def main() -> None:
     """Measure all cases and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--print", action="store_true")
