@@ -325,7 +325,7 @@ def test_85_a_stale_stage_gets_a_banner_and_its_page_stays(study):
     changed = load_study("toy")
     changed = changed.model_copy(update={"analysis": changed.analysis.model_copy(update={"margin": 0.1})})
     text = front_page.write_index(changed).read_text()
-    assert 'class="warning"' in text and "05_scaling_analysis (stale)" in text
+    assert 'class="warning"' in text and "05_scaling_analysis, 06_on_device (stale)" in text
     assert 'href="05_scaling_analysis/05_scaling_analysis.html"' in text
     assert 'class="warning"' not in front_page.write_index(load_study("toy")).read_text()
 
