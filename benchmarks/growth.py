@@ -92,7 +92,7 @@ def tell_again(home: Path, rows: int) -> None:
 
 
 def prompt(home: Path, rows: int) -> None:
-    """Every way of asking that the study knows, on validation and test rows, but that of five exemplars a class."""
+    """Zero- and few-shot in the study's first wording, on validation and test rows; other wordings would grow alike."""
     from emosafe_lib.models.precision import use_threads
     from emosafe_lib.prompting import backends, scoring
     from emosafe_lib.study.parameters import load_model
@@ -101,7 +101,8 @@ def prompt(home: Path, rows: int) -> None:
     use_threads(load_model(MODEL))
     merged, backend = read_rows(home / f"rows-{rows}.parquet"), backends.open_backend(load_model(MODEL))
     # Whether five of each class fit into this model's context hangs on which rows are drawn.
-    settings = study(home, rows).prompting.model_copy(update={"five_shots": False})
+    settings = study(home, rows).prompting
+    settings = settings.model_copy(update={"five_shots": False, "variants": settings.variants[:1]})
     for asked in scoring.pose_all(backend, settings, merged)[0]:
         for split, cap in (("validation", settings.validation_rows), ("test", settings.evaluation_rows)):
             scoring.score_rows(backend, asked, take(merged, split, cap, originals_only=True))
