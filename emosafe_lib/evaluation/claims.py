@@ -4,8 +4,8 @@ Each check is a function of the evidence, one ladder of sizes and a yardstick. I
 contradicted, cannot tell), the numbers behind it and the test in words. Every claim is measured twice: by the paper's own
 words (accuracy, its three categories, the large model shown examples) and by a stricter yardstick, under which neither
 the majority answer nor a source's name earns much. "Cannot tell" is an answer: missing runs, too few sizes or an
-interval that holds zero lead to it, and `reason` says why. A verdict speaks of the ladder
-it was computed on and of nothing else.
+interval that holds zero lead to it, and `reason` says why. A verdict speaks of the ladder it was computed on and of
+nothing else.
 """
 
 import math

@@ -78,10 +78,7 @@ def measured_apart(model: ModelParams, ids: list[list[int]]) -> tuple[list, str]
     except subprocess.TimeoutExpired:
         return [], f"it was not done after {SECONDS} seconds"
     lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
-    if lines:
-        return json.loads(lines[-1]), ""
-    last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
-    return [], f"its process ended with status {done.returncode}: {last}"
+    return (json.loads(lines[-1]), "") if lines else ([], measure.ending(done))
 
 
 def answered(server, ids: list[int]) -> tuple[int, float]:

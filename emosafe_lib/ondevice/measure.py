@@ -307,9 +307,14 @@ def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.
     told = {row["dtype"] for row in rows}
     left = [dtype for dtype in dtypes if dtype not in told]
     if done.returncode and left:
-        last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
-        rows.append(unmeasured_row(name, left[0], f"its process ended with status {done.returncode}: {last}"))
+        rows.append(unmeasured_row(name, left[0], ending(done)))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def ending(done: subprocess.CompletedProcess) -> str:
+    """How a process of its own ended: its status and the last line that it left."""
+    last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
+    return f"its process ended with status {done.returncode}: {last}"
 
 
 def measure_all(
