@@ -1,20 +1,24 @@
-"""How long do ten thousand resamples of a whole study take? All runs of five models, against scikit-learn in a loop.
+"""How long do ten thousand resamples of a study take? All runs of five models, against scikit-learn in a loop.
 
-The study has as many test rows as the real one scores and every setting of it; labels and predictions are made up. The
-peer is the plain way: write out the rows of a resample, let scikit-learn score them, take the next resample. It computes
-fewer scores (none within sources). It is timed on a few resamples of every run and multiplied. Times are processor
-seconds, since wall time on a shared machine measures its neighbours; both are kept.
+The study has some 1,500 test rows, as many as the real one prompts, and most of its settings; labels and predictions are
+made up. The peer is the plain way: write out the rows of a resample, let scikit-learn score them, take the next resample.
+It computes fewer scores (none within sources). It is timed on a few resamples of every run and multiplied. Times are
+processor seconds, since wall time on a shared machine measures its neighbours; both are kept.
 
     python benchmarks/analysis.py                          # writes benchmarks/results/analysis.json
     python benchmarks/analysis.py --resamples 500 --print
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from functools import partial
 from pathlib import Path
+
+# A second thread that waits for the next small product in a loop would be counted as work.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
@@ -24,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "analysis.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import analysis_world  # noqa: E402
-from reporting import machine_and_load, publish, ratio, rounds, versions  # noqa: E402
+from reporting import machine, publish, ratio, rounds, versions  # noqa: E402
 
 from emosafe_lib.evaluation import metrics, results  # noqa: E402
 from emosafe_lib.evaluation.bootstrap import Bootstrap  # noqa: E402
@@ -35,7 +39,7 @@ from emosafe_lib.study.parameters import AnalysisParams, load_model  # noqa: E40
 ROWS, SOURCES = 3000, 20  # half of the rows are test
 SKILLS = {"nano-1": 0.3, "nano-2": 0.8, "nano-3": 1.1, "nano-4": 1.3, "minilm": 1.8}
 PEER_RESAMPLES, FEWEST_RESAMPLES = 3, 100  # the second is the least that a study may ask for
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 60  # aimed at
 
 
 def whole_study(resamples: int) -> Evidence:
@@ -93,13 +97,15 @@ def benchmark(resamples: int, repeats: int) -> dict:
         "peer_name": f"scikit-learn in a loop, {PEER_RESAMPLES} resamples timed and multiplied",
         "unit": "processor s",
         "ratio": round(ratio(spent["peer"], spent["ours"]), 1),
-        "limit_share": round(mine / LIMIT_SECONDS, 3),
+        "limit_share": None,
+        "budget": LIMIT_SECONDS,
+        "budget_share": round(mine / LIMIT_SECONDS, 3),
         "wall_seconds": round(statistics.median(wall for _, wall, _ in runs["ours"]), 1),
         "numbers": runs["ours"][0][2],
         "repeats": repeats,
     }
     packages = versions("python", "numpy", "scipy", "scikit-learn", "pandas")
-    return {"machine": machine_and_load(), "versions": packages, "rows": [row]}
+    return {"machine": machine(), "versions": packages, "rows": [row]}
 
 
 def main() -> None:

@@ -354,7 +354,7 @@ def main() -> None:
         lines += speed_entries(chosen.rows, Path(name), chosen.repeats)
         found = canary_run(chosen.canaries, Path(name))
         lines.append(entry("canary identifiers", sum(found["found"].values()), None, "", "leaks", **found))
-    found_on = machine() | {"load": round(os.getloadavg()[0], 1)}
+    found_on = machine()
     report = {"machine": found_on, "versions": versions("openai", "tenacity", "aiolimiter", "filelock"), "rows": lines}
     publish(report, RESULTS, only_print=chosen.print)
 

@@ -2,9 +2,11 @@
 
 Both train the same network on the same rows for one epoch on this machine, in turn, each in a process of its own, so
 that peak memory is its own: LoRA on nano-4's settings and on SmolLM2-135M (the package's weights, peft's adapters on both
-sides; the aim is twice the peer's useful tokens), and the whole of MiniLM. The peer is Trainer as it comes: eight rows a
-batch in random order, padded to the longest, in fp32. Ours multiplies in bfloat16 where the model's file says so and the
-processor can; `limit_share` is of the measured peak of the `precision` in which ours did.
+sides; the aim is twice the peer's useful tokens), and the whole of MiniLM. The peer is Trainer as it comes, but for its
+threads: eight rows a batch in random order, another one each round, padded to the longest, in fp32. Both sides have the
+threads of the model's file. Ours multiplies in bfloat16 where that file says so and the processor can; `limit_share` is of
+the peak of matrix products in the `precision` in which ours did, measured in the same process right after it. Ours takes
+fewer and larger steps: `steps` has both.
 Rows are random tokens whose lengths follow a log-normal as the real sources' do (median 35 tokens, cut at 256), so no
 real text is needed. Useful tokens are those of the rows; padding counts for nobody. Speed is given twice, by the clock
 and by processor time: on a machine that others use too, only the second is a fair comparison.
@@ -20,13 +22,11 @@ cards and rows of other lengths, so they have no ratio. The tests run the same f
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from reporting import machine, publish, ratio, rounds, versions
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
-CASES = {"nano-4": 600, "minilm": 200, "smollm2-135m": 50}  # rows: at most a minute or two a run
+CASES = {"nano-4": 200, "minilm": 100, "smollm2-135m": 40}  # rows: at most a minute or two a run
 SMOKE = {"smollm2-135m-smoke": 16}
 GPU_RESULTS = RESULTS.with_name("finetune_gpu.json")
 GPU_CASES = (("llama-1b", "none"), ("llama-8b", "none"), ("llama-8b", "int4"))
@@ -98,8 +98,8 @@ def row_table(count: int):
     )
 
 
-def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:
-    """Seconds of one epoch with token-budget batches."""
+def train_ours(network, model, ids: list[list[int]], arguments) -> tuple[float, float, int]:
+    """Seconds and steps of one epoch with token-budget batches."""
     from datasets import Dataset
 
     from emosafe_lib.finetuning.network import fast_steps
@@ -113,14 +113,14 @@ def train_ours(network, model, ids: list[list[int]], folder: str) -> tuple[float
     plan = Plan(model, FinetuningParams(), "safety", 0, "", rows, rows[:8], rows[:8])
     columns = {"input_ids": ids, "length": list(map(len, ids)), "truncated": np.zeros(len(ids), bool)}
     data = Dataset.from_dict(columns | {"labels": marked_targets(rows, "safety")})
-    arguments, tokenizer = settings(folder, model.training.learning_rate), load_tokenizer(load_model(model.name))
+    tokenizer = load_tokenizer(load_model(model.name))
     parts = {"train": data, "validation": data.select(range(8))}
     with fast_steps(network, model):
         return seconds(BudgetTrainer(model=network, args=arguments, plan=plan, data=parts, tokenizer=tokenizer))
 
 
-def train_peer(network, model, ids: list[list[int]], folder: str) -> tuple[float, float]:
-    """Seconds of one epoch with the Trainer's defaults: random order, batches of eight, padded to the longest."""
+def train_peer(network, model, ids: list[list[int]], arguments) -> tuple[float, float, int]:
+    """Seconds and steps of one epoch with the Trainer's defaults: random order, batches of eight, padded to the longest."""
     import torch
     from transformers import Trainer
 
@@ -137,11 +137,10 @@ def train_peer(network, model, ids: list[list[int]], folder: str) -> tuple[float
             "labels": torch.tensor([r["labels"] for r in batch]),
         }
 
-    arguments = settings(folder, model.training.learning_rate)
     return seconds(Trainer(model=network, args=arguments, train_dataset=data, data_collator=collate))
 
 
-def settings(folder: str, learning_rate: float):
+def settings(folder: str, learning_rate: float, seed: int):
     """What both share: AdamW, one epoch, nothing saved or logged on the way; all else is the Trainer's default."""
     from transformers import TrainingArguments
 
@@ -149,6 +148,7 @@ def settings(folder: str, learning_rate: float):
         output_dir=folder,
         num_train_epochs=1,
         learning_rate=learning_rate,
+        seed=seed,
         use_cpu=True,
         save_strategy="no",
         report_to="none",
@@ -158,23 +158,30 @@ def settings(folder: str, learning_rate: float):
     )
 
 
-def seconds(trainer) -> tuple[float, float]:
-    """Seconds of `trainer.train()`, by the clock and of processor time."""
+def seconds(trainer) -> tuple[float, float, int]:
+    """Seconds of `trainer.train()`, by the clock and of processor time, and its steps."""
     started = time.perf_counter(), time.process_time()
     trainer.train()
-    return time.perf_counter() - started[0], time.process_time() - started[1]
+    return time.perf_counter() - started[0], time.process_time() - started[1], trainer.state.global_step
 
 
-def measure(case: str, side: str, rows: int) -> dict:
-    """One epoch of one side, in this process: useful tokens per second and peak memory."""
+def measure(case: str, side: str, rows: int, seed: int) -> dict:
+    """One epoch of one side, in this process: useful tokens per second, peak memory, and the share of the peak of matrix
+    products on the same threads.
+    """
+    import torch
+
     from emosafe_lib.study.machine import peak_memory_mb
 
     network, model = network_of(case)
     ids = token_rows(rows, network.config.vocab_size)
+    for weight in network.parameters():
+        weight.detach().sum()  # weights that nobody has read yet lie in their file, and not in memory
     before = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
-        clock, processor = (train_ours if side == "ours" else train_peer)(network, model, ids, folder)
-    peak = peak_memory_mb()
+        arguments = settings(folder, model.training.learning_rate, seed)
+        clock, processor, steps = (train_ours if side == "ours" else train_peer)(network, model, ids, arguments)
+    peak, limit = peak_memory_mb(), gemm_peak(precision_of(case) if side == "ours" else "float32")
     weights = sum(p.numel() for n, p in network.named_parameters() if "embed" not in n)
     passes = 4 if model.training.method == "lora" else 6  # a frozen weight has no gradient of its own
     tokens = sum(map(len, ids))
@@ -183,8 +190,18 @@ def measure(case: str, side: str, rows: int) -> dict:
         "processor": tokens / processor,
         "peak_mb": peak,
         "training_mb": peak - before,
-        "flops": passes * weights * tokens / processor,
+        "limit_share": passes * weights * tokens / processor / limit,
+        "gemm_gflops": limit / 1e9,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
     }
+
+
+def precision_of(case: str) -> str:
+    """The torch dtype in which ours multiplies."""
+    from emosafe_lib.models.precision import mixes_precision
+
+    return "bfloat16" if mixes_precision(params_of(case)) else "float32"
 
 
 def gemm_peak(precision: str) -> float:
@@ -200,19 +217,19 @@ def gemm_peak(precision: str) -> float:
     return best
 
 
-def in_own_process(case: str, side: str, rows: int) -> dict:
+def in_own_process(case: str, side: str, rows: int, seed: int) -> dict:
     """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--one", case, side, "--rows", str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--one", case, side, "--rows", str(rows), "--seed", str(seed)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(case: str, rows: int, repeats: int, peaks: dict[str, float]) -> list[dict]:
-    """Median of interleaved runs of both sides, as rows of the results file; `peaks` by precision."""
-    from emosafe_lib.models.precision import mixes_precision
-
-    precision = "bfloat16" if mixes_precision(params_of(case)) else "float32"
-    runs = rounds({side: partial(in_own_process, case, side, rows) for side in ("ours", "peer")}, repeats)
+def compare(case: str, rows: int, repeats: int) -> list[dict]:
+    """Median of interleaved runs of both sides, as rows of the results file."""
+    seeds = {side: iter(range(repeats)) for side in ("ours", "peer")}
+    runs = rounds(
+        {side: lambda side=side: in_own_process(case, side, rows, next(seeds[side])) for side in seeds}, repeats
+    )
     middle = {
         side: {key: statistics.median(run[key] for run in found) for key in found[0]} for side, found in runs.items()
     }
@@ -228,11 +245,14 @@ def compare(case: str, rows: int, repeats: int, peaks: dict[str, float]) -> list
     for kind, (key, unit) in kinds.items():
         over, under = ("peer", "ours") if key.endswith("mb") else ("ours", "peer")
         better = ratio(*([run[key] for run in runs[side]] for side in (over, under)))
-        share = round(ours["flops"] / peaks[precision], 3) if key == "processor" else None
+        share = round(ours["limit_share"], 3) if key == "processor" else None
+        facts = {"precision": precision_of(case), "gemm_gflops": round(ours["gemm_gflops"], 1)}
+        facts |= {"threads": ours["threads"], "steps": [ours["steps"], peer["steps"]]}
         rounded = {"ours": round(ours[key], 1), "peer": round(peer[key], 1)}
         found.append(
             {"case": f"{case} {kind}", **rounded, "unit": unit, "peer_name": name, "ratio": round(better, 2)}
-            | {"limit_share": share, "precision": precision, "repeats": repeats, "rows": rows}
+            | {"limit_share": share, "repeats": repeats, "rows": rows}
+            | facts
         )
     return found
 
@@ -306,7 +326,7 @@ def measure_step(model, rows: int = STEP_ROWS, tokens: int = STEP_TOKENS, steps:
 def step_in_own_process(name: str, quantization: str) -> dict:
     """`measure_step` on the GPU in a fresh process."""
     command = [sys.executable, __file__, "--step", name, quantization]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -352,14 +372,13 @@ def main() -> None:
     """Run the comparison and write the results by rename."""
     import torch
 
-    from emosafe_lib.models.precision import half_precision
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, help="in place of each case's own number")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="a small case, once, only printed")
     parser.add_argument("--gpu", action="store_true", help="only the LoRA steps on a GPU")
-    parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"))
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--step", nargs=2, metavar=("MODEL", "QUANTIZATION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -371,15 +390,12 @@ def main() -> None:
         on_the_gpu()
         return
     if options.one:
-        print(json.dumps(measure(*options.one, options.rows)))
+        print(json.dumps(measure(*options.one, options.rows, options.seed)))
         return
-    peaks = {name: gemm_peak(name) for name in ("float32", "bfloat16")[: 1 + half_precision()]}
     cases, repeats = (SMOKE, 1) if options.smoke else (CASES, options.repeats)
-    rows = [row for case, own in cases.items() for row in compare(case, options.rows or own, repeats, peaks)]
-    speed = {"threads": os.environ.get("OMP_NUM_THREADS", "default")}
-    speed["gemm_gflops"] = {name: round(peak / 1e9, 1) for name, peak in peaks.items()}
+    rows = [row for case, own in cases.items() for row in compare(case, options.rows or own, repeats)]
     packages = versions("torch", "transformers", "peft", "accelerate")
-    publish({"machine": machine() | speed, "versions": packages, "rows": rows}, RESULTS, only_print=options.smoke)
+    publish({"machine": machine(), "versions": packages, "rows": rows}, RESULTS, only_print=options.smoke)
     if options.smoke:
         return
     print(json.dumps(rows, indent=1))

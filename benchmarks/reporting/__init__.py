@@ -8,15 +8,20 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+import emosafe_lib
 from emosafe_lib.study.files import replacing
 
+# When the run began, and how many processes wanted a core in the minute before it.
+STARTED, LOAD = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
 # Those that decide which kernels run: of x86 first, then of ARM.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
@@ -30,13 +35,21 @@ def machine() -> dict:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     there = (facts.get("flags") or facts.get("Features") or "").split()
     sets = [name for name in INSTRUCTION_SETS if name in there]
-    named = {"cpu": facts.get("model name", platform.machine()), "instruction_sets": sets, "cpus": os.cpu_count()}
+    kind = " ".join(f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts)
+    named = {"cpu": facts.get("model name", platform.machine()), "cpu_kind": kind, "instruction_sets": sets}
+    named |= {"cpus": os.cpu_count(), "machine": platform.machine(), "system": sys.platform, "load_before": LOAD}
     return named | {"glibc_tunables": os.environ.get("GLIBC_TUNABLES", "")}
 
 
-def machine_and_load() -> dict:
-    """The same with the system, and with how many processes wanted a core in the last minute."""
-    return machine() | {"machine": platform.machine(), "system": sys.platform, "load": os.getloadavg()[0]}
+def code() -> dict:
+    """What was measured, and when: the commit of the library that this process imports, and whether its code or the
+    benchmarks' were changed since; both None where it is no git checkout.
+    """
+    git = ["git", "-C", str(Path(emosafe_lib.__file__).parents[1])]
+    asked = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    against = [*git, "diff", "--quiet", "HEAD", "--", "emosafe_lib", "benchmarks", ":!benchmarks/results"]
+    known = {"commit": asked.stdout.strip(), "changed": subprocess.run(against).returncode != 0}
+    return (known if asked.returncode == 0 else dict.fromkeys(known)) | {"started": STARTED}
 
 
 def rounds(jobs: dict[str, Callable], repeats: int) -> dict[str, list]:
@@ -53,9 +66,9 @@ def ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def exponent(sizes: list[int], seconds: list[float]) -> float:
-    """b in seconds = a * sizes^b, by least squares on the logarithms: 1 is linear."""
-    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
+def exponents(sizes: list[int], seconds: list[float]) -> list[float]:
+    """b in seconds = a * size^b from each size to the next: 1 is linear. Fixed costs hold the first ones down."""
+    return np.round(np.diff(np.log(seconds)) / np.diff(np.log(sizes)), 3).tolist()
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -64,13 +77,13 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def publish(report: dict, path: Path, only_print: bool = False) -> None:
-    """Write a report by rename, or print it.
+    """Write a report and what code it is of by rename, or print it.
 
     Raises
     ------
     ValueError : a number is not finite, which JSON cannot hold
     """
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    text = json.dumps({"code": code()} | report, indent=1, allow_nan=False) + "\n"
     if only_print:
         print(text)
         return

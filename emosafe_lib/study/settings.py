@@ -36,8 +36,8 @@ TYPES = {
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 PATTERNS = {NAME: "a name of a-z, 0-9, ., - and _", RELATIVE_PATH: "a relative path", WEIGHTS_PATH: "as described"}
 HEAD = """\
-# All settings of a file in {folder}/, with their defaults. Copy this file there or, better, the lines that you change:
-# what a file does not name keeps its default. Written by `make params` from emosafe_lib/study/parameters.py.
+# All settings of a file in {folder}/, with their defaults. Copy the lines that you change: what a file does not name keeps
+# its default. Written by `make params` from emosafe_lib/study/parameters.py.
 
 """
 

@@ -44,15 +44,23 @@ def test_every_file_that_make_bench_runs_is_a_benchmark():
 def test_a_report_is_written_whole_or_not_at_all(reporting, tmp_path):
     path = tmp_path / "results" / "made.json"
     reporting.publish(REPORT, path)
-    assert json.loads(path.read_text()) == REPORT and [*path.parent.iterdir()] == [path]
+    written = json.loads(path.read_text())
+    assert written == {"code": written["code"]} | REPORT and [*path.parent.iterdir()] == [path]
     with pytest.raises(ValueError, match="JSON"):
         reporting.publish(REPORT | {"rows": [{"ours": math.nan}]}, path)
-    assert json.loads(path.read_text()) == REPORT
+    assert json.loads(path.read_text()) == written
+
+
+def test_a_report_names_the_commit_that_it_is_of(reporting):
+    found, git = reporting.code(), ["git", "-C", str(FOLDER), "rev-parse", "HEAD"]
+    asked = subprocess.run(git, capture_output=True, text=True)
+    assert found["commit"] == (asked.stdout.strip() or None) and found["started"] == reporting.STARTED
 
 
 def test_a_printed_report_is_not_written(reporting, tmp_path, capsys):
     reporting.publish(REPORT, tmp_path / "made.json", only_print=True)
-    assert json.loads(capsys.readouterr().out) == REPORT and not [*tmp_path.iterdir()]
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"code": said["code"]} | REPORT and not [*tmp_path.iterdir()]
 
 
 def test_versions_are_those_of_this_environment(reporting):
@@ -76,9 +84,11 @@ def test_the_pipelines_best_batch_is_looked_for_between_its_extremes_and_twice(l
         first = probes.count(batch) == 1
         return {"processor": {"4": 1.0 if first else 9.0, "1": 5.0}.get(batch, 2.0)}
 
-    monkeypatch.setattr(bench, "in_own_process", probe)
-    assert bench.best_batch(Path("nowhere")) == "4"
-    assert {"1", "2", "4", "8", "16"} < set(probes) and all(probes.count(batch) >= 2 for batch in probes)
+    monkeypatch.setattr(bench, "measure", probe)
+    assert bench.best_batch(Path("nowhere")) == "4" and bench.best_batch(Path("nowhere"), "onnx:").startswith("onnx:")
+    assert {"1", "2", "4", "8", "16", "onnx:1", "onnx:16"} < set(probes) and all(
+        probes.count(batch) >= 2 for batch in probes
+    )
 
 
 def test_first_answers_are_medians_without_the_round_that_fills_the_cache(load, monkeypatch):
@@ -89,8 +99,9 @@ def test_first_answers_are_medians_without_the_round_that_fills_the_cache(load, 
     runs = {side: iter(found) for side, found in seconds.items()}
     monkeypatch.setattr(bench, "first_answer", lambda folder, side: {"s": next(runs[side]), "MiB at the peak": 50.0})
     found = {(row["case"], row["unit"]): (row["ours"], row["ratio"]) for row in bench.first_answers("m", Path("x"), 3)}
-    assert found["m onnx, first answer", "s"] == (2.0, 4.0) and found["m onnx-int8, first answer", "s"] == (1.0, 8.0)
-    assert found["m onnx, first answer", "MiB at the peak"] == (50.0, 1.0) and len(found) == 4
+    seconds = [found[f"m {runtime}, first answer in both tasks", "s"] for runtime in ("onnx", "onnx-int8")]
+    assert seconds == [(2.0, 4.0), (1.0, 8.0)] and len(found) == 4
+    assert found["m onnx, first answer in both tasks", "MiB at the peak"] == (50.0, 1.0)
 
 
 TINY = {"layers": 2, "hidden": 16, "heads": 2, "kv_heads": 1, "intermediate": 32, "vocabulary": 320}
@@ -153,20 +164,29 @@ def test_what_does_not_fit_a_gpu_is_written_down_and_not_tried(load, monkeypatch
     assert report["machine"]["gpu"] == "made up"
 
 
-def test_a_lora_case_has_its_share_of_the_limit_of_the_precision_it_ran_in(load, monkeypatch):
+def test_a_lora_case_names_the_precision_of_its_limit_and_meets_another_order_each_round(load, monkeypatch):
     from emosafe_lib.models import precision
 
     bench, smoke = load("finetune"), "smollm2-135m-smoke"
     full, small = bench.params_of("smollm2-135m"), bench.params_of(smoke)
     assert (full.weights, small.weights) == ("gguf", "random") and small.training == full.training
     assert small.shape == full.shape.model_copy(update={"layers": 2})
-    made = {"clock": 2.0, "processor": 2.0, "peak_mb": 1.0, "training_mb": 1.0, "flops": 1e9}
-    peer = made | {"processor": 1.0}
-    monkeypatch.setattr(bench, "in_own_process", lambda case, side, rows: {"ours": made, "peer": peer}[side])
-    for half, share in ((True, 0.25), (False, 0.5)):
+    made = dict.fromkeys(("clock", "processor", "peak_mb", "training_mb", "gemm_gflops"), 2.0)
+    made |= {"limit_share": 0.25, "steps": 3, "threads": 1}
+    sides, seeds = {"ours": made, "peer": made | {"processor": 1.0, "steps": 7}}, []
+    monkeypatch.setattr(
+        bench, "in_own_process", lambda case, side, rows, seed: seeds.append((side, seed)) or sides[side]
+    )
+    for half, dtype in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(precision, "mixes_precision", lambda model, half=half: half)
-        speed = bench.compare(smoke, 8, 1, {"float32": 2e9, "bfloat16": 4e9})[0]
-        assert (speed["ratio"], speed["limit_share"]) == (2.0, share)
+        speed = bench.compare(smoke, 8, 2)[0]
+        assert (speed["ratio"], speed["limit_share"], speed["precision"], speed["steps"]) == (2.0, 0.25, dtype, [3, 7])
+    assert sorted(seeds) == sorted([(side, seed) for side in sides for seed in (0, 1)] * 2)
+
+
+def test_one_run_of_training_is_measured_against_products_on_its_own_threads(load):
+    found = load("finetune").measure("smollm2-135m-smoke", "ours", 8, 0)
+    assert 0 < found["limit_share"] < 1.5 and found["steps"] >= 1 and found["threads"] == 1
 
 
 def test_growth_finds_a_planted_exponent_and_says_what_capped_a_step(load):
@@ -174,6 +194,7 @@ def test_growth_finds_a_planted_exponent_and_says_what_capped_a_step(load):
     runs = {n: {"seconds": 9.0, "processor_seconds": 2e-4 * n**1.25, "peak_mb": 100 + n / 1e3} for n in bench.ROWS}
     found = bench.table(bench.STREAM, runs, {"capped by": {"finetuning.train_rows": 4000}})
     assert [row["ours"] for row in found] == [9.0, 9.0, 9.0, 1.25, 1.98] and not found[-1]["bounded"]
+    assert found[3]["exponents"] == [1.25, 1.25] and found[-1]["mib_per_100k_rows"] == 100.0
     assert all(row["capped by"] == {"finetuning.train_rows": 4000} for row in found)
     flat = {n: run | {"peak_mb": 100.0} for n, run in runs.items()}
     assert bench.table(bench.STREAM, flat, {})[-1]["bounded"] and len(bench.table("01", {100: runs[1000]}, {})) == 1
@@ -187,11 +208,3 @@ def test_growth_measures_a_step_in_a_process_whose_memory_is_its_own(load, tmp_p
         bench.write_inputs(tmp_path, rows)
     found = bench.in_own_process("01 merge", tmp_path, 100)
     assert 50 < found["peak_mb"] < 450 and found["processor_seconds"] > 0 and (tmp_path / "rows-100.parquet").is_file()
-
-
-def test_a_runtime_that_this_processor_cannot_run_costs_nothing(load):
-    measured = {"basis": "measured", "file_mb": 2.0, "macro_f1": 0.5, "agreement": 1.0, "rows": 9}
-    lacking = dict.fromkeys(measured) | {"basis": "not measured", "runtime": "bf16+fp32"}
-    found = load("classify").costs("minilm", [measured | {"runtime": name} for name in ("torch", "onnx")] + [lacking])
-    assert [row["case"] for row in found] == ["minilm onnx, file_mb", "minilm onnx, macro_f1"]
-    assert [row["ratio"] for row in found] == [1.0, 1.0]
