@@ -3,7 +3,7 @@
 All read the same texts with the same trained weights, each side in a process of its own. The peers are
 `pipeline("text-classification")` as it comes, in fp32, and the same pipeline over the fp32 ONNX graph, as optimum sets it
 up; each at the batch size at which it is fastest here. The model is trained on a few rows of the sample; texts are
-sample texts joined until their lengths follow the real sources' (log-normal, median about 35 tokens, cut at 256). Rates are
+sample texts joined until their lengths follow the real sources' (log-normal, median about 35 tokens, cut at 128). Rates are
 given by the clock and by processor time: on a machine that others use too, only the second is a fair comparison.
 `same_labels` is the share of texts to which both sides give the same label; what int8, and bf16 with close calls in fp32,
 cost in macro-F1 is in notebook 06.
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results" / "classify.json"
 CASES, TRAIN_ROWS = ("minilm",), 200
 PIPELINE_BATCHES = (1, 2, 4, 8, 16, 32)
 RUNTIMES = ("torch", "bf16+fp32", "onnx", "onnx-int8")
-LONGEST, TOKENS_PER_WORD = 256, 1.3
+LONGEST, TOKENS_PER_WORD = 128, 1.3  # the sample study cuts there
 PROBED_ROWS, PROBES = 60, 2
 THREADS = os.environ.get("OMP_NUM_THREADS", "1")  # of each side, but for first answers, which come as they come
 OVER_ONNX = "onnx:"  # in front of a batch size: the pipeline over the ONNX graph

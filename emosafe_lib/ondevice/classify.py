@@ -27,7 +27,7 @@ from emosafe_lib.ondevice import model_card
 from emosafe_lib.ondevice.exports import ONNX_FILES, RUNTIMES, WEIGHTS, tasks_of
 from emosafe_lib.ondevice.messages import BLANK, readable, texts_of
 from emosafe_lib.ondevice.model_card import WARNING
-from emosafe_lib.ondevice.onnx_classifier import OnnxClassifier
+from emosafe_lib.ondevice.onnx_classifier import open_tasks
 from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import EmosafeError, ModelError
 from emosafe_lib.study.memory import limited_memory
@@ -179,10 +179,7 @@ def open_parts(folder: Path, tasks: tuple[str, ...], runtime: str) -> dict[str, 
     if not runtime and all(ONNX_FILES["onnx"] in read_seal(folder / task, unread=WEIGHTS)["files"] for task in tasks):
         runtime = "onnx"
     if runtime in ONNX_FILES:
-        parts: dict[str, TaskClassifier] = {}
-        for task in tasks:
-            parts[task] = OnnxClassifier(folder / task, runtime, like=parts.get(TASKS[0]))
-        return parts
+        return open_tasks(folder, tasks, runtime)
     try:
         from emosafe_lib.ondevice import runtimes
     except ModuleNotFoundError as absent:

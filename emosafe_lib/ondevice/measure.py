@@ -6,7 +6,6 @@ fresh head (training moves no byte and no millisecond), on random tokens, with t
 reason a LLaMA's true shape needs no checkpoint: on a GPU it is measured with random weights.
 """
 
-import ctypes
 import gc
 import json
 import os
@@ -28,6 +27,7 @@ from emosafe_lib.models.precision import on_counted_memory, pick_device, use_thr
 from emosafe_lib.models.quantization import four_bits
 from emosafe_lib.ondevice import trials
 from emosafe_lib.study.machine import peak_memory_mb
+from emosafe_lib.study.memory import give_back
 from emosafe_lib.study.optional import ends_a_stage, note, reason
 from emosafe_lib.study.parameters import ModelParams, load_model
 
@@ -207,8 +207,7 @@ def forget_peak(gpu: bool = False) -> bool:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return True
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # glibc keeps freed memory, and it would be counted
+    give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:

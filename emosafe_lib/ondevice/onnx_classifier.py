@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from emosafe_lib.models.batching import STARTS, Encoded, budget_batches, start_t
 from emosafe_lib.ondevice.exports import REMEDY, one_line, read_facts, tokenizer_config
 from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import ModelError
+from emosafe_lib.study.memory import give_back
 
+SMALL = "onnx-int8"  # what a small device reads
 INPUTS = ("input_ids", "attention_mask")
 # The name under which an ONNX file says that weights lie in another file, whose path it chooses; ours hold their own.
 ELSEWHERE = b"location"
@@ -97,6 +100,8 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        # `onnx_graphs.fuse` has done it; at each start it would take as long as the loading.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with one_line(path, "is no graph that onnxruntime can run"):
             if holds(path, ELSEWHERE):
                 raise ModelError(path, "has weights in another file", REMEDY)
@@ -141,21 +146,35 @@ def try_out(answer: Callable, labels: int, max_length: int, vocabulary: int, whe
         raise ModelError(where, "gives the same answer to whatever it reads", REMEDY)
 
 
+class SharedTokens:
+    """The tokenizers of an export's tasks, one for all that read alike; tasks may be opened side by side."""
+
+    def __init__(self):
+        self.found, self.lock = {}, Lock()
+
+    def of(self, classifier: TaskClassifier, folder: Path) -> Tokens:
+        """What a classifier in this folder reads by."""
+        with self.lock:
+            if classifier.reads not in self.found:
+                self.found[classifier.reads] = Tokens(folder, classifier.fitted["max_length"])
+            return self.found[classifier.reads]
+
+
 class OnnxClassifier(TaskClassifier):
-    """One task in an ONNX runtime; `like` is another of the folder, whose tokenizer is shared where it is the same.
+    """One task in an ONNX runtime.
 
     Raises
     ------
     ModelError : the folder is not an export of this runtime, or its files are damaged
     """
 
-    def __init__(self, folder: Path, runtime: str, like: "OnnxClassifier | None" = None):
+    def __init__(self, folder: Path, runtime: str, shared: SharedTokens | None = None):
         folder = Path(folder)
         facts = read_facts(folder, runtime)
         super().__init__(folder, runtime, facts)
-        shared = like is not None and like.reads == self.reads
-        self.tokens = like.tokens if shared else Tokens(folder, self.fitted["max_length"])
-        self.network, self.apart = OnnxNetwork(self.path), runtime == "onnx-int8"
+        self.tokens = (shared or SharedTokens()).of(self, folder)
+        self.network, self.apart = OnnxNetwork(self.path), runtime == SMALL
+        give_back()  # the file as it was read
         counts = len(facts["labels"]), self.fitted["max_length"], self.tokens.largest + 1
         try_out(self.answer, *counts, self.path)
 
@@ -174,3 +193,14 @@ class OnnxClassifier(TaskClassifier):
             answers = list(readers().map(self.answer, work) if len(work) > 1 else map(self.answer, work))
         found = np.concatenate(answers)
         return found[np.argsort(np.concatenate(batches))]
+
+
+def open_tasks(folder: Path, tasks: tuple[str, ...], runtime: str) -> dict[str, OnnxClassifier]:
+    """The tasks of an export: side by side, or in int8 one after the other, since two files being read take most memory.
+
+    Raises
+    ------
+    ModelError : as for `OnnxClassifier`
+    """
+    shared, apart = SharedTokens(), map if runtime == SMALL else readers().map
+    return dict(zip(tasks, apart(lambda task: OnnxClassifier(folder / task, runtime, shared), tasks), strict=True))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny_models
 
@@ -83,8 +84,13 @@ def test_the_best_model_is_chosen_by_its_validation_score(exported, tmp_path):
 
 
 def test_the_small_graph_keeps_its_matrices_and_embeddings_in_eight_bits(with_onnx):
+    counted = onnx.TensorProto.INT64  # places of tokens, which are no weights
     stored = {
-        name: [tensor for tensor in onnx.load(with_onnx / "safety" / file).graph.initializer if len(tensor.dims) == 2]
+        name: [
+            tensor
+            for tensor in onnx.load(with_onnx / "safety" / file).graph.initializer
+            if len(tensor.dims) == 2 and tensor.data_type != counted
+        ]
         for name, file in onnx_graphs.ONNX_FILES.items()
     }
     assert {tensor.data_type for tensor in stored["onnx"]} == {onnx.TensorProto.FLOAT}
@@ -96,6 +102,29 @@ def test_the_graphs_carry_no_guard_against_rows_without_a_token(with_onnx):
     for file in onnx_graphs.ONNX_FILES.values():
         kinds = {node.op_type for node in onnx.load(with_onnx / "safety" / file).graph.node}
         assert "Softmax" in kinds and "IsNaN" not in kinds
+
+
+def test_the_graphs_are_joined_when_they_are_written_and_not_at_each_start(with_onnx, monkeypatch):
+    """Joining them takes as long as loading; `emosafe classify` starts with neither."""
+    for file in onnx_graphs.ONNX_FILES.values():
+        kinds = {node.op_type for node in onnx.load(with_onnx / "safety" / file).graph.node}
+        assert any("LayerNormalization" in kind for kind in kinds)
+    made, plain = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, **more: made.append(options) or plain(path, options, **more),
+    )
+    classify.Classifier(with_onnx, 128, "onnx")
+    assert {options.graph_optimization_level for options in made} == {
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    }
+
+
+@pytest.mark.parametrize("runtime", onnx_graphs.ONNX_FILES)
+def test_tasks_that_read_alike_share_a_tokenizer(with_onnx, runtime):
+    parts = classify.Classifier(with_onnx, 128, runtime).parts
+    assert parts["safety"].tokens is parts["categories"].tokens and list(parts) == list(TASKS)
 
 
 def test_other_runtimes_answer_as_pytorch_does(with_onnx):
