@@ -1,6 +1,7 @@
 """The real study's promises, on the real sources where they are at hand; merged once for all tests."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from emosafe_lib.study import parameters
 from emosafe_lib.study.rows import category_matrix, known_matrix, stable_unit, take
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
 
+TROUBLESHOOTING = (Path(__file__).resolve().parents[2] / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
 PROMPT_SOURCES = ("ailuminate", "beavertails_evaluation", "harmbench", "llm_prompt_set", "multijail", "strongreject")
 
 
@@ -43,6 +45,15 @@ def test_enough_human_rows_of_enough_mental_health_sources(merged):
     assert len(card["mental_health_sources"]) >= 8
     assert all(card["sources"][name]["rows"] >= 100 for name in card["mental_health_sources"])
     assert card["mental_health_share"] >= 0.4
+
+
+def test_what_can_be_fetched_makes_a_study_with_the_bound_that_troubleshooting_names(real_data):
+    """Four sources are accepted as edited copies alone, which strangers do not have."""
+    data, _, raw = prepared_from(real_data)
+    fetched = [name for name in data.sources if not registry.registry()[name].copy_only]
+    changed = data.model_copy(update={"sources": fetched, "max_class_share": 0.25})
+    rows = merge.merge_rows(raw[raw["source"].isin(fetched)], changed).rows
+    assert len(fetched) == len(data.sources) - 4 and len(rows) > 20_000 and "max_class_share: 0.25" in TROUBLESHOOTING
 
 
 def test_no_source_owns_a_level(merged):
