@@ -34,7 +34,7 @@ from reporting import machine, publish, ratio, rounds, versions
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
-CASES = {"nano-4": 200, "minilm": 100, "smollm2-135m": 40}  # rows: at most a minute or two a run
+CASES = {"nano-4": 200, "minilm": 200, "smollm2-135m": 80}  # rows: half a minute to three a run
 SMOKE = {"smollm2-135m-smoke": 16}
 GPU_RESULTS = RESULTS.with_name("finetune_gpu.json")
 GPU_CASES = (("llama-1b", "none"), ("llama-8b", "none"), ("llama-8b", "int4"))
