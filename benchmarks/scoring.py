@@ -3,15 +3,16 @@
 The same network, the same token ids of prompt, texts and labels for all three: shapes of the ladder with random weights,
 a few-shot prefix of about 1,000 tokens, texts of about 110 tokens made of everyday words. The peers' work is
 proportional to the number of texts, so in each pair a peer scores its share of them and its time is scaled up, while
-ours always scores all of them, prefix included. Pairs alternate in order; what is given is their median, by the clock
-and by processor time: on a machine that others use too, only the second is a fair comparison.
+ours always scores all of them, prefix included. Pairs alternate in order, with both limits in the same round; what is
+given is their median, by the clock and by processor time: on a machine that others use too, only the second is a fair
+comparison.
 
 The forward-only limit is the same number of tokens, at the same place behind the same prefix, through the network in
 equal sequences: no padding, no tree, no output layer. Ours may pass it, since its last layer works at the read places
 alone. The stricter one lets the tokens look at no prefix at all, which no exact way can do: attention to 1,000 tokens
 costs a narrow network as much as all its weights.
 
-    python benchmarks/scoring.py                       # writes benchmarks/results/scoring.json, about twelve minutes
+    python benchmarks/scoring.py                       # writes benchmarks/results/scoring.json, a quarter of an hour or more
     python benchmarks/scoring.py --quick --print       # a minute, tiny sizes, writes nothing
 """
 
