@@ -218,10 +218,8 @@ def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
 
     make_export(case, folder)
     at = folder / case / "safety"
-    (best, over), runtimes = (
-        (in_own_process(at, kind, PROBED_ROWS, "--probe") for kind in ("", OVER_ONNX)),
-        runtimes_here(at),
-    )
+    best, over = (in_own_process(at, kind, PROBED_ROWS, "--probe") for kind in ("", OVER_ONNX))
+    runtimes = runtimes_here(at)
     sides = [best, over, *runtimes]
     runs = rounds({side: partial(in_own_process, at, side, rows) for side in sides}, repeats)
     labels = {side: found[0]["labels"] for side, found in runs.items()}

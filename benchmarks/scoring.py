@@ -25,8 +25,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# Threads that wait in a loop would be counted as work where others use the machine too.
-os.environ["OMP_WAIT_POLICY"] = "passive"
+if __name__ == "__main__":  # whoever imports a function from here keeps the usual way of waiting
+    # Threads that wait in a loop would be counted as work where others use the machine too.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import numpy as np
 import pandas as pd

@@ -21,7 +21,8 @@ import emosafe_lib
 from emosafe_lib.study.files import replacing
 
 # When the run began, and how many processes wanted a core in the minute before it.
-STARTED, LOAD = datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0]
+STARTED = datetime.now(UTC).isoformat(timespec="seconds")
+LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 # Those that decide which kernels run: of x86 first, then of ARM.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
@@ -42,14 +43,19 @@ def machine() -> dict:
 
 
 def code() -> dict:
-    """What was measured, and when: the commit of the library that this process imports, and whether its code or the
-    benchmarks' were changed since; both None where it is no git checkout.
+    """The commit of the library that this process imports, and whether its code or the benchmarks' differ from it; both None
+    where there is no git checkout.
     """
     git = ["git", "-C", str(Path(emosafe_lib.__file__).parents[1])]
-    asked = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    against = [*git, "diff", "--quiet", "HEAD", "--", "emosafe_lib", "benchmarks", ":!benchmarks/results"]
-    known = {"commit": asked.stdout.strip(), "changed": subprocess.run(against).returncode != 0}
-    return (known if asked.returncode == 0 else dict.fromkeys(known)) | {"started": STARTED}
+    against = ["diff", "--quiet", "HEAD", "--", "emosafe_lib", "benchmarks", ":!benchmarks/results"]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "changed": None}
+    return {"commit": commit, "changed": subprocess.run([*git, *against]).returncode != 0}
+
+
+CODE = code()  # as it was when the run began
 
 
 def rounds(jobs: dict[str, Callable], repeats: int) -> dict[str, list]:
@@ -83,7 +89,8 @@ def publish(report: dict, path: Path, only_print: bool = False) -> None:
     ------
     ValueError : a number is not finite, which JSON cannot hold
     """
-    text = json.dumps({"code": code()} | report, indent=1, allow_nan=False) + "\n"
+    measured = CODE | {"changed": CODE["changed"] or code() != CODE, "started": STARTED}
+    text = json.dumps({"code": measured} | report, indent=1, allow_nan=False) + "\n"
     if only_print:
         print(text)
         return

@@ -7,7 +7,7 @@ message's answer would hang on its company: there each row is read by itself, an
 import mmap
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -24,6 +24,7 @@ SMALL = "onnx-int8"  # what a small device reads
 INPUTS = ("input_ids", "attention_mask")
 # The name under which an ONNX file says that weights lie in another file, whose path it chooses; ours hold their own.
 ELSEWHERE = b"location"
+JOINED = b"com.microsoft"  # the domain of onnxruntime's own operations, which a joined graph has
 
 
 def threads() -> int:
@@ -94,18 +95,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path):
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(4)  # what it would print names nodes and shapes, over several lines
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        # `onnx_graphs.fuse` has done it; at each start it would take as long as the loading.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        with one_line(path, "is no graph that onnxruntime can run"):
-            if holds(path, ELSEWHERE):
-                raise ModelError(path, "has weights in another file", REMEDY)
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = open_graph(path)
         inputs = {each.name: (each.type, len(each.shape)) for each in self.session.get_inputs()}
         outputs = [(each.name, each.type) for each in self.session.get_outputs()]
         if inputs != dict.fromkeys(INPUTS, ("tensor(int64)", 2)) or outputs != [("logits", "tensor(float)")]:
@@ -113,6 +103,31 @@ class OnnxNetwork:
 
     def __call__(self, inputs: dict) -> np.ndarray:
         return self.session.run(None, {name: np.asarray(inputs[name]) for name in INPUTS})[0].astype(np.float64)
+
+
+def open_graph(path: Path, joined: Path | None = None):
+    """A graph in onnxruntime, on one thread and in silence. Where a path is given, the graph is written there with its
+    operations joined, by rules that hang on no processor; one that was joined so is taken as it is, since joining at each
+    start would take as long as loading.
+
+    Raises
+    ------
+    ModelError : no graph that onnxruntime can run, or one whose weights lie elsewhere
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # what it would print names nodes and shapes, over several lines
+    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    with one_line(path, "is no graph that onnxruntime can run"):
+        if holds(path, ELSEWHERE):
+            raise ModelError(path, "has weights in another file", REMEDY)
+        if joined:
+            options.graph_optimization_level, options.optimized_model_filepath = levels.ORT_ENABLE_EXTENDED, str(joined)
+        elif holds(path, JOINED):
+            options.graph_optimization_level = levels.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def holds(path: Path, word: bytes) -> bool:
@@ -174,7 +189,7 @@ class OnnxClassifier(TaskClassifier):
         super().__init__(folder, runtime, facts)
         self.tokens = (shared or SharedTokens()).of(self, folder)
         self.network, self.apart = OnnxNetwork(self.path), runtime == SMALL
-        give_back()  # the file as it was read
+        give_back()  # the file as it was read, or the next one's bytes would come on top
         counts = len(facts["labels"]), self.fitted["max_length"], self.tokens.largest + 1
         try_out(self.answer, *counts, self.path)
 
@@ -202,5 +217,9 @@ def open_tasks(folder: Path, tasks: tuple[str, ...], runtime: str) -> dict[str, 
     ------
     ModelError : as for `OnnxClassifier`
     """
-    shared, apart = SharedTokens(), map if runtime == SMALL else readers().map
-    return dict(zip(tasks, apart(lambda task: OnnxClassifier(folder / task, runtime, shared), tasks), strict=True))
+    shared = SharedTokens()
+    if runtime == SMALL:
+        return {task: OnnxClassifier(folder / task, runtime, shared) for task in tasks}
+    opened = {task: readers().submit(OnnxClassifier, folder / task, runtime, shared) for task in tasks}
+    wait(opened.values())  # whoever bounds this process' memory does it for this call: no reader may outlive it
+    return {task: part.result() for task, part in opened.items()}

@@ -12,7 +12,7 @@ from emosafe_lib.models.seals import SEAL, read_seal, seal
 from emosafe_lib.ondevice import trials
 from emosafe_lib.ondevice.exported import load_exported
 from emosafe_lib.ondevice.exports import ONNX_FILES
-from emosafe_lib.ondevice.onnx_classifier import INPUTS, OnnxNetwork, Tokens
+from emosafe_lib.ondevice.onnx_classifier import INPUTS, OnnxNetwork, Tokens, open_graph
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.files import replacing
 from emosafe_lib.study.parameters import ModelParams
@@ -65,9 +65,9 @@ def write_onnx(folder: Path) -> None:
     with replacing(next(targets), ModelError) as plain, replacing(next(targets), ModelError) as small:
         write_graph(network, plain)
         quantize(plain, small)
-        for path in (plain, small):
-            fuse(path)
-        refuse_other_answers(network, plain, folder)
+        for path, apart in ((plain, LARGEST_DIFFERENCE), (small, np.inf)):
+            join(path)
+            refuse_other_answers(network, path, folder, apart)
     seal(folder, **{name: value for name, value in facts.items() if name != "files"})
 
 
@@ -116,8 +116,10 @@ def example(network, rows: int, tokens: int) -> dict:
     return dict(zip(INPUTS, (ids, mask), strict=True))
 
 
-def refuse_other_answers(network, path: Path, folder: Path) -> None:
-    """Raise ModelError unless graph and network agree on batches of other shapes than the traced one."""
+def refuse_other_answers(network, path: Path, folder: Path, apart: float) -> None:
+    """Raise ModelError unless the graph's answers are finite and less than so far from the network's, on batches of other
+    shapes than the traced one.
+    """
     import torch
 
     session = OnnxNetwork(path)
@@ -125,7 +127,7 @@ def refuse_other_answers(network, path: Path, folder: Path) -> None:
         inputs = example(network, rows, tokens)
         with torch.inference_mode():
             wanted = network(**inputs).logits.numpy()
-        if not np.abs(session(inputs) - wanted).max() < LARGEST_DIFFERENCE:
+        if not np.abs(session(inputs) - wanted).max() < apart:
             raise ModelError(folder, "its ONNX graph answers otherwise than PyTorch", "use the safetensors instead")
 
 
@@ -163,12 +165,18 @@ def quantize(plain: Path, small: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
-def fuse(path: Path) -> None:
-    """Rewrite a graph as onnxruntime would at every start: its operations joined, by rules that hang on no processor."""
-    import onnxruntime
+def join(path: Path) -> None:
+    """Rewrite a graph with its operations joined, as onnxruntime would at every start; see `open_graph`.
 
-    options, fused = onnxruntime.SessionOptions(), path.with_name(f"{path.name}.fused")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath, options.log_severity_level = str(fused), 4
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    fused.replace(path)
+    Raises
+    ------
+    ModelError : onnxruntime cannot read it, or not write it
+    """
+    joined = path.with_name(
+        f"{path.name}.joined.partial"
+    )  # by that ending `replacing` finds what a killed process left
+    try:
+        open_graph(path, joined)
+        joined.replace(path)
+    finally:
+        joined.unlink(missing_ok=True)

@@ -52,9 +52,15 @@ def test_a_report_is_written_whole_or_not_at_all(reporting, tmp_path):
 
 
 def test_a_report_names_the_commit_that_it_is_of(reporting):
-    found, git = reporting.code(), ["git", "-C", str(FOLDER), "rev-parse", "HEAD"]
-    asked = subprocess.run(git, capture_output=True, text=True)
-    assert found["commit"] == (asked.stdout.strip() or None) and found["started"] == reporting.STARTED
+    asked = subprocess.run(["git", "-C", str(FOLDER), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert reporting.code()["commit"] == (asked.stdout.strip() or None)
+
+
+def test_a_report_admits_that_the_code_was_another_one_when_the_run_began(reporting, tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "CODE", {"commit": "before", "changed": False})
+    reporting.publish(REPORT, tmp_path / "made.json")
+    found = json.loads((tmp_path / "made.json").read_text())["code"]
+    assert found == {"commit": "before", "changed": True, "started": reporting.STARTED}
 
 
 def test_a_printed_report_is_not_written(reporting, tmp_path, capsys):
@@ -184,9 +190,20 @@ def test_a_lora_case_names_the_precision_of_its_limit_and_meets_another_order_ea
     assert sorted(seeds) == sorted([(side, seed) for side in sides for seed in (0, 1)] * 2)
 
 
-def test_one_run_of_training_is_measured_against_products_on_its_own_threads(load):
-    found = load("finetune").measure("smollm2-135m-smoke", "ours", 8, 0)
-    assert 0 < found["limit_share"] < 1.5 and found["steps"] >= 1 and found["threads"] == 1
+def test_one_run_of_training_is_measured_against_products_on_its_own_threads(load, monkeypatch):
+    import torch
+
+    bench, threads = load("finetune"), []
+    products = bench.gemm_peak
+    monkeypatch.setattr(bench, "gemm_peak", lambda kind: threads.append(torch.get_num_threads()) or products(kind))
+    for count in ("2", "1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", count)
+        found = bench.measure("smollm2-135m-smoke", "ours", 8, 0)
+        assert (
+            0 < found["limit_share"] < 1.5
+            and found["steps"] >= 1
+            and [found["threads"]] == threads[-1:] == [int(count)]
+        )
 
 
 def test_growth_finds_a_planted_exponent_and_says_what_capped_a_step(load):

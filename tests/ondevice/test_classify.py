@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import tiny_models
 from emosafe_lib import cli
 from emosafe_lib.finetuning import finetune, scores
 from emosafe_lib.models import backbone, batching, checkpoints, close_calls
-from emosafe_lib.ondevice import card_facts, classify, export, messages, onnx_graphs, runtimes, trials
+from emosafe_lib.ondevice import card_facts, classify, export, messages, onnx_classifier, onnx_graphs, runtimes, trials
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
@@ -104,21 +105,67 @@ def test_the_graphs_carry_no_guard_against_rows_without_a_token(with_onnx):
         assert "Softmax" in kinds and "IsNaN" not in kinds
 
 
-def test_the_graphs_are_joined_when_they_are_written_and_not_at_each_start(with_onnx, monkeypatch):
-    """Joining them takes as long as loading; `emosafe classify` starts with neither."""
+@pytest.fixture
+def levels(monkeypatch):
+    """How far onnxruntime was asked to join operations, graph by graph."""
+    asked, plain = [], onnxruntime.InferenceSession
+
+    def session(path, options, **more):
+        asked.append(options.graph_optimization_level)
+        return plain(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return asked
+
+
+def test_graphs_are_joined_when_they_are_written_and_not_at_each_start(with_onnx, levels):
     for file in onnx_graphs.ONNX_FILES.values():
-        kinds = {node.op_type for node in onnx.load(with_onnx / "safety" / file).graph.node}
-        assert any("LayerNormalization" in kind for kind in kinds)
-    made, plain = [], onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda path, options, **more: made.append(options) or plain(path, options, **more),
-    )
+        graph = onnx.load(with_onnx / "safety" / file)
+        assert "com.microsoft" in {node.domain for node in graph.graph.node}
+        used = {each.domain: each.version for each in graph.opset_import}
+        # what these runtimes since 1.20 can read; a higher stamp would shut them out
+        assert used[""] == onnx_graphs.OPSET and used["com.microsoft"] == 1 and used.get("ai.onnx.ml", 5) <= 5
     classify.Classifier(with_onnx, 128, "onnx")
-    assert {options.graph_optimization_level for options in made} == {
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    }
+    assert levels == [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 2
+
+
+def test_a_graph_that_was_never_joined_is_joined_as_it_is_read(exported, tmp_path, monkeypatch, levels):
+    monkeypatch.setattr(onnx_graphs, "join", lambda path: None)
+    folder = shutil.copytree(exported[0], tmp_path / "before")
+    onnx_graphs.add_onnx(folder)
+    levels.clear()
+    assert next(classify.Classifier(folder, 128, "onnx").classify(["fine"]))["outcome"] == "ok"
+    assert levels == [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL] * 2
+
+
+def test_joining_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported[0], tmp_path / "copy")
+    before = sorted(folder.rglob("*"))
+
+    def fails(path, options, **more):
+        Path(options.optimized_model_filepath).write_bytes(b"half")
+        raise RuntimeError("no space")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with pytest.raises(ModelError, match="RuntimeError"):
+        onnx_graphs.add_onnx(folder)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_no_reader_outlives_the_task_that_fails(tmp_path, monkeypatch):
+    """The limit of memory holds as long as the tasks are being opened, and no longer."""
+    ended = []
+
+    def opens(folder, runtime, shared):
+        if folder.name == "safety":
+            raise ModelError(folder, "is damaged", "restore it")
+        time.sleep(0.3)
+        ended.append(folder.name)
+
+    monkeypatch.setattr(onnx_classifier, "OnnxClassifier", opens)
+    with pytest.raises(ModelError, match="is damaged"):
+        onnx_classifier.open_tasks(tmp_path, TASKS, "onnx")
+    assert ended == ["categories"]
 
 
 @pytest.mark.parametrize("runtime", onnx_graphs.ONNX_FILES)

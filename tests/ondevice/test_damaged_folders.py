@@ -155,7 +155,8 @@ def graph(change, name="model.onnx"):
 
 
 def one_matrix(model):
-    return next(each for each in model.graph.initializer if len(each.dims) == 2)
+    weights = (each for each in model.graph.initializer if each.data_type == TensorProto.FLOAT)
+    return next(each for each in weights if len(each.dims) == 2)
 
 
 def elsewhere(path):
