@@ -83,7 +83,8 @@ bench: setup ## benchmarks against named peers; results go to benchmarks/results
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \
 	  -r benchmarks/requirements.txt
 	@failed=; for script in $(or $(BENCH:%=benchmarks/%.py),benchmarks/*.py); do \
-	  echo "== $$script"; rm -f benchmarks/results/$$(basename $$script .py).json; $(BIN)/python $$script || failed="$$failed $$script"; done; \
+	  echo "== $$script"; rm -f benchmarks/results/$$(basename $$script .py).json; \
+	  $(BIN)/python $$script || failed="$$failed $$script"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 clean: ## remove outputs that can be made again (the reference run stays)

@@ -172,9 +172,8 @@ def join(path: Path) -> None:
     ------
     ModelError : onnxruntime cannot read it, or not write it
     """
-    joined = path.with_name(
-        f"{path.name}.joined.partial"
-    )  # by that ending `replacing` finds what a killed process left
+    # By that ending `replacing` finds what a killed process left.
+    joined = path.with_name(f"{path.name}.joined.partial")
     try:
         open_graph(path, joined)
         joined.replace(path)
