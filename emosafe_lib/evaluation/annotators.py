@@ -79,15 +79,14 @@ def convabuse_people(confidence: float) -> dict:
 
 
 def ethos_people(_confidence: float) -> dict:
-    """What ETHOS' shares allow: alpha at most, and one annotator's expected macro-F1 against the majority.
+    """What ETHOS' shares allow: alpha at most. Nobody says how many judged a comment; with few, alpha is lower than this.
 
-    Nobody says how many judged a comment. With few annotators alpha is lower than this, and the one is part of the majority
-    that they are held against, so both are upper bounds.
+    What one of them would score is not told: they answered yes or no, and a share between becomes our borderline.
     """
     shares = read_table(registry.files("ethos")["Ethos_Dataset_Binary.csv"], delimiter=";")["isHate"].astype(float)
     shares = shares.to_numpy()
-    row = {"rows": len(shares), "alpha": alpha_at_most(shares), "value": f1_of_one(shares)}
-    return row | {"note": "upper bounds: only shares are published, so nobody can be left out"}
+    row = {"rows": len(shares), "alpha": alpha_at_most(shares), "value": UNDEFINED}
+    return row | {"note": "at most: only shares are published, and of yes and no"}
 
 
 def alpha_at_most(shares: np.ndarray) -> float:
@@ -96,22 +95,14 @@ def alpha_at_most(shares: np.ndarray) -> float:
     return float(1 - (shares * (1 - shares)).mean() / (overall * (1 - overall)))
 
 
-def f1_of_one(shares: np.ndarray) -> float:
-    """Expected macro-F1 of somebody who says yes as often as the annotators did, against their majority."""
-    real = shares >= 0.5
-    scores = []
-    for yes, truth in ((shares, real), (1 - shares, ~real)):
-        scores.append(2 * yes[truth].sum() / (yes.sum() + truth.sum()))
-    return float(np.mean(scores))
-
-
 PEOPLE = {"convabuse": convabuse_people, "ethos": ethos_people}
 
 
 def people(sources, confidence: float = 0.95) -> pd.DataFrame:
     """One row a source of the study that carries several judgements and whose files are at hand; columns `COLUMNS`.
 
-    `value` is what one person scores (macro-F1 over levels), `low` and `high` the range over annotators.
+    `value` is what one person scores (macro-F1 over levels), `low` and `high` the range over annotators; NaN where that
+    cannot be told.
     """
     known = registry.registry()
     here = [name for name in PEOPLE if name in set(sources) and not registry.missing([known[name]])]
@@ -132,6 +123,9 @@ def in_words(beside: pd.DataFrame, humans: pd.DataFrame) -> str:
         return "No source of this study carries several people's judgements, or its files are not at hand."
     parts = []
     for row in humans.itertuples():
+        if np.isnan(row.value):
+            parts.append(f"{row.source}: alpha at most {row.alpha:.2f}")
+            continue
         part = beside[beside["source"] == row.source]
         reached = int((part["high"] >= row.value).sum())
         runs = f"reached within its interval by {reached} of {len(part)} runs" if len(part) else "no run to compare"

@@ -26,7 +26,7 @@ from emosafe_lib.study.parameters import ModelParams, load_model
 from emosafe_lib.study.taxonomy import CATEGORIES, TASKS
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
-NO_RUNS = "runs missing"
+NO_RUNS, NO_PLAN = "runs missing", "no memory plan"
 MEMORY_LIMIT_GB = 2.0
 MEMORY_MODEL = "llama-1b"
 SEVERAL = 2
@@ -52,6 +52,7 @@ class Yardstick:
     label_metric : of one category, in claim 3
     also : further metrics of safety that claim 5 asks for
     categories : the high-data categories; empty for the half with the most positive training rows
+    settings : that claims 1 and 2 average over
     words : whether rivals are the paper's: the largest model shown examples and BERT. Otherwise they are every larger
         model and the encoder, trained as the smallest is, and TF-IDF must be beaten
     """
@@ -60,20 +61,15 @@ class Yardstick:
     label_metric: str
     also: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    settings: tuple[str, ...] = SCALED_SETTINGS
     words: bool = False
 
 
-PAPER = Yardstick("accuracy", "accuracy", categories=paper.NAMED, words=True)
+PAPER = Yardstick("accuracy", "accuracy", categories=paper.NAMED, settings=paper.SETTINGS, words=True)
 # A pooled score of a merged corpus rewards guessing the source, so strict verdicts rest on the score within sources.
 STRICT = Yardstick("within_source_macro_f1", "f1", also=("unsafe_recall",))
-# The settings whose runs a claim looks at; the memory claim looks at none.
-RESTS_ON = {
-    "larger_is_stronger": SCALED_SETTINGS,
-    "most_in_categories_and_zero_shot": SCALED_SETTINGS,
-    "tuned_small_is_level": ("fine-tuned",),
-    "fits_two_gigabytes": (),
-    "small_is_viable": ("fine-tuned",),
-}
+ON_ALL_SETTINGS = ("larger_is_stronger", "most_in_categories_and_zero_shot")
+ON_NO_RUNS = ("fits_two_gigabytes",)
 
 
 @dataclass(frozen=True)
@@ -89,8 +85,8 @@ class Claim:
     test : how it was decided, in words
     because : one sentence with the numbers
     missing : runs of the ladder that it had to do without, "model: task, setting"
-    reason : why it cannot be told: "runs missing", "underpowered", "near the margin" or "ranks not settled"; empty for
-        any other verdict
+    reason : why it cannot be told: "runs missing", "no memory plan", "underpowered", "near the margin", "ranks not
+        settled" or "level"; empty for any other verdict
     power : what the test could have shown: `detectable` differences and the `chance` of a verdict within the margin
     paper : the same claim measured by the paper's own words
     """
@@ -124,16 +120,23 @@ def measured_by(evidence: Evidence, ladder: str, yardstick: Yardstick) -> dict[s
     }
     if "categories" not in evidence.tasks:
         claims |= {name: cannot_tell(name, ladder, NOT_ASKED, claims[name].test) for name in NEEDS_CATEGORIES}
-    return {name: with_gaps(claim, gaps_of_claim(evidence, ladder, name)) for name, claim in claims.items()}
+    return {name: with_gaps(claim, gaps_of_claim(evidence, ladder, name, yardstick)) for name, claim in claims.items()}
 
 
-def gaps_of_claim(evidence: Evidence, ladder: str, name: str) -> list[str]:
+def rests_on(name: str, yardstick: Yardstick) -> tuple[str, ...]:
+    """The settings whose runs a claim looks at."""
+    if name in ON_NO_RUNS:
+        return ()
+    return yardstick.settings if name in ON_ALL_SETTINGS else ("fine-tuned", *(["few-shot"] if yardstick.words else []))
+
+
+def gaps_of_claim(evidence: Evidence, ladder: str, name: str, yardstick: Yardstick) -> list[str]:
     """The runs that a claim would rest on, were they not missing: "model: task, setting", in the order of the gaps."""
-    gaps = evidence.gaps
-    if gaps.empty or not RESTS_ON[name]:
+    gaps, settings = evidence.gaps, rests_on(name, yardstick)
+    if gaps.empty or not settings:
         return []
     asked_beside = {variant for _, variant in variants_asked(evidence.study)}
-    concerned = gaps["model"].isin(evidence.ladder(ladder)) & gaps["setting"].isin(RESTS_ON[name])
+    concerned = gaps["model"].isin(evidence.ladder(ladder)) & gaps["setting"].isin(settings)
     own = gaps[concerned & ~gaps["missing"].isin(asked_beside)]
     return [f"{row.model}: {row.task}, {row.setting}" for row in own.itertuples()]
 
@@ -183,9 +186,9 @@ def verdict_of(*clear: int) -> str:
     return CONTRADICTED if -1 in clear else CANNOT_TELL
 
 
-def complete_settings(evidence: Evidence, models: list[str]) -> list[tuple[str, str]]:
-    """Tasks and settings in which every one of these models has all its runs."""
-    pairs = [(task, setting) for task in TASKS for setting in SCALED_SETTINGS]
+def complete_settings(evidence: Evidence, models: list[str], settings: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Tasks and, of these settings, those in which every one of these models has all its runs."""
+    pairs = [(task, setting) for task in TASKS for setting in settings]
     return [(task, setting) for task, setting in pairs if all(evidence.keys(Cell(m, task, setting)) for m in models)]
 
 
@@ -196,9 +199,9 @@ def present(evidence: Evidence, ladder: str) -> list[str]:
     return [name for name in models if name in found]
 
 
-def cannot_tell(name: str, ladder: str, why: str, test: str) -> Claim:
+def cannot_tell(name: str, ladder: str, why: str, test: str, reason: str = NO_RUNS) -> Claim:
     """A claim about which the evidence allows no statement."""
-    return Claim(STATEMENTS[name], ladder, CANNOT_TELL, {}, test, why, reason=NO_RUNS)
+    return Claim(STATEMENTS[name], ladder, CANNOT_TELL, {}, test, why, reason=reason)
 
 
 def settled(
@@ -213,12 +216,19 @@ def settled(
 
 
 def chance_of_margin(evidence: Evidence, *found: Difference) -> float:
-    """The chance that tests would each have found a difference as large as the study's margin: that of the weakest."""
+    """The chance that these tests would all have found differences as large as the study's margin.
+
+    An interval around a true difference of the margin is above zero exactly where one around none is above -margin.
+    """
     settings = evidence.study.analysis
-    chances = [
-        power.chance_of_difference(settings.margin, each.error, confidence=settings.confidence) for each in found
-    ]
-    return float(np.min(chances))  # NaN where one is
+    draws = np.stack([each.draws for each in found], axis=1)[:, None, :]
+    return power.chance_of_level(draws, settings.margin, settings.confidence)
+
+
+def level_or_open(evidence: Evidence, *found: Difference) -> str:
+    """The reason "level" where all differences that were not told apart lie within the study's margin, else none."""
+    margin = evidence.study.analysis.margin
+    return power.LEVEL if all(-margin < each.low and each.high < margin for each in found if not each.clear) else ""
 
 
 def too_few(models: list[str]) -> str:
@@ -232,7 +242,7 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     test = (
         f"Kendall's tau of size and mean {spelled(metric)}, and largest minus smallest, by paired bootstrap over groups"
     )
-    shared = complete_settings(evidence, models) if models else []
+    shared = complete_settings(evidence, models, yardstick.settings) if models else []
     if len(models) < MIN_SIZES or not shared:
         return cannot_tell(name, ladder, too_few(models), test)
     share = 1 / len(shared)
@@ -250,39 +260,42 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
     verdict, chance = verdict_of(int(low > 0) - int(high < 0), gain.clear), chance_of_margin(evidence, gain)
     # Where the ends were told apart, the power to do so was not what was lacking.
-    why = power.UNSETTLED_RANKS if gain.clear else ""
+    why = power.UNSETTLED_RANKS if gain.clear else level_or_open(evidence, gain)
     return settled(name, ladder, verdict, numbers, test, because + spoken(gain), chance, why)
 
 
 def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick: Yardstick = STRICT) -> Claim:
-    """Claim 2: two differences of differences, each in plain points of largest minus smallest."""
+    """Claim 2: two differences of differences, each in plain points of largest minus smallest, where size helps at all: the
+    gain in the multi-label task and that in zero-shot must be gains themselves.
+    """
     name, models = "most_in_categories_and_zero_shot", present(evidence, ladder)
     test = (
-        f"gain from size in {spelled(yardstick.metric)} (largest minus smallest) in one task or setting minus the others, "
-        "paired bootstrap"
+        f"gain from size in {spelled(yardstick.metric)} (largest minus smallest) in one task or setting, and that minus the "
+        "others', all above zero, paired bootstrap"
     )
     if len(models) < MIN_SIZES:
         return cannot_tell(name, ladder, too_few(models), test)
     small, large = models[0], models[-1]
-    shared = complete_settings(evidence, [small, large])
+    shared = complete_settings(evidence, [small, large], yardstick.settings)
     by_task = {task: [s for t, s in shared if t == task] for task in TASKS}
-    both = [s for s in SCALED_SETTINGS if all(s in by_task[task] for task in TASKS)]
+    both = [s for s in yardstick.settings if all(s in by_task[task] for task in TASKS)]
     others = [s for s in both if s != "zero-shot"]
     if "zero-shot" not in both or not others:
         return cannot_tell(name, ladder, "zero-shot and another setting are needed in both tasks", test)
-    across_tasks = gain_terms(small, large, {("categories", s): 1 / len(both) for s in both}) + gain_terms(
-        small, large, {("safety", s): -1 / len(both) for s in both}
-    )
-    across_settings = gain_terms(small, large, {(task, "zero-shot"): 1 / 2 for task in TASKS}) + gain_terms(
-        small, large, {(task, s): -1 / (2 * len(others)) for task in TASKS for s in others}
-    )
-    first, second = (evidence.contrast(terms, yardstick.metric) for terms in (across_tasks, across_settings))
+    in_categories = gain_terms(small, large, {("categories", s): 1 / len(both) for s in both})
+    in_safety = gain_terms(small, large, {("safety", s): -1 / len(both) for s in both})
+    zero_shot = gain_terms(small, large, {(task, "zero-shot"): 1 / 2 for task in TASKS})
+    elsewhere = gain_terms(small, large, {(task, s): -1 / (2 * len(others)) for task in TASKS for s in others})
+    terms = {"categories_minus_safety": in_categories + in_safety, "zero_shot_minus_others": zero_shot + elsewhere}
+    terms |= {"gain_in_categories": in_categories, "gain_in_zero_shot": zero_shot}
+    found = {key: evidence.contrast(sides, yardstick.metric) for key, sides in terms.items()}
     numbers = {"smallest": small, "largest": large, "metric": yardstick.metric, "settings": both}
-    numbers |= {"categories_minus_safety": numbers_of(evidence, first)}
-    numbers |= {"zero_shot_minus_others": numbers_of(evidence, second)}
-    because = f"extra gain in categories {spoken(first)}, in zero-shot {spoken(second)}"
-    verdict, chance = verdict_of(first.clear, second.clear), chance_of_margin(evidence, first, second)
-    return settled(name, ladder, verdict, numbers, test, because, chance)
+    numbers |= {key: numbers_of(evidence, each) for key, each in found.items()}
+    tasks, settings, *gains = (spoken(each) for each in found.values())
+    because = f"extra gain in categories {tasks}, in zero-shot {settings}; the gains there {' and '.join(gains)}"
+    verdict = verdict_of(*(each.clear for each in found.values()))
+    chance, why = chance_of_margin(evidence, *found.values()), level_or_open(evidence, *found.values())
+    return settled(name, ladder, verdict, numbers, test, because, chance, why)
 
 
 def gain_terms(small: str, large: str, weights: dict[tuple[str, str], float]) -> list[tuple[float, Cell]]:
@@ -370,7 +383,7 @@ def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
     except Exception as error:  # a claim that cannot be worked out here is no reason to lose the others
         if ends_a_stage(error):
             raise
-        return cannot_tell(name, ladder, f"no memory plan: {type(error).__name__}", test)
+        return cannot_tell(name, ladder, f"{NO_PLAN}: {type(error).__name__}", test, NO_PLAN)
     gigabytes = {row["dtype"]: row["total"] / 1e9 for _, row in plan.iterrows()}
     below = [dtype for dtype, size in gigabytes.items() if size < MEMORY_LIMIT_GB]
     first = plan.iloc[0]
@@ -418,10 +431,9 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
         because += f"; not trained: {', '.join(untrained)}"
     above = () if yardstick.words else (over.clear,)
     verdict = verdict_of(*above, fits, *clear, *(0 for _ in untrained))
-    draws = np.stack([gap.draws for gap in gaps.values()], axis=1)[:, None, :]
-    chance = power.chance_of_level(draws, margin, settings.confidence)
-    claim = settled(name, ladder, verdict, numbers, test, because, chance)
-    return replace(claim, reason=NO_RUNS) if untrained and verdict == CANNOT_TELL else claim
+    chance = chance_of_margin(evidence, *gaps.values(), *(() if yardstick.words else (over,)))
+    why = NO_RUNS if untrained else NO_PLAN if not fits else ""
+    return settled(name, ladder, verdict, numbers, test, because, chance, why)
 
 
 ANCHORS = (

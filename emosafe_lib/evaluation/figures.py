@@ -267,8 +267,8 @@ def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
         part = table[table["source"] == person.source]
         place = [runs.index(run) for run in part["run"]]
         panel.errorbar(part["value"], place, xerr=whiskers(part), fmt="o", color=PALETTE[0], capsize=2)
-        panel.axvline(person.value, color=PALETTE[1], label="one person")
-        if person.low == person.low:
+        if person.value == person.value:
+            panel.axvline(person.value, color=PALETTE[1], label="one person")
             panel.axvspan(person.low, person.high, color=PALETTE[1], alpha=0.15, linewidth=0)
         panel.set(title=person.source, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
     panels[0][-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0))

@@ -1,8 +1,9 @@
 """Does a message that names somebody raise more false alarms for being about them?
 
 HateCheck says of every case which group it speaks of and which ability it tests. A model may learn that a group's name
-is itself a sign of hate; so the harmless cases of each group are held against those of all the others, on the same
-resamples. Few cases a group leave wide intervals: that nothing is clear would not show that there is nothing.
+is itself a sign of hate; so the harmless cases of each group are held against those of all the others. A group has a
+handful of cases, all of which may be alarmed about: a bootstrap would call that certain, so intervals are Wilson's and
+the test is Fisher's exact one. That nothing is clear would not show that there is nothing.
 """
 
 import numpy as np
@@ -10,9 +11,8 @@ import pandas as pd
 
 from emosafe_lib.data.sources import registry
 from emosafe_lib.data.sources.raw_tables import read_table
-from emosafe_lib.evaluation.bootstrap import by_group, interval
-from emosafe_lib.evaluation.metrics import ratio
-from emosafe_lib.evaluation.paired_tests import difference, holm
+from emosafe_lib.evaluation.intervals import wilson
+from emosafe_lib.evaluation.paired_tests import holm
 from emosafe_lib.evaluation.results import Cell, Evidence
 
 
@@ -35,30 +35,53 @@ def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series, lowest: i
 
     Returns
     -------
-    one row a group with at least two harmless messages: group, n, value, low, high (the false-alarm rate); `more`,
-    more_low, more_high, p (rate minus that of all the others) and p_holm over groups
+    one row a group with at least two harmless messages: group, n, value, low, high (the false-alarm rate, averaged over
+    seeds); `more`, more_low, more_high, p (rate minus that of all the others) and p_holm over groups
     """
-    truth, bootstrap, confidence = evidence.truth, evidence.bootstrap, evidence.study.analysis.confidence
-    answers = evidence.answers[evidence.keys(cell)[0]]
-    asked = truth.at(answers.rows)
-    label = pd.Series(asked.ids).map(groups).to_numpy()
-    harmless = (asked.safety == 0) & ~pd.isna(label)
-    alarm = np.where(answers.chosen < 0, True, answers.chosen >= lowest)
-    found, counts = [], bootstrap.counts.astype(np.float32)
-    for name in sorted(set(label[harmless])):
-        own, rest = harmless & (label == name), harmless & (label != name)
-        if own.sum() < 2 or rest.sum() < 2:
+    confidence, alarm = evidence.study.analysis.confidence, alarms_of(evidence, cell, lowest)
+    named, asked = pd.Series(evidence.truth.ids).map(groups), evidence.truth.safety == 0
+    harmless = np.flatnonzero(asked & named.notna().to_numpy() & ~np.isnan(alarm))
+    label, codes, found = named.to_numpy()[harmless], evidence.bootstrap.codes[harmless], []
+    for name in sorted(set(label)):
+        own = label == name
+        if own.sum() < 2 or (~own).sum() < 2:
             continue
-        cells = np.column_stack([own & alarm, own, rest & alarm, rest]).astype(float)
-        total = counts @ by_group(cells, bootstrap.codes[answers.rows], bootstrap.groups)
-        draws, others = ratio(total[:, 0], total[:, 1]), ratio(total[:, 2], total[:, 3])
-        gap = difference(float(alarm[own].mean() - alarm[rest].mean()), draws - others, confidence)
-        low, high = interval(draws, confidence)
-        row = {"group": name, "n": int(own.sum()), "value": alarm[own].mean(), "low": low, "high": high}
-        found.append(row | {"more": gap.value, "more_low": gap.low, "more_high": gap.high, "p": gap.p})
+        sides = [(alarm[harmless][side].mean(), len(np.unique(codes[side]))) for side in (own, ~own)]
+        limits = [wilson(share, many, confidence) for share, many in sides]
+        row = {"group": name, "n": int(own.sum()), "value": sides[0][0], "low": limits[0][0], "high": limits[0][1]}
+        found.append(row | more_than_others(sides, limits))
     columns = ["group", "n", "value", "low", "high", "more", "more_low", "more_high", "p"]
     table = pd.DataFrame(found, columns=columns)
     return table.assign(p_holm=holm(table["p"]) if len(table) else [])
+
+
+def alarms_of(evidence: Evidence, cell: Cell, lowest: int) -> np.ndarray:
+    """The share of a run's seeds that alarm about each row of the truth, NaN where none was asked; no answer is an alarm."""
+    told = np.full((len(evidence.keys(cell)), len(evidence.truth)), np.nan)
+    for seed, key in enumerate(evidence.keys(cell)):
+        answers = evidence.answers[key]
+        told[seed, answers.rows] = (answers.chosen < 0) | (answers.chosen >= lowest)
+    return told.mean(axis=0)
+
+
+def more_than_others(sides: list[tuple[float, int]], limits: list[tuple[float, float]]) -> dict:
+    """The first of two rates less the second, each (share, independent groups of rows), from their Wilson limits.
+
+    The interval is Newcombe's (1998, doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I, method 10), p
+    Fisher's, on shares as counts of groups.
+    """
+    from scipy.stats import fisher_exact
+
+    own, other = (share for share, _ in sides)
+    (low, high), (other_low, other_high) = limits
+    below, above = np.hypot(own - low, other_high - other), np.hypot(high - own, other - other_low)
+    counts = [[round(share * size), size - round(share * size)] for share, size in sides]
+    return {
+        "more": own - other,
+        "more_low": own - other - below,
+        "more_high": own - other + above,
+        "p": float(fisher_exact(counts).pvalue),
+    }
 
 
 def alarms_about(table: pd.DataFrame, confidence: float = 0.95) -> str:

@@ -286,8 +286,9 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def within_source(truth: Truth, answers: Answers) -> tuple[float, dict[str, float]]:
     """Macro-F1 inside each source, and its average over sources: what is left once the source's name is no help.
 
-    Only levels that a source really has enter its average, and a source needs `MIN_SOURCE_ROWS` rows and two levels;
-    a category needs `MIN_SOURCE_CELLS` known positives and as many negatives in the source.
+    A source needs `MIN_SOURCE_ROWS` rows. A level enters its average with `MIN_SOURCE_CELLS` rows or more, since a single
+    row would be half of the score of a source with two levels, and two levels are needed; a category needs as many known
+    positives, and as many negatives.
 
     Returns
     -------
@@ -322,9 +323,9 @@ def source_score(truth: Truth, answers: Answers, here: np.ndarray) -> float:
 def judged_labels(truth: Truth, task: str) -> list[int]:
     """Which levels or categories the rows of one source can be judged by; empty where there are too few."""
     if task == "safety":
-        counts = np.bincount(truth.safety, minlength=len(SAFETY_LEVELS))
-        enough = counts.sum() >= MIN_SOURCE_ROWS and (counts > 0).sum() >= 2
-        return np.flatnonzero(counts).tolist() if enough else []
+        levels = np.bincount(truth.safety, minlength=len(SAFETY_LEVELS)) >= MIN_SOURCE_CELLS
+        enough = len(truth) >= MIN_SOURCE_ROWS and levels.sum() >= 2
+        return np.flatnonzero(levels).tolist() if enough else []
     positives = (truth.categories & truth.known).sum(axis=0)
     negatives = (~truth.categories & truth.known).sum(axis=0)
     return np.flatnonzero((positives >= MIN_SOURCE_CELLS) & (negatives >= MIN_SOURCE_CELLS)).tolist()

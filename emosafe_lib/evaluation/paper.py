@@ -18,6 +18,7 @@ from emosafe_lib.study.taxonomy import CATEGORIES, CATEGORY_TITLES, FIVE_SHOTS
 
 WHERE = "arXiv 2509.04512, section 3.3, read in a public rendering of the page: a digit may be mistranscribed"
 NAMED = ("regulated_substances", "suicide_self_harm", "violence_hate")
+SETTINGS = ("zero-shot", "few-shot", "fine-tuned")
 PRINTED = {
     "1B, LoRA": dict(zip(NAMED, (0.78, 0.81, 0.99), strict=True)),
     "70B, FS-5": dict(zip(NAMED, (0.68, 0.950, 0.849), strict=True)),

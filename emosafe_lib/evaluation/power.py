@@ -12,7 +12,7 @@ import pandas as pd
 from emosafe_lib.evaluation.results import Cell, Evidence
 
 POWER = 0.8
-UNDERPOWERED, NEAR_MARGIN, UNSETTLED_RANKS = "underpowered", "near the margin", "ranks not settled"
+UNDERPOWERED, NEAR_MARGIN, UNSETTLED_RANKS, LEVEL = "underpowered", "near the margin", "ranks not settled", "level"
 
 
 def detectable(error, tests: int = 1, confidence: float = 0.95, power: float = POWER):
@@ -26,30 +26,26 @@ def detectable(error, tests: int = 1, confidence: float = 0.95, power: float = P
     return (norm.isf((1 - confidence) / tests / 2) + norm.ppf(power)) * np.asarray(error, float)
 
 
-def chance_of_difference(effect: float, error: float, tests: int = 1, confidence: float = 0.95) -> float:
-    """The power of the two-sided test against a true difference `effect`, found on either side; NaN without an error."""
-    from scipy.stats import norm
-
-    if not error > 0:
-        return float("nan")
-    limit, shift = norm.isf((1 - confidence) / tests / 2), effect / error
-    return float(norm.sf(limit - shift) + norm.cdf(-limit - shift))
-
-
-def chance_of_level(draws: np.ndarray, margin: float, confidence: float = 0.95, needed: int = 0) -> float:
+def chance_of_level(
+    draws: np.ndarray, margin: float, confidence: float = 0.95, needed: int = 0, either_side: bool = False
+) -> float:
     """The chance that intervals would have stayed above -margin, had the true differences all been zero.
 
     Parameters
     ----------
     draws : (R, places, rivals), bootstrap draws of the differences; what they vary by is what another sample would
     needed : in how many places all rivals must be matched; 0 stands for all places
+    either_side : whether intervals must stay below margin too: level, and not only no worse
     """
     draws = draws[~np.isnan(draws).any(axis=(1, 2))]
     if not len(draws):
         return float("nan")
     around_zero = draws - draws.mean(axis=0)
-    low = around_zero + np.quantile(around_zero, (1 - confidence) / 2, axis=0)
-    matched = (low > -margin).all(axis=2).sum(axis=1)
+    low, high = np.quantile(around_zero, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    within = around_zero + low > -margin
+    if either_side:
+        within &= around_zero + high < margin
+    matched = within.all(axis=2).sum(axis=1)
     return float((matched >= (needed or draws.shape[1])).mean())
 
 
@@ -76,11 +72,14 @@ def what_rows_buy(evidence: Evidence, ladder: str, task: str = "safety", metric:
             gap = evidence.contrast([(1, own), (-1, own._replace(model=rival))], metric, mask=mask)
             if gap is None:
                 break
-            found.append((rival, rows, gap.error, chance_of_level(gap.draws[:, None, None], margin, confidence)))
+            found.append((rival, rows, gap.error, gap.draws))
         if found and found[-1][0] == rival:
-            error, spread = gap.error / 2, (gap.draws - np.nanmean(gap.draws)) / 2
-            found.append((rival, 4 * rows, error, chance_of_level(spread[:, None, None], margin, confidence)))
-    table = pd.DataFrame(found, columns=["rival", "rows", "error", "chance_of_level"])
+            found.append((rival, 4 * rows, gap.error / 2, (gap.draws - np.nanmean(gap.draws)) / 2))
+    table = pd.DataFrame(found, columns=["rival", "rows", "error", "draws"])
+    level = [
+        chance_of_level(draws[:, None, None], margin, confidence, either_side=True) for draws in table.pop("draws")
+    ]
+    table = table.assign(chance_of_level=level)
     return table.assign(detectable=detectable(table["error"], confidence=confidence))
 
 

@@ -145,7 +145,9 @@ def one_ladder_by_size(ladder: str, ranks: pd.DataFrame) -> str:
     """The sentence of one ladder in `score_by_size`."""
     parts = []
     for metric, part in ranks.groupby("metric", sort=False):
-        rising, falling, curves = (part["low"] > 0).sum(), (part["high"] < 0).sum(), (part["curve"] == "fitted").sum()
+        # Tables that were written before there was a trend have the interval of tau alone.
+        trend = part["trend"] if "trend" in part else (part["low"] > 0).astype(int) - (part["high"] < 0).astype(int)
+        rising, falling, curves = (trend == 1).sum(), (trend == -1).sum(), (part["curve"] == "fitted").sum()
         parts.append(
             f"{METRIC_NAMES[metric]} rises with size beyond doubt in {rising} of {len(part)} task and setting pairs, "
             f"falls in {falling}, and allows a saturating curve in {curves}"
@@ -156,7 +158,9 @@ def one_ladder_by_size(ladder: str, ranks: pd.DataFrame) -> str:
 def score_by_label(points: pd.DataFrame) -> str:
     """From the F1 of every label by size: how often the largest model is also the best, and where size adds most."""
     by_size = points.sort_values("parameters").groupby(["category", "setting"])["value"]
-    best = by_size.agg(["first", "last", "max", "size"]).dropna()
+    # The ends as they are: pandas' own `first` and `last` skip a size whose score is undefined.
+    ends = {"first": lambda scores: scores.iloc[0], "last": lambda scores: scores.iloc[-1]}
+    best = by_size.agg(**ends, max="max", size="size").dropna()
     best = best[best["size"] > 1]
     if best.empty:
         return "No label has scores of two sizes, so nothing can be said label by label."

@@ -16,7 +16,7 @@ import pandas as pd
 from emosafe_lib.evaluation import metrics, predictions
 from emosafe_lib.evaluation.baselines import BASELINE_TITLES, BASELINES
 from emosafe_lib.evaluation.bootstrap import Bootstrap, interval
-from emosafe_lib.evaluation.metrics import Answers, Truth
+from emosafe_lib.evaluation.metrics import UNDEFINED, Answers, Truth
 from emosafe_lib.evaluation.paired_tests import Difference, difference
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
@@ -386,7 +386,9 @@ def metric_records(evidence: Evidence, cell: Cell, score: Score, truth: Truth) -
     """All metrics of a cell with their sampling intervals; `truth` holds the rows that they are made of."""
     level, found = evidence.study.analysis.confidence, []
     for (metric, category), value in score.values.items():
-        limits = interval(score.draws[metric, category], level)
+        # A sum of absolute gaps is larger in nearly every resample than in the sample: their range would not hold the value.
+        biased = metric == "calibration_error"
+        limits = (UNDEFINED, UNDEFINED) if biased else interval(score.draws[metric, category], level)
         row = record(evidence, cell, score, metric, category, value, *limits)
         found.append(row | {"n": rows_behind(truth, metric, category)})
     return found

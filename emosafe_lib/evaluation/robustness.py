@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation.bootstrap import Bootstrap, by_group
-from emosafe_lib.evaluation.metrics import ratio
+from emosafe_lib.evaluation.metrics import UNDEFINED, ratio
 from emosafe_lib.evaluation.paired_tests import difference
 from emosafe_lib.study.rows import stable_unit
 
 Edit = Callable[[str], str]
+FEWEST_GROUPS = 10
 EVERY = 5  # of the words that are long enough, one in so many is touched
 LONG = re.compile(r"[A-Za-z]{5,}")
 EMOJI = " \U0001f602"
@@ -116,7 +117,8 @@ def altered_answers(
     Returns
     -------
     one row a rule, columns `COLUMNS`: rows reached; shares of answers that change under the rule and under its control;
-    their paired difference `value` with its interval over groups and p-value; and how far the probability of unsafe
+    their paired difference `value` with its interval over groups and p-value, undefined for fewer than `FEWEST_GROUPS`
+    groups, which may all change alike and would look certain; and how far the probability of unsafe
     moves on average (rule minus control)
     """
     texts, found = rows["text"].tolist(), []
@@ -147,7 +149,8 @@ def beyond_control(plain, by_rule, by_control, groups, resamples: int, confidenc
         np.column_stack([moved.astype(float) - still, np.ones(len(level))]), bootstrap.codes, bootstrap.groups
     )
     total = bootstrap.counts.astype(np.float32) @ sums
-    gap = difference(float(moved.mean() - still.mean()), ratio(total[:, 0], total[:, 1]), confidence)
+    draws = ratio(total[:, 0], total[:, 1]) if bootstrap.groups >= FEWEST_GROUPS else np.full(resamples, UNDEFINED)
+    gap = difference(float(moved.mean() - still.mean()), draws, confidence)
     row = {"changed": moved.mean(), "changed_control": still.mean(), "value": gap.value}
     row |= {"low": gap.low, "high": gap.high, "p": gap.p}
     return row | {"towards_unsafe": float((by_rule - by_control)[:, 2].mean())}

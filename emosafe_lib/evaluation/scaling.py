@@ -2,7 +2,7 @@
 
 Four sizes fix no law. So intervals, rank stability and paired tests come first. A curve is fitted only to four or more
 sizes whose scores rise, with a band from the bootstrap, and it is never drawn beyond the sizes that it was fitted to.
-The same functions serve the nano ladder and real LLaMA results; which one a number belongs to stands in every table.
+The same functions serve the nano ladder and LLaMA's results; which one a number belongs to stands in every table.
 """
 
 import json
@@ -30,6 +30,7 @@ MIN_SIZES = 3
 MIN_CURVE_SIZES = 4
 CURVE_DRAWS = 100
 CEILING_LIMIT = 0.99
+EXPONENTS = (0.01, 2.0)
 INSUFFICIENT = "insufficient"
 
 # Pre-training tokens as the model cards state them (Llama 3.2: "up to 9 trillion", Llama 3.1 and 3.3: "15 trillion+").
@@ -93,7 +94,8 @@ class Ranks:
     """How well size orders the scores.
 
     `tau` is Kendall's tau-a, `low` and `high` its bootstrap interval, `same_order` the share of resamples that rank the
-    models exactly as the point values do. `status` is "ok" or "insufficient".
+    models exactly as the point values do. `trend` is 1 where the score rises with size, -1 where it falls, else 0: see
+    `trend_of`. `status` is "ok" or "insufficient".
     """
 
     status: str
@@ -102,6 +104,21 @@ class Ranks:
     low: float = np.nan
     high: float = np.nan
     same_order: float = np.nan
+    trend: int = 0
+
+
+def trend_of(count: np.ndarray, draws: np.ndarray, confidence: float) -> int:
+    """1 where scores (k, resamples) rise with size, -1 where they fall, else 0.
+
+    A tau above zero only says that more pairs rise than fall. So the largest must be clearly above the smallest too, and
+    no step from one size to the next may clearly go the other way.
+    """
+    whole = [kendall(count, draws), draws[-1] - draws[0]]
+    signs = [int(low > 0) - int(high < 0) for low, high in (interval(each, confidence) for each in whole)]
+    steps = {
+        int(low > 0) - int(high < 0) for low, high in (interval(step, confidence) for step in np.diff(draws, axis=0))
+    }
+    return signs[0] if signs[0] == signs[1] and -signs[0] not in steps else 0
 
 
 def rank_stability(evidence: Evidence, models: list[str], task: str, setting: str, metric: str = "macro_f1") -> Ranks:
@@ -114,7 +131,8 @@ def rank_stability(evidence: Evidence, models: list[str], task: str, setting: st
     count, values, draws = stacked
     low, high = interval(kendall(count, draws), evidence.study.analysis.confidence)
     same = (draws.argsort(axis=0) == values.argsort()[:, None]).all(axis=0).mean()
-    return Ranks("ok", len(count), float(kendall(count, values)), low, high, float(same))
+    trend = trend_of(count, draws, evidence.study.analysis.confidence)
+    return Ranks("ok", len(count), float(kendall(count, values)), low, high, float(same), trend)
 
 
 def with_runs(evidence: Evidence, models: list[str], task: str, setting: str) -> list[str]:
@@ -141,7 +159,7 @@ def ladder_scores(evidence: Evidence, models: list[str], task: str, setting: str
 
 @dataclass(frozen=True)
 class Curve:
-    """A saturating power law, score = ceiling - scale * N ** -exponent, or the reason why there is none.
+    """A saturating power law, score = ceiling - scale * (N / smallest N) ** -exponent, or the reason why there is none.
 
     `grid`, `middle`, `low` and `high` span the fitted sizes and nothing beyond. `status` is "fitted", "insufficient" or
     "not honest".
@@ -158,9 +176,9 @@ class Curve:
     high: tuple = ()
 
 
-def power_law(count, ceiling, scale, exponent):
-    """The saturating power law in parameters `count`, relative to one million so that `scale` stays readable."""
-    return ceiling - scale * (np.asarray(count, float) / 1e6) ** -exponent
+def power_law(size, ceiling, scale, exponent):
+    """The saturating power law in sizes relative to the smallest, which lies `scale` below the ceiling."""
+    return ceiling - scale * np.asarray(size, float) ** -exponent
 
 
 def fit_curve(count: np.ndarray, values: np.ndarray, draws: np.ndarray, confidence: float = 0.95) -> Curve:
@@ -176,26 +194,28 @@ def fit_curve(count: np.ndarray, values: np.ndarray, draws: np.ndarray, confiden
         return Curve(INSUFFICIENT, "fewer than three sizes, or equal scores")
     if len(count) < MIN_CURVE_SIZES:
         return Curve("not honest", "three sizes cannot test a curve of three parameters")
-    low, _ = interval(kendall(count, draws), confidence)
-    if (np.diff(values) <= 0).any() or not low > 0:
+    if (np.diff(values) <= 0).any() or trend_of(count, draws, confidence) < 1:
         return Curve("not honest", "the scores do not rise with size beyond doubt")
-    best = fit_once(count, values)
-    if best is None or best[0] > CEILING_LIMIT:
-        return Curve("not honest", "no saturation within these sizes, so the ceiling would be a guess")
-    grid = np.geomspace(count.min(), count.max(), 40)
-    step = max(1, draws.shape[1] // CURVE_DRAWS)
-    fits = [fit for fit in (fit_once(count, column) for column in draws.T[::step]) if fit is not None]
-    band = np.quantile([power_law(grid, *fit) for fit in fits], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return Curve("fitted", "", *best, tuple(grid), tuple(power_law(grid, *best)), tuple(band[0]), tuple(band[1]))
+    smallest, step = count.min(), max(1, draws.shape[1] // CURVE_DRAWS)
+    best, *fits = (fit_once(count / smallest, each) for each in (values, *draws.T[::step]))
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    # A draw without a fit, or with one at the edge of what is allowed, has shown no ceiling: it counts as one out of reach.
+    ceilings = [1.0 if fit is None or not EXPONENTS[0] < fit[2] < EXPONENTS[1] else fit[0] for fit in (best, *fits)]
+    if ceilings[0] > CEILING_LIMIT or np.quantile(ceilings, tails[1]) > CEILING_LIMIT:
+        return Curve("not honest", "these sizes show no ceiling, so it would be a guess")
+    grid = np.geomspace(1, count.max() / smallest, 40)
+    band = np.quantile([power_law(grid, *fit) for fit in fits if fit is not None], tails, axis=0)
+    return Curve("fitted", "", *best, tuple(grid * smallest), tuple(power_law(grid, *best)), *map(tuple, band))
 
 
-def fit_once(count: np.ndarray, values: np.ndarray):
-    """One least-squares fit (ceiling, scale, exponent), or None where it does not converge."""
+def fit_once(size: np.ndarray, values: np.ndarray):
+    """One least-squares fit (ceiling, scale, exponent) to sizes relative to the smallest, or None where there is none."""
     from scipy.optimize import curve_fit
 
     start = (min(0.99, values.max() + 0.05), max(1e-3, np.ptp(values)), 0.3)
+    bounds = ((0, 0, EXPONENTS[0]), (1, 1, EXPONENTS[1]))
     try:
-        return tuple(curve_fit(power_law, count, values, start, bounds=((0, 0, 0.01), (1, 10, 2)), maxfev=2000)[0])
+        return tuple(curve_fit(power_law, size, values, start, bounds=bounds, maxfev=2000)[0])
     except (RuntimeError, ValueError):
         return None
 
@@ -235,7 +255,7 @@ def rank_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS
         curve = curve_of(evidence, models, task, setting, metric)
         row = {"ladder": ladder, "task": task, "setting": setting, "metric": metric, "status": ranks.status}
         row |= {"sizes": ranks.sizes, "tau": ranks.tau, "low": ranks.low, "high": ranks.high}
-        row |= {"same_order": ranks.same_order, "curve": curve.status, "reason": curve.reason}
+        row |= {"same_order": ranks.same_order, "trend": ranks.trend, "curve": curve.status, "reason": curve.reason}
         rows.append(row | {"exponent": curve.exponent, "ceiling": curve.ceiling})
     return pd.DataFrame(rows)
 

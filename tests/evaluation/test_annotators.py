@@ -50,8 +50,6 @@ def test_who_judged_too_few_messages_is_not_scored():
 def test_shares_near_a_half_are_no_agreement_and_shares_at_the_ends_are_all_of_it():
     assert annotators.alpha_at_most(np.array([0.0, 1.0, 1.0, 0.0])) == 1
     assert annotators.alpha_at_most(np.full(10, 0.5)) == pytest.approx(0)
-    assert annotators.f1_of_one(np.array([0.0, 1.0, 1.0, 0.0])) == 1
-    assert annotators.f1_of_one(np.array([0.5, 0.5, 0.4, 0.4])) < 0.6
 
 
 def test_a_study_without_such_sources_says_so():

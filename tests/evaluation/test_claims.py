@@ -104,6 +104,34 @@ def test_size_helping_least_in_categories_contradicts_the_claim_whatever_zero_sh
     assert claims.most_in_categories_and_zero_shot(world(steep, alike, alike), "nano").verdict == "contradicted"
 
 
+def test_where_size_hurts_least_it_does_not_help_most():
+    """In categories and in zero-shot the largest model loses least: extra gains are positive, the gains are not."""
+    zero, tuned = (dict(zip(RISING, skills, strict=True)) for skills in ((2.0, 1.8, 1.6, 1.2), (3.0, 2.0, 1.0, 0.0)))
+    little = dict(zip(RISING, (2.0, 1.95, 1.9, 1.8), strict=True))
+    claim = claims.most_in_categories_and_zero_shot(world(zero, tuned, little), "nano")
+    assert claim.numbers["zero_shot_minus_others"]["low"] > 0 and claim.numbers["gain_in_zero_shot"]["high"] < 0
+    assert claim.verdict == "contradicted"
+
+
+def test_the_paper_s_words_average_over_the_paper_s_settings(rising):
+    words, strict = (claims.measured_by(rising, "nano", each) for each in (claims.PAPER, claims.STRICT))
+    for name in claims.ON_ALL_SETTINGS:
+        assert "probe" in json.dumps(strict[name].numbers) and "probe" not in json.dumps(words[name].numbers)
+
+
+def test_models_that_are_shown_to_be_level_are_not_near_the_margin(flat):
+    wide = flat.study.model_copy(update={"analysis": flat.study.analysis.model_copy(update={"margin": 0.5})})
+    claim = claims.larger_is_stronger(dataclasses.replace(flat, study=wide, cache={}), "nano")
+    assert (claim.verdict, claim.reason) == ("cannot tell", "level") and claim.because.endswith("level")
+
+
+def test_without_a_memory_plan_viability_says_what_is_missing(monkeypatch):
+    unknown = claims.cannot_tell("fits_two_gigabytes", "nano", "no memory plan", "", claims.NO_PLAN)
+    monkeypatch.setattr(claims, "fits_two_gigabytes", lambda model: unknown)
+    claim = claims.small_is_viable(viable_world(), "nano")
+    assert (claim.verdict, claim.reason) == ("cannot tell", "no memory plan")
+
+
 def test_a_small_model_far_behind_is_not_level(rising):
     claim = claims.tuned_small_is_level(rising, "nano")
     assert claim.verdict == "contradicted" and len(claim.numbers["behind"]) == 3

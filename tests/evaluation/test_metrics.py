@@ -221,7 +221,7 @@ def test_calibration_error_of_a_sure_and_wrong_model_is_one():
 
 
 def test_within_a_source_the_source_name_is_no_help():
-    rows = made_up_rows(600, sources=3)
+    rows = made_up_rows(3000, sources=3)
     level = rows["source"].map({f"source{i}": SAFETY_LEVELS[i] for i in range(3)})
     told = rows.assign(safety=np.where(np.arange(len(rows)) % 5 == 0, rows["safety"], level))
     test = take(told, "test", originals_only=True)
@@ -230,6 +230,12 @@ def test_within_a_source_the_source_name_is_no_help():
     pooled = metrics.scores(metrics.truth_of(test), run)["macro_f1", ""]
     inside, by_source = metrics.within_source(metrics.truth_of(test), run)
     assert pooled > 0.75 and inside < 0.4 and len(by_source) == 3
+
+
+def test_a_single_row_of_a_level_does_not_decide_the_score_of_a_source():
+    """Always safe would have 0.487 for nineteen safe rows and an unsafe one, and 1.0 in each resample without that one."""
+    assert metrics.judged_labels(truth([0] * 19 + [2]), "safety") == []
+    assert metrics.judged_labels(truth([0] * 15 + [1] * 5 + [2] * 4), "safety") == [0, 1]
 
 
 def test_a_source_with_one_level_or_few_rows_is_not_judged():

@@ -31,7 +31,18 @@ def test_a_detectable_effect_is_found_in_80_of_100_studies(tests):
     effect = power.detectable(TRUE_ERROR, tests)
     found = np.mean([gap.p < 0.05 / tests for gap in planted_studies(effect)])
     assert found == pytest.approx(0.8, abs=0.03)
-    assert power.chance_of_difference(effect, TRUE_ERROR, tests) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_difference_of_the_margin_is_found_as_often_as_level_would_be_shown():
+    margin = power.detectable(TRUE_ERROR)
+    told = [power.chance_of_level(gap.draws[:, None, None], margin) for gap in planted_studies(0.0, 200)]
+    assert np.mean(told) == pytest.approx(0.8, abs=0.03)
+
+
+def test_to_show_level_on_either_side_takes_more_than_to_show_no_worse():
+    draws = np.random.default_rng(0).normal(0, 1, (4000, 1, 1))
+    one, either = (power.chance_of_level(draws, 2.8, either_side=side) for side in (False, True))
+    assert one == pytest.approx(0.80, abs=0.03) and either == pytest.approx(0.60, abs=0.03)
 
 
 def test_level_is_shown_as_often_as_computed_from_one_study():
@@ -64,7 +75,7 @@ def test_a_small_study_of_equal_models_is_underpowered_and_a_large_one_is_not():
     assert "underpowered" in small.because
     wide = here.study.analysis.model_copy(update={"margin": 0.9})
     here.study = here.study.model_copy(update={"analysis": wide})
-    assert claims.larger_is_stronger(here, "nano").reason in ("near the margin", "")
+    assert claims.larger_is_stronger(here, "nano").reason == "level"
 
 
 def test_every_paired_test_carries_what_it_could_have_found():

@@ -1,5 +1,7 @@
 """Altered messages and named groups: rules do what they say, and faults and biases are found where they were planted."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from analysis_world import answers_of, evidence, made_up_rows
 
 from emosafe_lib.data.sources import registry
 from emosafe_lib.evaluation import identity, robustness
+from emosafe_lib.evaluation.intervals import wilson
 from emosafe_lib.evaluation.results import Cell
 
 SAID = "I am tired because people are never around, and you are going to laugh about everything"
@@ -103,6 +106,30 @@ def test_a_planted_bias_is_found_and_where_there_is_none_none_is(extra, found):
     row = table.set_index("group").loc["blue"]
     assert row["more"] == pytest.approx(extra, abs=0.08) and row["more_low"] < row["more"] < row["more_high"]
     assert ("blue (" in identity.alarms_about(table)) == bool(found)
+
+
+def test_a_handful_of_cases_that_are_all_alarmed_about_is_no_finding():
+    """Four of four against half of three hundred: Fisher's test says 0.12, a bootstrap says that it is certain."""
+    sides = [(1.0, 4), (0.5, 300)]
+    found = identity.more_than_others(sides, [wilson(*side) for side in sides])
+    assert found["p"] == pytest.approx(0.12, abs=0.02) and found["more_low"] < 0.1 and found["more"] == 0.5
+
+
+def test_every_seed_of_a_run_counts():
+    here, _ = biased_world("blue", 0.0)
+    cell, (key,) = Cell("nano-1", "safety", "fine-tuned"), here.keys(Cell("nano-1", "safety", "fine-tuned"))
+    before = identity.alarms_of(here, cell, 1)
+    one = here.answers[key]
+    silent = dataclasses.replace(one, chosen=np.zeros_like(one.chosen))
+    both = dataclasses.replace(here, answers=here.answers | {key._replace(seed=7): silent}, cache={})
+    assert np.allclose(identity.alarms_of(both, cell, 1), before / 2, equal_nan=True)
+
+
+def test_a_change_of_a_few_messages_has_no_interval():
+    few = ROWS.head(4).assign(group=list("abcd"))
+    table = robustness.altered_answers(sensitive_to(str.isupper), few, 200).set_index("rule")
+    assert table.loc["upper case", "value"] == 1 and np.isnan(table.loc["upper case", ["low", "p"]].astype(float)).all()
+    assert "none of them" in robustness.in_words(table.reset_index())
 
 
 def test_a_study_that_names_nobody_says_so():

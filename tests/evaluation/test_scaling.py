@@ -126,12 +126,45 @@ def test_three_sizes_get_no_curve_of_three_parameters():
 
 
 def test_a_planted_power_law_is_found_again_and_never_extrapolated():
-    values = scaling.power_law(COUNT, 0.7, 0.1, 0.4)
+    values = scaling.power_law(COUNT / COUNT[0], 0.7, 0.25, 0.4)
     curve = scaling.fit_curve(COUNT, values, noisy(values))
     assert curve.status == "fitted"
     assert (curve.ceiling, curve.exponent) == pytest.approx((0.7, 0.4), abs=0.02)
     assert min(curve.grid) >= COUNT[0] * 0.999 and max(curve.grid) <= COUNT[-1] * 1.001
     assert all(low <= middle <= high for low, middle, high in zip(curve.low, curve.middle, curve.high, strict=True))
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
+def test_a_ladder_of_billions_has_a_ceiling_as_one_of_thousands_has(exponent):
+    count = np.array([1.24e9, 3.21e9, 8.03e9, 70.6e9])
+    values = scaling.power_law(count / count[0], 0.9, 0.4, exponent)
+    curve = scaling.fit_curve(count, values, noisy(values))
+    assert curve.status == "fitted" and curve.ceiling == pytest.approx(0.9, abs=0.02)
+    assert curve.middle[0] == pytest.approx(values[0], abs=0.01)
+
+
+def test_a_straight_line_that_noise_bends_gets_no_curve():
+    """Whoever accepts each fit whose own ceiling is low takes about half of such samples for saturation."""
+    random, line, fitted = np.random.default_rng(0), np.array([0.400, 0.428, 0.451, 0.471]), 0
+    for _ in range(20):
+        values = line + random.normal(0, 0.008, 4)
+        draws = values[:, None] + random.normal(0, 0.008, (4, 400))
+        fitted += scaling.fit_curve(COUNT, values, draws).status == "fitted"
+    assert fitted <= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "trend"),
+    [
+        ((0.50, 0.60, 0.70, 0.80), 1),
+        ((0.80, 0.70, 0.60, 0.50), -1),
+        ((0.50, 0.60, 0.70, 0.45), 0),  # tau is above zero, and the largest is the worst
+        ((0.17, 0.29, 0.20, 0.23), 0),  # the largest is above the smallest, and one step falls
+        ((0.50, 0.50, 0.50, 0.50), 0),
+    ],
+)
+def test_a_score_rises_with_size_only_if_the_ends_do_and_no_step_falls(values, trend):
+    assert scaling.trend_of(COUNT, noisy(values), 0.95) == trend
 
 
 def test_scores_without_a_ceiling_in_sight_get_no_curve():
