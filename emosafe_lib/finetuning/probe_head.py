@@ -21,6 +21,7 @@ from emosafe_lib.models.precision import mixed_precision
 RARE = 1e-3  # the chance that a label without two classes in training is given at least, and at most one less it
 
 READ: dict[str, np.ndarray] = {}
+MOST_READ = 8  # sets of rows; of a wide model each is a hundred megabytes and more
 
 
 def begin_head(network, tokenizer, plan: Plan) -> None:
@@ -54,6 +55,9 @@ def frozen_states(network, tokenizer, plan: Plan, rows: pd.DataFrame) -> np.ndar
     )
     if key not in READ:
         READ[key] = read_states(network, tokenizer, plan, rows)
+    READ[key] = READ.pop(key)  # the last that was asked for is the last to go
+    for oldest in list(READ)[:-MOST_READ]:
+        del READ[oldest]
     return READ[key]
 
 

@@ -14,6 +14,7 @@ def pool(states, mask, pooling: str = "mean"):
     mask : 1 where a token belongs to the text and 0 where it pads, (n, tokens), on whichever side
     pooling : "mean" or "last"
     """
+    mask = mask.to(states.device)  # of a model on several GPUs, the states come from the last
     if pooling == "mean":
         weights = mask[..., None].to(states.dtype)
         return (states * weights).sum(1) / weights.sum(1).clamp(min=1)

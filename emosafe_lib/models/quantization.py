@@ -16,14 +16,16 @@ def is_sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def placement() -> dict:
-    """The `device_map` of weights that are quantized or take several GPUs: none under FSDP, this process's own GPU among
-    several processes, else all GPUs there are.
+def placement(model: ModelParams) -> dict:
+    """The `device_map` of weights that are quantized or take several GPUs: none under FSDP, else this process's own GPU.
+
+    A process that is alone takes all GPUs where the model's file asks for several, and the processor where there is none.
     """
     if is_sharded():
         return {}
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return {"device_map": "auto" if alone else {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+    spread = model.resources.gpus > 1 or precision.pick_device(model).type != "cuda"
+    return {"device_map": "auto" if alone and spread else {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
 def spare_bitsandbytes() -> None:
@@ -56,12 +58,14 @@ def quantization_options(model: ModelParams) -> dict:
     """
     kind = precision.pick_quantization(model)
     if kind == "none":
-        return placement() if model.resources.gpus > 1 and precision.pick_device(model).type == "cuda" else {}
+        return placement(model) if model.resources.gpus > 1 and precision.pick_device(model).type == "cuda" else {}
     from transformers import BitsAndBytesConfig
 
     show_peft_bitsandbytes()
     eight = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=HEADS)
-    return {"quantization_config": eight if kind == "int8" else four_bits(precision.pick_dtype(model))} | placement()
+    return {"quantization_config": eight if kind == "int8" else four_bits(precision.pick_dtype(model))} | placement(
+        model
+    )
 
 
 def four_bits(dtype):

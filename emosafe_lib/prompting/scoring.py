@@ -217,7 +217,7 @@ def scoring_code(model: ModelParams) -> list[Path]:
     if model.backend == "openai":
         return [*common, here / "served.py", here / "label_reading.py", data / "pseudonyms.py"]
     local = [models / f"{name}.py" for name in ("backbone", "gguf_files", "precision", "quantization", "batching")]
-    return [*common, *local] if model.family == "encoder" else [*common, *local, here / "shared_prefix.py"]
+    return [*common, *local, models / "pooling.py" if model.family == "encoder" else here / "shared_prefix.py"]
 
 
 def weights_digest(model: ModelParams) -> str:

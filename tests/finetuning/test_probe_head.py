@@ -64,6 +64,23 @@ def test_rows_are_read_once_for_all_seeds_and_tasks_and_again_for_another_base(m
     assert len(seen) == 6
 
 
+def test_the_states_of_a_few_sets_of_rows_are_kept_and_no_more(monkeypatch):
+    rows = tiny_models.make_rows()
+    monkeypatch.setattr(probe_head, "READ", {})
+    monkeypatch.setattr(probe_head, "MOST_READ", 3)
+    plans = [
+        make_plan(tiny_models.model_params(training=BEGUN), tiny_models.study_params(max_length=n), rows, TASKS[0], 0)
+        for n in (8, 16)
+    ]
+    for plan in plans:
+        build_network(plan)
+    kept = list(probe_head.READ)
+    assert len(kept) == 3
+    monkeypatch.setattr(probe_head, "read_states", None)
+    build_network(plans[1])
+    assert list(probe_head.READ) == kept, "those that were asked for last are at hand"
+
+
 def base_of(network):
     """The classifier below an adapter, or itself."""
     return network.get_base_model() if hasattr(network, "get_base_model") else network

@@ -166,19 +166,24 @@ def test_threads_follow_the_environment_before_the_file(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
+    ("device", "gpus", "environment", "expected"),
     [
-        ({}, {"device_map": "auto"}),
-        ({"WORLD_SIZE": "4", "LOCAL_RANK": "2"}, {"device_map": {"": 2}}),
-        ({"WORLD_SIZE": "4", "LOCAL_RANK": "2", "ACCELERATE_USE_FSDP": "true"}, {}),
+        ("cpu", 1, {}, {"device_map": "auto"}),
+        ("cuda", 1, {}, {"device_map": {"": 0}}),
+        ("cuda", 4, {}, {"device_map": "auto"}),
+        ("cuda", 4, {"WORLD_SIZE": "4", "LOCAL_RANK": "2"}, {"device_map": {"": 2}}),
+        ("cuda", 4, {"WORLD_SIZE": "4", "LOCAL_RANK": "2", "ACCELERATE_USE_FSDP": "true"}, {}),
     ],
 )
-def test_quantized_weights_lie_where_the_launcher_wants_them(monkeypatch, environment, expected):
+def test_quantized_weights_lie_where_launcher_and_parameter_file_want_them(
+    monkeypatch, device, gpus, environment, expected
+):
+    monkeypatch.setattr(precision, "pick_device", lambda model: torch.device(device))
     for name in ("WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_USE_FSDP"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert quantization.placement() == expected
+    assert quantization.placement(tiny_models.model_params(resources={"gpus": gpus})) == expected
 
 
 def test_four_bits_on_a_gpu_need_bitsandbytes_and_several_gpus_share_whatever_is_loaded(monkeypatch):
