@@ -6,7 +6,8 @@ topics, questions and copying. The two target tasks never occur in their own wor
 sources wrote beside training rows does (EDOS's sexism, ConvAbuse's abuse, SAD's stress), so that on those sources zero-shot
 is transfer. The rest is a rule which code checks: no row of a
 validation or test group or near-duplicate of one, only sources whose licence allows it, no level of safety as an
-option, and no question about any word that a target category is titled or defined with.
+option, no question about a target category, and none made of a message's own words about any word that a target
+category is titled or defined with. Fixed names of topics are not filtered by words: "self esteem" is asked about.
 """
 
 import random

@@ -269,9 +269,9 @@ two CPU cores. It is no useful language model and says nothing about LLaMA check
 ## Training
 {tokens["plain"]:,} tokens of plain text, then {tokens["chat"]:,} tokens of conversations about moods, emotions, stress,
 manners, sexism, abuse, topics, words and forms of speech. Emotional safety and the six risk categories never occur as
-a task: no level is ever an option, and no word of a category's title or definition is ever asked about. Validation and
-test groups of the real study, and near-duplicates of their texts, were left out; `seen.txt.gz` lists the rows, a test
-checks them.
+a task: no level is ever an option, no category is asked about, and no question about a message's own words uses one of a
+category's title or definition. Validation and test groups of the real study, and near-duplicates of their texts, were left
+out; `seen.txt.gz` lists the rows, a test checks them.
 Muon for the matrices, AdamW for embedding and norms; {facts["steps"]:,} steps of 512 tokens or more, four an update; peak
 learning rate of the matrices {facts["peak_rate"]:.2g}.
 

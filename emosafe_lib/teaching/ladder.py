@@ -1,6 +1,7 @@
 """The checks of notebook A1's exercises: nats and bits, a shape's parameters, and a learning rate that is too high."""
 
 import math
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,8 @@ from emosafe_lib.teaching.exercises import Verdict, exercise, right, wrong
 
 SHAPES = (*RUNGS, "llama-1b", "llama-8b")  # tied and untied tables, as many and fewer key and value heads
 LAST = 8
+VOCABULARY = 4096
+MOST_LOSS = math.log(VOCABULARY) + 2  # a rate that is far too high ends above guessing
 CLOSE = 0.01
 
 
@@ -88,9 +91,11 @@ def rate_that_is_worst(answer: dict[float, float], losses: list[float]) -> Verdi
         return wrong(
             f"With factor 1 it is the notebook's own training, whose last {LAST} losses have the mean {own:.2f}."
         )
-    if abs(found[0.1] - found[10.0]) < CLOSE or abs(found[1.0] - found[0.1]) < CLOSE:
+    if any(abs(one - other) < CLOSE for one, other in combinations(found.values(), 2)):
+        return wrong("Two of the losses are the same: did each run get its own rate, and a folder of its own?")
+    if not all(0 < loss < MOST_LOSS for loss in found.values()):
         return wrong(
-            "Two of the losses are the same: did each run get a folder of its own? One goes on from its checkpoint."
+            f"A loss is above 0, and one far above {math.log(VOCABULARY):.1f} is worse than guessing among all tokens."
         )
     best, worst = min(found, key=found.get), max(found, key=found.get)
     return right(

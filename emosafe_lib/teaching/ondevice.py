@@ -8,6 +8,7 @@ from emosafe_lib.teaching.exercises import Verdict, exercise, right, wrong
 
 MODEL, TOKENS = "llama-1b", 256
 CLOSE = 0.01
+EVENLY = 4001  # weights that meet every step of 8 bits
 
 
 @exercise("06.1", expects="one number")
@@ -44,7 +45,8 @@ def quantized_by_rows(answer) -> Verdict:
             small = ((back - matrix).abs() <= 0.501 * step)[0].all()
             why = "one large row spoils the others: is the scale taken for each row?" if small else "is it rounded?"
             return wrong(f"With {bits} bits some weights are off by more than half a step; {why}")
-        if max(len(row.unique()) for row in back) > 2**bits or torch.equal(back, matrix):
+        even = answer(torch.linspace(-1, 1, EVENLY)[None], bits)  # few random weights would not meet every step
+        if max(len(row.unique()) for row in (*back, *even)) > 2**bits or torch.equal(back, matrix):
             return wrong(f"With {bits} bits a row has at most {2**bits} different weights, and here it has more.")
     if not torch.equal(answer(torch.zeros(2, 3), 8), torch.zeros(2, 3)):
         return wrong("A row of zeros should come back as zeros; its scale is 0, and 0 / 0 is no number.")

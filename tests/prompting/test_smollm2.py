@@ -1,4 +1,4 @@
-"""A real LLaMA with grouped-query attention and ChatML: its own template and control tokens, and exact scores."""
+"""A pre-trained LLaMA-like model with grouped-query attention and ChatML: its template, control tokens, and exact scores."""
 
 import importlib.util
 from collections import Counter

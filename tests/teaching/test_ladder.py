@@ -54,5 +54,7 @@ def test_the_rate_is_judged_by_the_notebook_s_own_training():
     assert check("A1.3", {0.1: 8.1, 1: 7.0, 10: 7.4}, own)
     assert "own training" in repr(check("A1.3", {0.1: 8.1, 1: 7.9, 10: 7.4}, own))
     assert "folder" in repr(check("A1.3", {0.1: 7.0, 1: 7.0, 10: 7.0}, own))
+    assert "folder" in repr(check("A1.3", {0.1: 8.1, 1: 7.0, 10: 7.0}, own))
+    assert "guessing" in repr(check("A1.3", {0.1: 99, 1: 7.0, 10: 0}, own))
     assert "factors" in repr(check("A1.3", {1: 7.0}, own))
     assert check("A1.3", None, own).says == "not answered yet"

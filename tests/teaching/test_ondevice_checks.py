@@ -21,9 +21,9 @@ def test_a_batch_that_outgrows_weights_in_bf16_is_told_to_take_int4(answer):
     assert "take weights from int4" in repr(check("06.1", answer))
 
 
-def by_row(matrix, bits, per_matrix=False, cut=False, floor=1e-12):
+def by_row(matrix, bits, per_matrix=False, cut=False, floor=1e-12, steps=None):
     largest = matrix.abs().max() if per_matrix else matrix.abs().amax(dim=1, keepdim=True)
-    scale = (largest / (2 ** (bits - 1) - 1)).clamp(min=floor)
+    scale = (largest / (steps or 2 ** (bits - 1) - 1)).clamp(min=floor)
     return ((matrix / scale).trunc() if cut else (matrix / scale).round()) * scale
 
 
@@ -39,6 +39,7 @@ def test_a_scale_for_each_row_is_right():
         (lambda m, bits: by_row(m, bits, floor=0), "0 / 0"),
         (lambda m, bits: by_row(m, 8), "half a step|different weights"),
         (lambda m, bits: m, "different weights"),
+        (lambda m, bits: by_row(m, bits, steps=2 ** (bits - 1)), "different weights"),
         (lambda m, bits: by_row(m, bits)[0], "shape"),
         (lambda m, bits: torch.nn.Linear(2, 2)(m), "RuntimeError"),
     ],
