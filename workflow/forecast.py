@@ -23,7 +23,7 @@ from emosafe_lib.study.paths import settled
 from workflow.costs import AMX_CPU, CHARACTERS_PER_TOKEN, HARDWARE, PLAIN_CPU, Rows, by_hardware, costs, rows_of
 from workflow.graph import Job, critical_path, drawing, graph_of
 from workflow.receipts import read_or_empty
-from workflow.resources import measured, run_folders
+from workflow.resources import is_own, measured
 
 OWN, REFERENCE = "yours", "the reference"
 # The stages of a model: the column of their memory, and how the columns of their work begin.
@@ -54,7 +54,7 @@ def comparison(study: StudyParams, models: dict[str, ModelParams], table):
             row["computed_minutes"] = 60 * computed.at[name, f"{kind}_hours"]
         row |= {"measured_gb": manifest["peak_memory_mb"] * 2**20 / 1e9, "measured_minutes": manifest["seconds"] / 60}
         row["overhead_s"] = overhead_seconds(study, stage, name)
-        found.append(row | {"run": OWN if manifest["base"] == run_folders(study)[0] else REFERENCE})
+        found.append(row | {"run": OWN if is_own(manifest, study) else REFERENCE})
     return pd.DataFrame(found)
 
 

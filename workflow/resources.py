@@ -1,4 +1,8 @@
-"""What a job asks a scheduler for: what its parameter file declares, corrected by what an earlier run took."""
+"""What a job asks a scheduler for: what its parameter file declares, corrected by what an earlier run took.
+
+Memory is much the same on any machine, seconds are not. The committed reference run was made on another machine, so it may
+lengthen a declared time and never shortens it.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,6 +20,11 @@ MEMORY_SLACK, SPARE_MB, TIME_SLACK, SPARE_MINUTES = 1.25, 1000, 2.0, 10
 def run_folders(study: StudyParams) -> list[Path]:
     """Where earlier runs of a study may have left manifests: its outputs, then the reference run."""
     return [paths.outputs_root() / study.name, project_root() / "outputs" / "reference" / study.name]
+
+
+def is_own(manifest: dict, study: StudyParams) -> bool:
+    """Whether this checkout measured a manifest of `measured`, and not the machine of the reference run."""
+    return manifest["base"] == run_folders(study)[0]
 
 
 def measured(stage: str, study: StudyParams, model: ModelParams | None, models: Sequence[str] = ()) -> dict | None:
@@ -49,4 +58,6 @@ def resources(stage: str, study: StudyParams, model: ModelParams | None, models:
         return declared
     memory = math.ceil(earlier["peak_memory_mb"] * MEMORY_SLACK / 100) * 100 + SPARE_MB
     minutes = math.ceil(earlier["seconds"] / 60 * TIME_SLACK) + SPARE_MINUTES
+    if not is_own(earlier, study):  # a job that is stopped at a faster machine's time is not tried again
+        minutes = max(minutes, declared.minutes)
     return declared.model_copy(update={"memory_mb": memory, "minutes": minutes})
