@@ -495,6 +495,40 @@ def test_29_a_batch_whose_answer_was_lost_on_its_way_is_not_handed_in_again(tmp_
         assert lost and len(server.batches) == 1 and set(server.billed.values()) == {1}
 
 
+@pytest.mark.parametrize("meanwhile", ["other rows", "answered"])
+def test_29_an_old_batch_is_fetched_and_what_it_does_not_answer_is_handed_in(tmp_path, meanwhile):
+    """It stood for rows that are no longer asked about, or for rows that were answered one by one since."""
+    table = rows(0, *(row(number) for number in range(8, 16)))
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError, match="in_progress"):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        if meanwhile == "answered":
+            run(server, tmp_path, provider="openai")
+            table = rows(16)
+        card = run(server, tmp_path, table=table, provider="openai-batch").card
+        assert card["answered"] == card["requested"] == len(table) and len(server.batches) == 2
+
+
+def test_29_a_batch_that_expired_unanswered_is_handed_in_again(tmp_path):
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError, match="in_progress"):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        server.files["out-0"] = b""
+        assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8 and len(server.batches) == 2
+
+
+def test_29_a_line_that_failed_in_an_old_batch_waits_for_the_next_run(tmp_path):
+    """Asked once more beside the rest, two lines that always fail would take turns for ever."""
+    with ChatServer(lambda number, body: "500" if number % 8 == 0 else "good") as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError, match="in_progress"):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        card = run(server, tmp_path, count=16, provider="openai-batch").card
+        assert card["answered"] == 14 and card["failed_requests"] == {"batch line": 2} and len(server.batches) == 2
+
+
 def test_24_lines_of_a_batch_fail_one_by_one(tmp_path):
     """A bad line costs one row, and a later run asks for it alone."""
     with ChatServer(lambda number, body: ("good", "500", "refusal", "fenced")[number % 4]) as server:

@@ -187,24 +187,28 @@ def read_line(line: bytes, requests: dict[str, Request], params: AugmentationPar
 def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal) -> None:
     """Ask through the Batch API: fetch what is under way first, then hand in what nobody was asked yet.
 
+    What was under way may be an old batch of other requests, or one that ended unanswered, so only a batch that this run
+    handed in ends it by saying nothing. Each request is heard of once a run: what failed is asked again by the next one.
+
     Raises
     ------
     AugmentationError : no usable key or address, a cap that might be exceeded, a batch that failed or is not over yet
     """
     requests, batches = {request.key: request for request in todo}, BatchServer(params, len(todo))
+    heard: set[str] = set()
     while todo:
         todo = todo[:LARGEST]
         digest = tactics.digest([request.key for request in todo])
-        found = under_way(batches, digest, journal)
-        if found is None:
+        earlier = under_way(batches, digest, journal)
+        if earlier is None:
             cost.check_cap(todo, journal, params)
-            found = hand_in(batches, todo, digest, journal)
-        batch = wait_for(batches, found)
+        batch = wait_for(batches, earlier or hand_in(batches, todo, digest, journal))
         if batch.status == "failed":
             journal.event({"batch_done": batch.id, "status": batch.status})
             remedy = "check augmentation.model; the server names the reason"
             raise server.no_more(WHERE, "refused the batch", remedy)
         seen = fetch(batches, batch, requests, journal)
-        todo = [r for r in requests.values() if r.key not in journal.answers and r.key not in seen]
-        if not seen:
+        if not earlier and not seen:
             return
+        heard |= seen
+        todo = [r for r in requests.values() if r.key not in journal.answers and r.key not in heard]
