@@ -510,6 +510,18 @@ def test_29_an_old_batch_is_fetched_and_what_it_does_not_answer_is_handed_in(tmp
         assert card["answered"] == card["requested"] == len(table) and len(server.batches) == 2
 
 
+def test_29_an_old_batch_may_be_larger_than_what_is_left_to_ask(tmp_path, monkeypatch):
+    """The bound on its answers follows the requests that it was handed in with."""
+    monkeypatch.setattr(openai_batch.wire, "LARGEST_BODY", 3000)
+    monkeypatch.setattr(openai_batch, "BYTES_OF_ANSWER", 2000)
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError, match="in_progress"):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        table = rows(0, row(8), row(9))
+        assert run(server, tmp_path, table=table, provider="openai-batch").card["answered"] == 2
+
+
 def test_29_a_batch_that_expired_unanswered_is_handed_in_again(tmp_path):
     with ChatServer() as server:
         server.batch_polls = 1

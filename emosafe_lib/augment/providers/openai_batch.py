@@ -194,8 +194,9 @@ def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal
     ------
     AugmentationError : no usable key or address, a cap that might be exceeded, a batch that failed or is not over yet
     """
-    requests, batches = {request.key: request for request in todo}, BatchServer(params, len(todo))
-    heard: set[str] = set()
+    earlier_sizes = [event["requests"] for event in journal.events if "requests" in event]
+    batches = BatchServer(params, max(len(todo), *earlier_sizes, 0))  # an old batch may be the larger one
+    requests, heard = {request.key: request for request in todo}, set()
     while todo:
         todo = todo[:LARGEST]
         digest = tactics.digest([request.key for request in todo])
