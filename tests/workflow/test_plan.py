@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -191,6 +193,29 @@ def test_a_measured_run_corrects_what_a_scheduler_is_asked_for_until_a_parameter
     assert resources.resources("04_lora_finetuning", grown, model) == model.resources
     raised = model.model_copy(update={"resources": model.resources.model_copy(update={"minutes": 999})})
     assert resources.resources("04_lora_finetuning", study, raised) == raised.resources
+
+
+@pytest.mark.parametrize(("seconds", "minutes"), [(600, 60), (6000, 210)])
+def test_another_machines_time_lengthens_what_is_declared_and_never_shortens_it(checkout, outputs, seconds, minutes):
+    study, model = load_study("toy"), load_model("nano-1")
+    toy.finish_before("04_lora_finetuning")
+    stage.begin("04_lora_finetuning", "toy", "nano-1").finish()
+    path = outputs / "toy" / "nano-1" / "04_lora_finetuning" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"peak_memory_mb": 1600, "seconds": seconds}))
+    shutil.copytree(outputs / "toy", checkout / "outputs" / "reference" / "toy")
+    shutil.rmtree(outputs / "toy")
+    asked = resources.resources("04_lora_finetuning", study, model)
+    assert (asked.memory_mb, asked.minutes, model.resources.minutes) == (3000, minutes, 60)
+
+
+def test_a_model_declares_the_memory_that_the_reference_run_took():
+    """A study under another name has no measured run, and a job also holds the runner."""
+    reference = Path(resources.__file__).parents[1] / "outputs" / "reference"
+    paths = [*reference.glob("*/*/*/manifest.json")]
+    assert paths
+    for path in paths:
+        model, took = load_model(path.parts[-3]), json.loads(path.read_text())["peak_memory_mb"]
+        assert model.resources.memory_mb >= took + resources.SPARE_MB, path
 
 
 def test_what_manifests_measured_stands_beside_what_was_computed(checkout, outputs):
