@@ -188,20 +188,41 @@ def trainable_parameters(model: ModelParams, counts: dict[str, int]) -> int:
 def memory_gb(model: ModelParams, counts: dict[str, int], trained: int, fp32: bool) -> tuple[float, float]:
     """Computed GB for scoring and for fine-tuning, at the parameter file's token budgets and its dtype, or in fp32.
 
-    Scoring holds weights, keys and values and one layer's activations; training holds weights, what is trained, and the
-    activations of all layers, since nothing is recomputed. A model that a server answers for is not fine-tuned.
+    Scoring holds weights, keys and values and one layer's activations; training holds what is trained beside what
+    `training_bytes` counts. A model that a server answers for is not fine-tuned.
     """
     config = capacity.configuration(model)
     stored = "bfloat16" if model.dtype == "float16" else model.dtype
     dtype = "float32" if fp32 else model.quantization if model.quantization != "none" else stored
-    weights = capacity.weight_bytes(counts, dtype)
-    scoring = weights + capacity.cache_bytes(config, dtype, 1, model.tokens_per_batch)
+    scoring = capacity.weight_bytes(counts, dtype) + capacity.cache_bytes(config, dtype, 1, model.tokens_per_batch)
     scoring += capacity.activation_bytes(config, dtype, 1, model.tokens_per_batch)
-    kept = capacity.activation_bytes(config, dtype, 1, model.training.tokens_per_batch) * config.num_hidden_layers
-    base = 0 if model.training.method == "full" else weights
     if not stage.concerns("04_lora_finetuning", model):
         return scoring / GB, 0.0
-    return scoring / GB, (base + trained * TRAINED_BYTES + kept) / GB
+    return scoring / GB, (trained * TRAINED_BYTES + training_bytes(model, config, counts, dtype)) / GB
+
+
+def training_bytes(model: ModelParams, config, counts: dict[str, int], dtype: str) -> float:
+    """Bytes of frozen weights and of the activations that a step of training keeps: those of all layers, since nothing is
+    recomputed, except over packed weights.
+    """
+    tokens = model.training.tokens_per_batch
+    if dtype == model.quantization:
+        return packed_training_bytes(config, counts, dtype, tokens)
+    weights = 0 if model.training.method == "full" else capacity.weight_bytes(counts, dtype)
+    return weights + capacity.activation_bytes(config, dtype, 1, tokens) * config.num_hidden_layers
+
+
+def packed_training_bytes(config, counts: dict[str, int], dtype: str, tokens: int) -> float:
+    """The same over packed weights: peft's `prepare_model_for_kbit_training` casts all that is not packed to float32, and
+    activations with it; of a layer only its input is kept, and the rest is computed once more, one layer at a time.
+
+    A classifier has no output table; a tied one is its input table and stays.
+    """
+    output_table = 0 if config.tie_word_embeddings else counts["embedding"] // 2
+    plain = counts["total"] - counts["linear"] - output_table
+    weights = counts["linear"] * capacity.LINEAR_BITS[dtype] / 8 + plain * 4
+    inputs = config.num_hidden_layers * tokens * config.hidden_size * 4
+    return weights + inputs + capacity.activation_bytes(config, "float32", 1, tokens)
 
 
 def costs(study: StudyParams, models: dict[str, ModelParams], hardware: str):

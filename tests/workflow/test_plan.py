@@ -112,6 +112,21 @@ def test_sizes_and_operations_of_the_four_llamas_without_their_weights():
     assert table.at["llama-8b", "prompting_hours"] == pytest.approx(hours)
 
 
+def test_training_over_packed_weights_keeps_one_input_a_layer_and_embeddings_in_float32():
+    """LLaMA 70B by hand: 80 layers 8,192 wide, 1,024 in keys and values, 28,672 inside; 2,048 tokens a batch, rank 8."""
+    linear = 80 * (2 * 8192 * (8192 + 1024) + 3 * 8192 * 28672)
+    plain = 8192 * (128256 + 2 * 80 + 1)  # the input table and norms; a classifier has no output table
+    adapters = 80 * 8 * (2 * (8192 + 8192) + 2 * (8192 + 1024) + 3 * (8192 + 28672))
+    one_layer, inputs = 2048 * (5 * 8192 + 2 * 28672), 80 * 2048 * 8192
+    by_hand = linear * 4.127 / 8 + 4 * plain + 16 * adapters + 4 * inputs + 4 * one_layer
+    models = {"llama-70b": load_model("llama-70b")}
+    on_gpu, on_cpu = (costs.costs(load_study("real"), models, name).iloc[0] for name in ("A100 80GB", costs.PLAIN_CPU))
+    assert on_gpu["training_gb"] == pytest.approx(by_hand / 1e9) == pytest.approx(47.35, abs=0.01)
+    assert on_gpu["devices"] == 1
+    unpacked = 4 * (linear + plain + 8192 * 128256) + 16 * adapters + 80 * 4 * one_layer
+    assert on_cpu["training_gb"] == pytest.approx(unpacked / 1e9), "nothing is packed there, and nothing recomputed"
+
+
 def test_lora_trains_the_two_factors_of_every_linear_layer():
     from emosafe_lib.models.capacity import count_parameters
 
