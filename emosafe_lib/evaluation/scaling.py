@@ -31,6 +31,7 @@ MIN_CURVE_SIZES = 4
 CURVE_DRAWS = 100
 CEILING_LIMIT = 0.99
 EXPONENTS = (0.01, 2.0)
+INSIDE = (1.01 * EXPONENTS[0], 0.99 * EXPONENTS[1])  # a fit comes close to its bounds and does not meet them
 INSUFFICIENT = "insufficient"
 
 # Pre-training tokens as the model cards state them (Llama 3.2: "up to 9 trillion", Llama 3.1 and 3.3: "15 trillion+").
@@ -200,7 +201,7 @@ def fit_curve(count: np.ndarray, values: np.ndarray, draws: np.ndarray, confiden
     best, *fits = (fit_once(count / smallest, each) for each in (values, *draws.T[::step]))
     tails = (1 - confidence) / 2, (1 + confidence) / 2
     # A draw without a fit, or with one at the edge of what is allowed, has shown no ceiling: it counts as one out of reach.
-    ceilings = [1.0 if fit is None or not EXPONENTS[0] < fit[2] < EXPONENTS[1] else fit[0] for fit in (best, *fits)]
+    ceilings = [1.0 if fit is None or not INSIDE[0] < fit[2] < INSIDE[1] else fit[0] for fit in (best, *fits)]
     if ceilings[0] > CEILING_LIMIT or np.quantile(ceilings, tails[1]) > CEILING_LIMIT:
         return Curve("not honest", "these sizes show no ceiling, so it would be a guess")
     grid = np.geomspace(1, count.max() / smallest, 40)
