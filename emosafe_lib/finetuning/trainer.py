@@ -248,10 +248,6 @@ def make_trainer(
     callbacks = [patience, SealCheckpoints(plan, sealed_identity(identity, options))]
     trainer = BudgetTrainer(model=network, args=options, plan=plan, data=data, tokenizer=tokenizer, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
-    if trainer.is_fsdp_enabled and plan.model.training.method == "lora":
-        from peft.utils.other import fsdp_auto_wrap_policy
-
-        trainer.accelerator.state.fsdp_plugin.auto_wrap_policy = fsdp_auto_wrap_policy(network)
     return trainer
 
 
