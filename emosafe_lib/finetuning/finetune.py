@@ -32,7 +32,7 @@ def since(started: float, clock) -> float:
     return round(clock() - started, 2)
 
 
-def facts_of(plan: Plan, network, lengths: np.ndarray, notes: list[str]) -> dict:
+def facts_of(plan: Plan, parameters: int, lengths: np.ndarray, notes: list[str]) -> dict:
     """What a reader needs to judge a run, as JSON values."""
     labels, known = targets(plan.train, plan.task)
     batches = budget_batches(lengths, plan.model.training.tokens_per_batch)
@@ -43,7 +43,7 @@ def facts_of(plan: Plan, network, lengths: np.ndarray, notes: list[str]) -> dict
         "tokens_per_epoch": int(lengths.sum()),
         "padding_share": round(padding_share(lengths, batches), 4),
         "label_weights": [round(float(weight), 4) for weight in weights_of(plan)],
-        "trainable_parameters": sum(parameter.numel() for parameter in trainable(network)),
+        "trainable_parameters": parameters,
         "notes": notes,
         "mixed_precision": mixes_precision(plan.model),
         **hardware(plan.model),
@@ -88,11 +88,12 @@ def finetune(
     refuse_unlearnable(plan)
     with readable_loading(plan):
         network, tokenizer = build_network(plan)
+    parameters = sum(parameter.numel() for parameter in trainable(network))  # now, before FSDP leaves each process a piece
     data = tokenized(plan, tokenizer)
     with quiet(), readable_failures(plan, max(data["train"]["length"])), fast_steps(network, model):
         trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
         notes = train_on(trainer, identity)
-    facts = facts_of(plan, network, np.array(data["train"]["length"]), notes) | {"processes": trainer.args.world_size}
+    facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes) | {"processes": trainer.args.world_size}
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
     with readable_failures(plan, max(data["test"]["length"])):
         trained, state = trained_state(trainer, network)
