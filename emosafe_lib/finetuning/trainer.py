@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, disable_progress_bars
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorWithPadding,
@@ -35,6 +36,7 @@ from emosafe_lib.study.progress import heartbeat
 
 MOST_EPOCHS = 10
 LAYER = re.compile(r"\blayers?\.(\d+)\.")
+GATHERED = "gathered.safetensors"
 LOGGED = {"loss": "train_loss", "eval_loss": "validation_loss"}
 
 
@@ -136,6 +138,33 @@ class BudgetTrainer(Trainer):
 
     def autocast_smart_context_manager(self, cache_enabled=True):
         return mixed_precision(self.plan.model)  # on a CPU; what a GPU does is accelerate's
+
+    @property
+    def spreads_adapter(self) -> bool:
+        """Whether FSDP has an adapter's weights in pieces, one in each process."""
+        return self.is_fsdp_enabled and self.plan.model.training.method == "lora"
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """A checkpoint's weights. In place of an adapter that is in pieces peft saves next to nothing, since it looks for it
+        by names that FSDP has changed, and the first process would wait for the others to send their pieces of the head.
+        """
+        if not self.spreads_adapter:
+            return super().save_model(output_dir, _internal_call)
+        state = self.accelerator.get_state_dict(self.model)  # all processes take part, and the first one gets it
+        if self.is_world_process_zero():
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_file(checkpoints.trained_weights(state), Path(output_dir) / GATHERED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if not self.spreads_adapter:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Every process reads the whole and keeps its own piece of it.
+        self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / GATHERED), strict=False)
+
+    def _load_best_model(self):
+        if not self.spreads_adapter:
+            return super()._load_best_model()
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)

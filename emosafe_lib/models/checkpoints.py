@@ -6,6 +6,7 @@ over for an older one, weights are read from safetensors only, and an adapter on
 """
 
 import ast
+import copy
 import errno
 import hashlib
 import json
@@ -19,7 +20,7 @@ from emosafe_lib.models.precision import pick_device, trained_dtype
 from emosafe_lib.models.quantization import spare_bitsandbytes
 from emosafe_lib.models.seals import read_seal, seal
 from emosafe_lib.study.errors import ModelError, TrainingError
-from emosafe_lib.study.files import file_sha256, known_sha256, replacing, write_json
+from emosafe_lib.study.files import file_sha256, known_sha256, replacing
 from emosafe_lib.study.parameters import ModelParams
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -153,14 +154,31 @@ def save_classifier(network, tokenizer, folder: Path, state: dict | None = None,
 
 
 def write_weights(network, folder: Path, state: dict | None = None) -> None:
-    """Write a network's own weights; an adapter's configuration names its base by the seal, not by a local folder."""
+    """Write a network's own weights; an adapter's configuration names its base by the seal, not by a local folder.
+
+    An adapter is written as peft writes it, but by name alone: peft would ask the network, which FSDP has taken apart.
+    """
     if not hasattr(network, "peft_config"):
         network.save_pretrained(folder, state_dict=state)
         return
-    network.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": None})
+    from safetensors.torch import save_file
+
+    config = copy.copy(network.peft_config["default"])
+    config.inference_mode, config.base_model_name_or_path = True, None
+    config.save_pretrained(folder)
+    weights = trained_weights(network.state_dict() if state is None else state)
+    named = {name_in_adapter(name): values.contiguous() for name, values in weights.items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def trained_weights(state: dict) -> dict:
+    """Of all weights of a network with an adapter, those of the adapter and of its copy of the head."""
+    return {name: values for name, values in state.items() if ".lora_" in name or ".modules_to_save." in name}
+
+
+def name_in_adapter(name: str) -> str:
+    """What peft calls a network's weights in an adapter's file."""
+    return name.replace(".modules_to_save.default.", ".").replace(".default.", ".").removesuffix(".default")
 
 
 @quiet()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 import yaml
+from safetensors.numpy import load_file
 
 from emosafe_lib import cli
 from emosafe_lib.finetuning import finetune, finished_runs
@@ -22,6 +23,25 @@ from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.rows import read_rows, write_rows
 
 CONFIGS = sorted((Path(backbone.__file__).parents[2] / "workflow" / "profiles" / "accelerate").glob("*.yaml"))
+ON_CPUS = """
+from contextlib import nullcontext
+
+import torch
+from accelerate import DistributedType, PartialState
+from torch.distributed.fsdp import _flat_param, _init_utils
+
+# FSDP runs on CPUs. But accelerate begins it on GPUs alone, and it wants a numbered device, and moves weights off it.
+_init_utils._get_compute_device = lambda *_: torch.device("cpu")
+_flat_param.FlatParamHandle.to_cpu = nullcontext
+begin = PartialState.__init__
+
+def begin_as_gpus(self, *given, **options):
+    begin(self, *given, **options)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+PartialState.__init__ = begin_as_gpus
+"""
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -67,10 +87,13 @@ def made(tmp_path):
     return tmp_path
 
 
-def launch(folder: Path, name: str, processes: int, **environment) -> subprocess.CompletedProcess:
+PLAIN = ("--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+def launch(folder: Path, name: str, processes: int, options=PLAIN, **environment) -> subprocess.CompletedProcess:
     """One run with so many processes."""
-    start = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    start += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    start = ["-m", "accelerate.commands.launch", *options]
+    start += ["--num_processes", str(processes), "--main_process_port", "0"]
     given = ["--study", folder / "made.yaml", "--model", folder / f"{name}.yaml", "--task", "safety"]
     given += ["--rows", folder / "rows.parquet", "--folder", folder / f"runs-{name}"]
     library = str(Path(backbone.__file__).parents[2])
@@ -112,6 +135,31 @@ def test_two_processes_equal_one_that_accumulates_and_a_killed_worker_is_a_faile
     taken_up = in_the_notebook(made, "two")
     assert [epoch["train_loss"] for epoch in taken_up.history] == two["train_loss"]
     assert taken_up.facts["processes"] == 2
+
+
+@pytest.mark.slow
+def test_under_fsdp_two_processes_restore_and_save_the_adapter_and_head_that_one_process_does(made, monkeypatch):
+    """Of the best epoch, here the first one. By itself peft waits forever, and saves or restores the head alone."""
+    rows = tiny_models.make_rows()
+    turned = rows["safety"].map({"safe": "borderline", "borderline": "unsafe", "unsafe": "safe"})
+    write_rows(rows.assign(safety=rows["safety"].where(rows["split"] != "validation", turned)), made / "rows.parquet")
+    config = yaml.safe_load(next(path for path in CONFIGS if path.stem == "llama-70b").read_text())
+    config["fsdp_config"] |= {
+        "fsdp_cpu_ram_efficient_loading": False,
+        "fsdp_sync_module_states": False,
+    }  # over GPUs only
+    (made / "fsdp.yaml").write_text(yaml.safe_dump(config | {"mixed_precision": "no"}))
+    (made / "run.py").write_text(ON_CPUS + SCRIPT)
+    losses(launch(made, "two", 2, ("--config_file", made / "fsdp.yaml")))
+    monkeypatch.setattr(backbone, "ASSETS", made)
+    one, two = in_the_notebook(made, "one"), in_the_notebook(made, "two")
+    assert one.history[0]["validation_loss"] == min(epoch["validation_loss"] for epoch in one.history)
+    assert np.allclose(two.test_probabilities, one.test_probabilities, atol=1e-5)
+    assert two.facts["trainable_parameters"] == one.facts["trainable_parameters"]
+    alone, together = (load_file(run.folder / "model" / "adapter_model.safetensors") for run in (one, two))
+    assert alone.keys() == together.keys()
+    for name, values in alone.items():
+        assert np.allclose(together[name], values, atol=1e-5), name
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,12 +1,14 @@
 """Steps in bfloat16 on a CPU: the fast way of taking them learns the same, and leaves the network as it was."""
 
+import json
+
 import pytest
 import tiny_models
 import torch
 
 from emosafe_lib.finetuning import network
 from emosafe_lib.finetuning.network import fast_steps, trainable
-from emosafe_lib.models import backbone, precision
+from emosafe_lib.models import backbone, checkpoints, precision
 from emosafe_lib.models.classifier import load_classifier
 
 MODEL = tiny_models.model_params(device="cpu", training={"mixed_precision": True, "lora": {"dropout": 0.0}})
@@ -59,3 +61,15 @@ def test_after_fast_steps_the_network_is_as_it_was(adapted, monkeypatch, able):
         assert (state() != before) == able
         raise ZeroDivisionError
     assert state() == before and before[1] and all(before[1].values())
+
+
+def test_an_adapter_is_written_as_peft_writes_it(adapted, tmp_path):
+    checkpoints.write_weights(adapted, tmp_path / "ours")
+    adapted.save_pretrained(tmp_path / "peft", save_embedding_layers=False)
+    ours, theirs = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("ours", "peft"))
+    assert ours == theirs
+    ours, theirs = (json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("ours", "peft"))
+    for config in (ours, theirs):
+        del config["base_model_name_or_path"]  # theirs is a folder
+        config["target_modules"].sort()
+    assert ours == theirs
