@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate.utils.memory import clear_device_cache
 from datasets import DatasetDict
 from transformers import Trainer
 
@@ -82,18 +83,28 @@ def finetune(
     plan = as_learned(asked)
     identity = identity_of(plan)
     home = home_of(plan, folder, identity)
-    if (home / "done.json").is_file():
-        return read_finished(asked, home, identity)
+    if not (home / "done.json").is_file():
+        learn(plan, home, identity)
+        clear_device_cache(garbage_collection=True)  # half precision leaves a network that refers to itself
+    return read_finished(asked, home, identity)
+
+
+def learn(plan: Plan, home: Path, identity: dict) -> None:
+    """Train a plan's network, score with it and write what `finetune` returns; the network itself is let go."""
     started = time.monotonic(), time.process_time()
     refuse_unlearnable(plan)
     with readable_loading(plan):
         network, tokenizer = build_network(plan)
-    parameters = sum(parameter.numel() for parameter in trainable(network))  # now, before FSDP leaves each process a piece
+    parameters = sum(
+        parameter.numel() for parameter in trainable(network)
+    )  # now, before FSDP leaves each process a piece
     data = tokenized(plan, tokenizer)
-    with quiet(), readable_failures(plan, max(data["train"]["length"])), fast_steps(network, model):
+    with quiet(), readable_failures(plan, max(data["train"]["length"])), fast_steps(network, plan.model):
         trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
         notes = train_on(trainer, identity)
-    facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes) | {"processes": trainer.args.world_size}
+    facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes) | {
+        "processes": trainer.args.world_size
+    }
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
     with readable_failures(plan, max(data["test"]["length"])):
         trained, state = trained_state(trainer, network)
@@ -104,7 +115,6 @@ def finetune(
             write_finished(home, identity, scores, history_of(trainer), facts)
             shutil.rmtree(home / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    return read_finished(asked, home, identity)
 
 
 def trained_state(trainer: Trainer, network) -> tuple:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from accelerate.utils.memory import clear_device_cache
 
 from emosafe_lib.evaluation import calibration, predictions
 from emosafe_lib.finetuning.finished_runs import Finetuned
@@ -35,6 +36,8 @@ def reload_difference(model: ModelParams, study: StudyParams, rows: pd.DataFrame
         logits = logits_of(network, tokenizer, encoded, 4 * model.training.tokens_per_batch)
         probabilities = probabilities_of(logits, weights_of(plan), plan.task)
         found[way] = float(np.abs(probabilities - result.test_probabilities[:REREAD_ROWS]).max())
+        del network
+        clear_device_cache(garbage_collection=True)  # a GPU may have no room for two
     return pd.Series(found, name="largest difference")
 
 

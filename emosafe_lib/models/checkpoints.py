@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from emosafe_lib.models import gguf_files
-from emosafe_lib.models.backbone import quiet, weights_location
+from emosafe_lib.models.backbone import quiet, room_for, weights_location
 from emosafe_lib.models.classifier import classifier_class, load_classifier
 from emosafe_lib.models.precision import pick_device, trained_dtype
 from emosafe_lib.models.quantization import spare_bitsandbytes
@@ -192,7 +192,8 @@ def restore_classifier(model: ModelParams, folder: Path, labels: tuple[str, ...]
 
     Raises
     ------
-    ModelError : pickled, truncated or changed files, or adapter, base, tokenizer and labels that do not belong together
+    ModelError : pickled, truncated or changed files, adapter, base, tokenizer and labels that do not belong together, or no
+        room for them
     """
     folder = Path(folder)
     lora = (folder / "adapter_config.json").is_file()
@@ -203,7 +204,8 @@ def restore_classifier(model: ModelParams, folder: Path, labels: tuple[str, ...]
     facts = read_seal(folder)
     if tuple(facts["labels"]) != tuple(labels):
         raise ModelError(folder, f"has a head for {len(facts['labels'])} other labels", "name the task it was made for")
-    return restore_adapter(model, folder, facts, labels, merge) if lora else restore_whole(model, folder, facts)
+    with room_for(model):
+        return restore_adapter(model, folder, facts, labels, merge) if lora else restore_whole(model, folder, facts)
 
 
 def restore_whole(model: ModelParams, folder: Path, facts: dict):

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -679,6 +680,45 @@ def test_52_memory_exhausted_while_loading_is_one_line_too(tmp_path, monkeypatch
     ):
         train(tmp_path)
     assert not list(tmp_path.glob("*/done.json"))
+
+
+def test_52_a_restored_model_that_does_not_fit_is_one_line_too(adapter, monkeypatch):
+    def no_memory(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(checkpoints, "load_classifier", no_memory)
+    with pytest.raises(ModelError, match="does not fit into memory; use fewer bits"):
+        restore(adapter)
+
+
+def test_52_a_trained_network_is_let_go_though_it_refers_to_itself(tmp_path, monkeypatch):
+    """As accelerate leaves one that trained in half precision: on a GPU there may be no room for the next beside it."""
+    kept = []
+
+    def build(plan):
+        network, tokenizer = build_network(plan)
+        network.itself = [network]
+        kept.append(weakref.ref(network))
+        return network, tokenizer
+
+    monkeypatch.setattr(finetune, "build_network", build)
+    train(tmp_path, epochs=1.0)
+    assert kept[0]() is None
+
+
+def test_52_networks_that_are_compared_are_loaded_one_after_the_other(trained, monkeypatch):
+    plain, kept = checkpoints.restore_classifier, []
+
+    def restored(*given, **options):
+        assert not any(network() for network in kept), "two at once"
+        network, tokenizer = plain(*given, **options)
+        network.itself = [network]
+        kept.append(weakref.ref(network))
+        return network, tokenizer
+
+    monkeypatch.setattr(checkpoints, "restore_classifier", restored)
+    model, study = tiny_models.model_params(), tiny_models.study_params(epochs=6.0)
+    assert len(reload_difference(model, study, ROWS, trained["llama", "safety"])) == len(kept) == 2
 
 
 def test_53_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
