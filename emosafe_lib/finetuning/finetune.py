@@ -16,7 +16,7 @@ from datasets import DatasetDict
 from transformers import Trainer
 
 from emosafe_lib.finetuning.failures import readable_failures, readable_loading, refuse_broken
-from emosafe_lib.finetuning.finished_runs import Finetuned, home_of, read_finished, save_final, write_finished
+from emosafe_lib.finetuning.finished_runs import Finetuned, alone_in, home_of, read_finished, save_final, write_finished
 from emosafe_lib.finetuning.network import build_network, fast_steps, trainable
 from emosafe_lib.finetuning.objective import labels_of, targets
 from emosafe_lib.finetuning.plan import Plan, as_learned, identity_of, make_plan, refuse_unlearnable, weights_of
@@ -76,7 +76,8 @@ def finetune(
 
     Raises
     ------
-    TrainingError : nothing to learn, a loss that is not finite, memory or disk exhausted, foreign checkpoints
+    TrainingError : nothing to learn, a loss that is not finite, memory or disk exhausted, foreign checkpoints, another run
+        of the same plan
     ModelError : the model is absent or damaged, or LoRA targets match nothing
     """
     asked = make_plan(model, study, rows, task, seed, budget=budget, augmentation=augmentation)
@@ -84,7 +85,8 @@ def finetune(
     identity = identity_of(plan)
     home = home_of(plan, folder, identity)
     if not (home / "done.json").is_file():
-        learn(plan, home, identity)
+        with alone_in(home, plan):
+            learn(plan, home, identity)
         clear_device_cache(garbage_collection=True)  # half precision leaves a network that refers to itself
     return read_finished(asked, home, identity)
 

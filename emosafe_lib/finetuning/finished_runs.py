@@ -4,10 +4,13 @@ A network of both tasks is kept as two, each with its own rows of the head, so t
 """
 
 import json
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from emosafe_lib.finetuning.objective import columns_of, probabilities_of
 from emosafe_lib.finetuning.plan import Plan, as_learned, weights_of
@@ -53,6 +56,26 @@ def home_of(plan: Plan, folder: Path, identity: dict) -> Path:
     home = Path(folder) / "-".join(filter(None, [plan.task, f"seed{plan.seed}", plan.variant, digest]))
     home.mkdir(parents=True, exist_ok=True)
     return home
+
+
+@contextmanager
+def alone_in(home: Path, plan: Plan):
+    """Keep other runs out of a plan's folder while the block trains there: they would remove each other's checkpoints. Of
+    processes that train together the first one holds it, and the system frees it however that one ends.
+
+    Raises
+    ------
+    TrainingError : another run trains there
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    try:
+        held = FileLock(home / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise TrainingError(plan.where, "another run is training it", "wait for that one to end, or stop it") from None
+    with held:
+        yield
 
 
 @quiet()

@@ -721,6 +721,19 @@ def test_52_networks_that_are_compared_are_loaded_one_after_the_other(trained, m
     assert len(reload_difference(model, study, ROWS, trained["llama", "safety"])) == len(kept) == 2
 
 
+def test_55_a_second_run_of_the_same_plan_is_refused_and_the_first_goes_on(tmp_path, monkeypatch):
+    plain, refused = trainer.BudgetTrainer.evaluate, []
+
+    def evaluate(self, *args, **kwargs):
+        with pytest.raises(TrainingError, match="llama/safety: another run is training it; wait for that one to end"):
+            train(tmp_path, epochs=1.0)
+        refused.append(1)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.BudgetTrainer, "evaluate", evaluate)
+    assert np.isfinite(train(tmp_path, epochs=1.0).test_probabilities).all() and refused
+
+
 def test_53_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
     plain, calls = trainer.BudgetTrainer._save_optimizer_and_scheduler, []
 
