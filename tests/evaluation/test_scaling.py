@@ -143,8 +143,9 @@ def test_a_ladder_of_billions_has_a_ceiling_as_one_of_thousands_has(exponent):
     assert curve.middle[0] == pytest.approx(values[0], abs=0.01)
 
 
-def test_a_straight_line_that_noise_bends_gets_no_curve():
+def test_a_straight_line_that_noise_bends_gets_no_curve(monkeypatch):
     """Whoever accepts each fit whose own ceiling is low takes about half of such samples for saturation."""
+    monkeypatch.setattr(scaling, "CURVE_DRAWS", 20)
     random, line, fitted = np.random.default_rng(0), np.array([0.400, 0.428, 0.451, 0.471]), 0
     for _ in range(20):
         values = line + random.normal(0, 0.008, 4)

@@ -82,13 +82,16 @@ def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goe
 
 
 def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
-    toy.write(checkout, "01_data_merge", 'import time\ntime.sleep(25)\nrun.out("rows.txt").write_text("rows")')
-    first = study("--models", "nano-1", wait=False)
+    go, only = checkout / "go", "01_data_merge"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists():\n    time.sleep(0.1)\n"
+    toy.write(checkout, only, waits + toy.BODY[only])
+    first = study("--models", "nano-1", wait=False, until=only)
     deadline = time.monotonic() + 20
     while not (outputs / "toy" / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1)
-    second = study("--models", "nano-1")
+    second = study("--models", "nano-1", until=only)
+    go.touch()
     assert second.returncode == 1 and "another run is at work here" in second.stdout
     first.communicate(timeout=120)
     assert first.returncode == 0
