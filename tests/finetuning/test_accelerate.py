@@ -99,7 +99,7 @@ def launch(folder: Path, name: str, processes: int, options=PLAIN, **environment
     library = str(Path(backbone.__file__).parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": library} | environment
     command = [sys.executable, *(start if processes > 1 else []), folder / "run.py", folder, *given]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
 
 
 def losses(done: subprocess.CompletedProcess) -> dict[str, list[float]]:

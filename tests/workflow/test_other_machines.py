@@ -21,7 +21,9 @@ MACHINES = ["avx2, bitsandbytes broken", "this machine's own"]
 def test_a_study_ends_with_its_pages_and_a_row_or_a_reason_for_every_precision(tmp_path, monkeypatch, machine):
     lesser = machine != MACHINES[-1]
     if not lesser and not precision.half_precision():
-        pytest.skip("this machine has no bf16 either: the other case differs in bitsandbytes alone, as tests/machines does")
+        pytest.skip(
+            "this machine has no bf16 either: the other case differs in bitsandbytes alone, as tests/machines does"
+        )
     if lesser:
         paths = [str(broken_package(tmp_path / "site", "OSError")), os.environ.get("PYTHONPATH", "")]
         for name, value in (AVX2 | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}).items():
