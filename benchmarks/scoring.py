@@ -74,14 +74,14 @@ class Case:
 
 
 CASES = (
-    Case("nano-3", "safety", "guard", 1000, 200, 20),
-    Case("nano-3", "categories", "form", 1000, 100, 10),
-    Case("nano-3", "categories", "guard", 1000, 100, 10),
-    Case("nano-3", "safety", "guard", 0, 200, 40),
-    Case("nano-4", "safety", "guard", 1000, 40, 10),
-    Case("nano-4", "categories", "form", 1000, 20, 4),
-    Case("nano-4", "categories", "guard", 1000, 20, 4),
-    Case("nano-4", "safety", "guard", 0, 100, 20),
+    Case("nano-3", "safety", "guard", 1000, 40, 20),
+    Case("nano-3", "categories", "form", 1000, 20, 10),
+    Case("nano-3", "categories", "guard", 1000, 20, 10),
+    Case("nano-3", "safety", "guard", 0, 100, 40),
+    Case("nano-4", "safety", "guard", 1000, 10, 5),
+    Case("nano-4", "categories", "form", 1000, 5, 3),
+    Case("nano-4", "categories", "guard", 1000, 5, 3),
+    Case("nano-4", "safety", "guard", 0, 40, 20),
 )
 
 
