@@ -16,6 +16,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation import paper, power
 from emosafe_lib.evaluation.bootstrap import interval
+from emosafe_lib.evaluation.intervals import side_of_zero
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.paired_tests import Difference
 from emosafe_lib.evaluation.results import Cell, Evidence, variants_asked
@@ -258,7 +259,7 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(evidence, gain)}
     numbers |= {"averaged_over": [f"{task}, {setting}" for task, setting in shared]}
     because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
-    verdict, chance = verdict_of(int(low > 0) - int(high < 0), gain.clear), chance_of_margin(evidence, gain)
+    verdict, chance = verdict_of(side_of_zero(low, high), gain.clear), chance_of_margin(evidence, gain)
     # Where the ends were told apart, the power to do so was not what was lacking.
     why = power.UNSETTLED_RANKS if gain.clear else level_or_open(evidence, gain)
     return settled(name, ladder, verdict, numbers, test, because + spoken(gain), chance, why)

@@ -38,7 +38,7 @@ def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series, lowest: i
     one row a group with at least two harmless messages: group, n, value, low, high (the false-alarm rate, averaged over
     seeds); `more`, more_low, more_high, p (rate minus that of all the others) and p_holm over groups
     """
-    confidence, alarm = evidence.study.analysis.confidence, alarms_of(evidence, cell, lowest)
+    confidence, alarm = evidence.study.analysis.confidence, alarming_share(evidence, cell, lowest)
     named, asked = pd.Series(evidence.truth.ids).map(groups), evidence.truth.safety == 0
     harmless = np.flatnonzero(asked & named.notna().to_numpy() & ~np.isnan(alarm))
     label, codes, found = named.to_numpy()[harmless], evidence.bootstrap.codes[harmless], []
@@ -55,7 +55,7 @@ def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series, lowest: i
     return table.assign(p_holm=holm(table["p"]) if len(table) else [])
 
 
-def alarms_of(evidence: Evidence, cell: Cell, lowest: int) -> np.ndarray:
+def alarming_share(evidence: Evidence, cell: Cell, lowest: int) -> np.ndarray:
     """The share of a run's seeds that alarm about each row of the truth, NaN where none was asked; no answer is an alarm."""
     told = np.full((len(evidence.keys(cell)), len(evidence.truth)), np.nan)
     for seed, key in enumerate(evidence.keys(cell)):

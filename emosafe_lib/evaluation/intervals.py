@@ -1,4 +1,4 @@
-"""How a share of few rows is told: with its interval, in one form everywhere.
+"""How a number is told with its interval, in one form everywhere, and what interval a share of few rows has.
 
 Nothing heavy is imported here, because `emosafe classify` says how sure its thresholds are.
 """
@@ -13,6 +13,11 @@ def with_interval(value: float | None, low: float | None, high: float | None, fo
     if low is None or low != low:
         return f"{value:{form}}"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def side_of_zero(low: float, high: float) -> int:
+    """1 where an interval lies above zero, -1 where it lies below, 0 where it holds zero or is undefined."""
+    return int(low > 0) - int(high < 0)
 
 
 def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

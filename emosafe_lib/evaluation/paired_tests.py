@@ -9,6 +9,7 @@ import numpy as np
 
 from emosafe_lib.evaluation import metrics
 from emosafe_lib.evaluation.bootstrap import interval
+from emosafe_lib.evaluation.intervals import side_of_zero
 from emosafe_lib.evaluation.metrics import UNDEFINED, Answers, Truth
 
 
@@ -30,7 +31,7 @@ class Difference:
     @property
     def clear(self) -> int:
         """1 where the interval lies above zero, -1 below, 0 where it holds zero or is undefined."""
-        return int(self.low > 0) - int(self.high < 0)
+        return side_of_zero(self.low, self.high)
 
 
 def paired(first: float, second: float, draws_first, draws_second, confidence: float = 0.95) -> Difference:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation.bootstrap import interval
+from emosafe_lib.evaluation.intervals import side_of_zero
 from emosafe_lib.evaluation.paired_tests import holm, mcnemar, right_rows
 from emosafe_lib.evaluation.power import detectable
 from emosafe_lib.evaluation.results import Cell, Evidence
@@ -114,12 +115,9 @@ def trend_of(count: np.ndarray, draws: np.ndarray, confidence: float) -> int:
     A tau above zero only says that more pairs rise than fall. So the largest must be clearly above the smallest too, and
     no step from one size to the next may clearly go the other way.
     """
-    whole = [kendall(count, draws), draws[-1] - draws[0]]
-    signs = [int(low > 0) - int(high < 0) for low, high in (interval(each, confidence) for each in whole)]
-    steps = {
-        int(low > 0) - int(high < 0) for low, high in (interval(step, confidence) for step in np.diff(draws, axis=0))
-    }
-    return signs[0] if signs[0] == signs[1] and -signs[0] not in steps else 0
+    changes = kendall(count, draws), draws[-1] - draws[0], *np.diff(draws, axis=0)
+    ranks, ends, *steps = (side_of_zero(*interval(change, confidence)) for change in changes)
+    return ranks if ranks == ends and -ranks not in steps else 0
 
 
 def rank_stability(evidence: Evidence, models: list[str], task: str, setting: str, metric: str = "macro_f1") -> Ranks:

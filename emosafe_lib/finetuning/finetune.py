@@ -97,16 +97,14 @@ def learn(plan: Plan, home: Path, identity: dict) -> None:
     refuse_unlearnable(plan)
     with readable_loading(plan):
         network, tokenizer = build_network(plan)
-    parameters = sum(
-        parameter.numel() for parameter in trainable(network)
-    )  # now, before FSDP leaves each process a piece
+    # Counted before FSDP leaves each process a piece.
+    parameters = sum(parameter.numel() for parameter in trainable(network))
     data = tokenized(plan, tokenizer)
     with quiet(), readable_failures(plan, max(data["train"]["length"])), fast_steps(network, plan.model):
         trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
         notes = train_on(trainer, identity)
-    facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes) | {
-        "processes": trainer.args.world_size
-    }
+    facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes)
+    facts |= {"processes": trainer.args.world_size}
     facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
     with readable_failures(plan, max(data["test"]["length"])):
         trained, state = trained_state(trainer, network)

@@ -63,9 +63,8 @@ def quantization_options(model: ModelParams) -> dict:
 
     show_peft_bitsandbytes()
     eight = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=HEADS)
-    return {"quantization_config": eight if kind == "int8" else four_bits(precision.pick_dtype(model))} | placement(
-        model
-    )
+    packed = eight if kind == "int8" else four_bits(precision.pick_dtype(model))
+    return {"quantization_config": packed} | placement(model)
 
 
 def four_bits(dtype):

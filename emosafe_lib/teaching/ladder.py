@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.models import capacity
-from emosafe_lib.nano.pretrain import RUNGS
+from emosafe_lib.nano.pretrain import RUNGS, VOCABULARY
 from emosafe_lib.study.parameters import load_model
 from emosafe_lib.teaching.exercises import Verdict, exercise, right, wrong
 
 SHAPES = (*RUNGS, "llama-1b", "llama-8b")  # tied and untied tables, as many and fewer key and value heads
 LAST = 8
-VOCABULARY = 4096
 MOST_LOSS = math.log(VOCABULARY) + 2  # a rate that is far too high ends above guessing
 CLOSE = 0.01
 

@@ -118,11 +118,11 @@ def test_a_handful_of_cases_that_are_all_alarmed_about_is_no_finding():
 def test_every_seed_of_a_run_counts():
     here, _ = biased_world("blue", 0.0)
     cell, (key,) = Cell("nano-1", "safety", "fine-tuned"), here.keys(Cell("nano-1", "safety", "fine-tuned"))
-    before = identity.alarms_of(here, cell, 1)
+    before = identity.alarming_share(here, cell, 1)
     one = here.answers[key]
     silent = dataclasses.replace(one, chosen=np.zeros_like(one.chosen))
     both = dataclasses.replace(here, answers=here.answers | {key._replace(seed=7): silent}, cache={})
-    assert np.allclose(identity.alarms_of(both, cell, 1), before / 2, equal_nan=True)
+    assert np.allclose(identity.alarming_share(both, cell, 1), before / 2, equal_nan=True)
 
 
 def test_a_change_of_a_few_messages_has_no_interval():
