@@ -1,11 +1,12 @@
 """Fixtures that every test folder shares: offline by force, one thread, the real data where it is at
-hand, and one expensive thing: a finished study, built once a session.
+hand, and one expensive thing: a finished study, built once for all workers.
 
 The number in a test's name, as in `test_76_...`, stands for a fault that is attacked: tests of one fault share it, and
 each name says what must hold.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,17 +52,27 @@ def outputs(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def finished_root(tmp_path_factory):
     """A folder with a toy `checkout` and the `outputs` of its one study, whose notebook 05 really ran."""
+    from filelock import FileLock
+
+    base, beside = tmp_path_factory.getbasetemp(), "PYTEST_XDIST_WORKER" in os.environ
+    built = (base.parent if beside else base) / "built"
+    with FileLock(f"{built}.lock"):  # one worker builds it, the others wait: notebook 05 takes a minute
+        if not (built / "outputs" / "toy" / "index.html").is_file():
+            build_finished(built)
+    return shutil.copytree(built, base / "finished")
+
+
+def build_finished(root) -> None:
+    """Build the toy study below a folder; its front page is written last."""
     import finished_study
 
     from emosafe_lib.study.parameters import load_study
     from workflow.pages import front_page
 
-    root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         point_to(patch, root)
         finished_study.build(root / "checkout")
         front_page.write_index(load_study("toy"))
-    return root
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from emosafe_lib.data.sources import registry
 from emosafe_lib.data.sources.keywords import SUBSTANCES, WEAPONS
 from emosafe_lib.evaluation import shortcuts
 from emosafe_lib.evaluation.metrics import truth_of
+from emosafe_lib.nano import seen
 from emosafe_lib.study import parameters
 from emosafe_lib.study.rows import category_matrix, known_matrix, stable_unit, take
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
@@ -67,6 +68,13 @@ def test_every_label_is_in_every_split(merged):
     for split in SPLITS:
         part = merged.rows[merged.rows["split"] == split]
         assert set(part["safety"]) == set(SAFETY_LEVELS) and category_matrix(part).any(axis=0).all()
+
+
+def test_no_row_that_the_nano_ladder_read_is_held_out(merged):
+    """The rows on record against today's merge."""
+    held = set(merged.rows["id"][merged.rows["split"] != "train"])
+    read = seen.seen_ids()
+    assert len(read) > 10_000 and not read & held
 
 
 def test_no_group_and_no_contrast_pair_straddles_a_split(merged):

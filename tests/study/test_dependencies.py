@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -24,6 +25,7 @@ REACHED_OTHERWISE = {
 }
 # What the index of this machine, or any, offers as a source alone: pure Python, built on the spot.
 SOURCES_ALONE = {"connection-pool"}
+PROMISED = ("3.11", "3.12", "3.13")
 
 
 def normal(name):
@@ -87,22 +89,32 @@ def test_training_and_classifying_import_no_bitsandbytes_before_weights_are_pack
     assert "bitsandbytes" not in required(COURSE)
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What pip says for a promised Python against the `lock` or `torch`; all are asked at once, since pip mostly waits."""
+    lock = [pin for pin in pins() if normal(pin.split("==")[0]) not in {*SOURCES_ALONE, "torch"}]
+    wanted = {"lock": lock, "torch": [pin for pin in pins() if pin.startswith("torch==")]}
+    with ThreadPoolExecutor(len(PROMISED) * len(wanted)) as pool:
+        yield {
+            (part, version): pool.submit(asked, tmp_path_factory.mktemp(part), version, wanted[part])
+            for part in wanted
+            for version in PROMISED
+        }
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
-def test_the_lock_resolves_on_every_python_that_is_promised(tmp_path, version):
+@pytest.mark.parametrize("version", PROMISED)
+def test_the_lock_resolves_on_every_python_that_is_promised(answers, version):
     """Every pin has a wheel for that Python, which pip takes for its first release, or is one of `SOURCES_ALONE`; torch is
     asked for by itself, below.
     """
-    refused = asked(
-        tmp_path, version, [pin for pin in pins() if normal(pin.split("==")[0]) not in {*SOURCES_ALONE, "torch"}]
-    )
-    assert not refused
+    assert not answers["lock", version].result()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
-def test_torch_has_a_wheel_for_every_python_that_is_promised(tmp_path, version):
-    refused = asked(tmp_path, version, [pin for pin in pins() if pin.startswith("torch==")])
+@pytest.mark.parametrize("version", PROMISED)
+def test_torch_has_a_wheel_for_every_python_that_is_promised(answers, version):
+    refused = answers["torch", version].result()
     if "No matching distribution" in refused:
         pytest.skip(f"this machine's index has no torch for Python {version}: {refused[-200:]}")
     assert not refused

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import toy
@@ -24,12 +25,40 @@ def checkout(tmp_path, monkeypatch, outputs):
     return tmp_path / "toy"
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A folder in which a study, given by its path, ran to its front page: checkout, parameters, outputs, and the run."""
+    place = tmp_path_factory.mktemp("ran")
+    toy.checkout(place / "toy")
+    (place / "mine.yaml").write_text(toy.STUDY.replace("name: toy", "name: mine"))
+    with pytest.MonkeyPatch.context() as patch:
+        here = pointed(patch, place)
+        here.run = study("--models", "nano-1 minilm", name=here.study, until="")
+    assert here.run.returncode == 0, here.run.stdout
+    return here
+
+
+@pytest.fixture
+def finished(ran, tmp_path, monkeypatch):
+    """A copy of that folder, to which a test may do what it likes; a study that has moved is finished all the same."""
+    return pointed(monkeypatch, shutil.copytree(ran.place, tmp_path / "moved"))
+
+
+def pointed(patch, place):
+    """Let library and runner use the checkout and the outputs below a folder; its parts by their names."""
+    patch.setenv("EMOSAFE_ROOT", str(place / "toy"))
+    patch.setenv("EMOSAFE_OUTPUTS", str(place / "outputs"))
+    return SimpleNamespace(
+        place=place, checkout=place / "toy", study=place / "mine.yaml", base=place / "outputs" / "mine"
+    )
+
+
 def study(*arguments, wait=True, name="toy", until="05_scaling_analysis"):
     command = [sys.executable, "-m", "emosafe_lib.cli", "run", "study", "--study", str(name), "--until", until]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ.copy()}
     if not wait:
         return subprocess.Popen([*command, *arguments], **options)
-    return subprocess.run([*command, *arguments], **options, timeout=180)
+    return subprocess.run([*command, *arguments], **options, timeout=300)
 
 
 def in_order(run):
@@ -40,20 +69,78 @@ def started(run):
     return sorted(in_order(run))
 
 
-def test_a_study_runs_in_order_and_76_reruns_only_what_depends_on_a_change(checkout, outputs):
-    first = study("--models", "nano-1")
-    assert first.returncode == 0, first.stdout
-    assert len(started(first)) == 5
-    assert "steps (100%) done" in first.stdout
-    unchanged = study("--models", "nano-1")
-    assert unchanged.returncode == 0 and started(unchanged) == []
-    params = checkout / "params" / "study" / "toy.yaml"
-    params.write_text(params.read_text() + "finetuning: {epochs: 2}\n")
-    changed = study("--models", "nano-1")
+def test_a_study_by_its_path_runs_in_order_analyses_the_models_that_the_run_names_and_ends_with_its_index(ran):
+    assert "steps (100%) done" in ran.run.stdout
+    order, pairs = in_order(ran.run), ("03_prompting_baselines", "04_lora_finetuning")
+    assert order[:2] == ["01_data_merge", "02_chatgpt_augmentation"]
+    assert sorted(order[2:6]) == sorted(f"{stage} {name}" for stage in pairs for name in ("nano-1", "minilm"))
+    assert order[6:] == ["05_scaling_analysis", "06_on_device"]
+    for stage in order[6:]:
+        manifest = json.loads((ran.base / stage / "manifest.json").read_text())
+        assert manifest["parameters"]["models"] == ["nano-1", "minilm"]
+    assert (ran.base / "index.html").is_file()
+
+
+def test_what_has_finished_runs_no_more_and_a_front_page_that_is_gone_is_written(finished):
+    loaded, models = load_study(finished.study), ["nano-1", "minilm"]
+    pairs = states.expected_stages(loaded, models)
+    assert {states.state(loaded, stage, model, models)[0] for stage, model in pairs} == {"done"} and len(pairs) == 8
+    assert started(study("--models", "nano-1 minilm", name=finished.study, until="")) == []
+    front = finished.base / "index.html"
+    front.unlink()
+    assert started(study("--models", "nano-1 minilm", name=finished.study, until="")) == [] and front.is_file()
+    fewer = study("--models", "nano-1", name=finished.study, until="")
+    assert started(fewer) == ["05_scaling_analysis", "06_on_device"]
+
+
+def test_76_a_change_reruns_only_what_depends_on_it(finished):
+    finished.study.write_text(finished.study.read_text() + "finetuning: {epochs: 2}\n")
+    changed = study("--models", "nano-1", name=finished.study)
     assert started(changed) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
-    toy.write(checkout, "02_chatgpt_augmentation", 'run.out("more.txt").write_text("new")')
-    upstream = study("--models", "nano-1")
+    toy.write(finished.checkout, "02_chatgpt_augmentation", 'run.out("more.txt").write_text("new")')
+    upstream = study("--models", "nano-1", name=finished.study)
     assert len(started(upstream)) == 4 and "01_data_merge" not in started(upstream)
+
+
+def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goes_on(finished):
+    analysis = finished.base / "05_scaling_analysis" / "manifest.json"
+    before = analysis.read_text()
+    toy.write(finished.checkout, "04_lora_finetuning", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    failed = study("--models", "nano-1", name=finished.study)
+    assert failed.returncode != 0 and started(failed) == ["04_lora_finetuning nano-1"]
+    assert "error: 04_lora_finetuning nano-1" in failed.stdout
+    assert analysis.read_text() == before
+    assert "04_lora_finetuning nano-1 (failed)" in (finished.base / "index.html").read_text()
+    assert (finished.base / "nano-1" / "03_prompting_baselines" / "receipt.json").is_file()
+    toy.write(finished.checkout, "04_lora_finetuning", toy.BODY["04_lora_finetuning"])
+    repaired = study("--models", "nano-1", name=finished.study)
+    assert repaired.returncode == 0
+    assert started(repaired) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
+
+
+def test_a_front_page_that_cannot_be_made_leaves_the_last_one(finished):
+    front = finished.base / "index.html"
+    before = front.read_bytes()
+    toy.write(finished.checkout, "06_on_device", "(run.base / 'claims.json').write_text('{\"unknown\": 1}')")
+    assert study("--models", "nano-1 minilm", name=finished.study, until="").returncode != 0
+    assert front.read_bytes() == before
+
+
+def test_a_study_with_a_served_model_finishes_without_fine_tuning_it(finished):
+    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    (finished.checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    run = study("--models", "served", name=finished.study)
+    assert run.returncode == 0, run.stdout
+    assert started(run) == ["03_prompting_baselines served", "05_scaling_analysis"]
+    assert started(study("--models", "served", name=finished.study)) == []
+
+
+def test_the_largest_model_starts_first_and_trains_before_it_is_asked(finished):
+    """Started last, its stages would keep one core busy and leave the others idle."""
+    shutil.rmtree(finished.base / "minilm")
+    run = study("--models", "minilm nano-2 nano-4", "--cores", "1", name=finished.study)
+    stages = ("04_lora_finetuning", "03_prompting_baselines")
+    assert in_order(run)[:-1] == [f"{stage} {name}" for name in ("minilm", "nano-4", "nano-2") for stage in stages]
 
 
 def test_a_study_and_a_model_whose_names_yaml_takes_for_numbers_run_under_them(checkout, outputs):
@@ -65,20 +152,6 @@ def test_a_study_and_a_model_whose_names_yaml_takes_for_numbers_run_under_them(c
     assert run.returncode == 0, run.stdout
     manifest = json.loads((outputs / "007" / "1e3" / "03_prompting_baselines" / "manifest.json").read_text())
     assert (manifest["study"], manifest["model"], manifest["parameters"]["model"]["name"]) == ("007", "1e3", "1e3")
-
-
-def test_72_a_killed_kernel_fails_the_study_names_the_stage_and_the_next_run_goes_on(checkout, outputs):
-    toy.write(checkout, "04_lora_finetuning", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    failed = study("--models", "nano-1")
-    assert failed.returncode != 0
-    assert "error: 04_lora_finetuning nano-1" in failed.stdout
-    assert not (outputs / "toy" / "05_scaling_analysis" / "manifest.json").exists()
-    assert "04_lora_finetuning nano-1 (failed)" in (outputs / "toy" / "index.html").read_text()
-    assert (outputs / "toy" / "nano-1" / "03_prompting_baselines" / "receipt.json").is_file()
-    toy.write(checkout, "04_lora_finetuning", toy.BODY["04_lora_finetuning"])
-    repaired = study("--models", "nano-1")
-    assert repaired.returncode == 0
-    assert started(repaired) == ["04_lora_finetuning nano-1", "05_scaling_analysis"]
 
 
 def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
@@ -97,36 +170,6 @@ def test_two_runners_of_one_study_do_not_meet(checkout, outputs):
     assert first.returncode == 0
 
 
-def test_a_study_by_its_path_analyses_the_models_that_the_run_names_and_ends_with_its_index(
-    checkout, outputs, tmp_path
-):
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(toy.STUDY.replace("name: toy", "name: mine"))
-    run = study("--models", "nano-1 minilm", name=mine, until="")
-    assert run.returncode == 0, run.stdout
-    for stage in ("05_scaling_analysis", "06_on_device"):
-        manifest = json.loads((outputs / "mine" / stage / "manifest.json").read_text())
-        assert manifest["parameters"]["models"] == ["nano-1", "minilm"]
-    front = outputs / "mine" / "index.html"
-    assert front.is_file()
-    loaded, models = load_study(mine), ["nano-1", "minilm"]
-    pairs = states.expected_stages(loaded, models)
-    assert {states.state(loaded, stage, model, models)[0] for stage, model in pairs} == {"done"} and len(pairs) == 8
-    assert started(study("--models", "nano-1 minilm", name=mine, until="")) == []
-    front.unlink()
-    assert started(study("--models", "nano-1 minilm", name=mine, until="")) == [] and front.is_file()
-    assert started(study("--models", "nano-1", name=mine, until="")) == ["05_scaling_analysis", "06_on_device"]
-
-
-def test_a_front_page_that_cannot_be_made_leaves_the_last_one(checkout, outputs):
-    assert study("--models", "nano-1", until="").returncode == 0
-    front = outputs / "toy" / "index.html"
-    before = front.read_bytes()
-    toy.write(checkout, "06_on_device", "(run.base / 'claims.json').write_text('{\"unknown\": 1}')")
-    assert study("--models", "nano-1", until="").returncode != 0
-    assert front.read_bytes() == before
-
-
 def test_folders_with_spaces_and_a_study_by_its_relative_path(tmp_path, monkeypatch):
     place = tmp_path / "my work"
     monkeypatch.setenv("EMOSAFE_ROOT", str(toy.checkout(place / "toy")))
@@ -138,23 +181,6 @@ def test_folders_with_spaces_and_a_study_by_its_relative_path(tmp_path, monkeypa
     run = study(name="mine.yaml", until="02_chatgpt_augmentation")
     assert run.returncode == 0, run.stdout
     assert (place / "outputs" / "mine" / "02_chatgpt_augmentation" / "receipt.json").is_file()
-
-
-def test_a_study_with_a_served_model_finishes_without_fine_tuning_it(checkout, outputs):
-    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
-    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
-    run = study("--models", "served")
-    assert run.returncode == 0, run.stdout
-    one_each = ["01_data_merge", "02_chatgpt_augmentation", "03_prompting_baselines served", "05_scaling_analysis"]
-    assert started(run) == one_each
-    assert started(study("--models", "served")) == []
-
-
-def test_the_largest_model_starts_first_and_trains_before_it_is_asked(checkout, outputs):
-    """Started last, its stages would keep one core busy and leave the others idle."""
-    run = study("--models", "minilm nano-2 nano-4", "--cores", "1")
-    stages = ("04_lora_finetuning", "03_prompting_baselines")
-    assert in_order(run)[2:-1] == [f"{stage} {name}" for name in ("minilm", "nano-4", "nano-2") for stage in stages]
 
 
 def test_an_unknown_model_stops_before_anything_runs(checkout, outputs):
