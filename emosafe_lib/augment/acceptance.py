@@ -15,8 +15,8 @@ import pandas as pd
 
 from emosafe_lib.augment import tactics
 from emosafe_lib.augment.journal import Answer
-from emosafe_lib.augment.reply import Reply, parse
 from emosafe_lib.augment.requests import Request, Shares, positive_categories
+from emosafe_lib.augment.tactics import Reply, parse_reply
 from emosafe_lib.data import cleaning, pseudonyms
 from emosafe_lib.data.near_duplicates import near_duplicate_pairs
 from emosafe_lib.evaluation.baselines import words_pipeline
@@ -107,7 +107,7 @@ def check(request: Request, answer: Answer, parent, model: str = "") -> tuple[st
         return answer.outcome, None
     if model and not same_model(model, answer.model):
         return "other_model", None
-    reply = parse(answer.content or "")
+    reply = parse_reply(answer.content or "")
     if reply is None:
         return "schema", None
     text = cleaning.display_text(reply.text)

@@ -1,4 +1,5 @@
-"""What is asked of a language model: eight ways to re-interpret a situation, three ways for that to end, one prompt.
+"""What is asked of a language model, and the only form of reply that counts: eight ways to re-interpret a situation, three
+ways for that to end, one prompt, one JSON object.
 
 "Emotion re-interpretation" is read as cognitive reappraisal (Gross 1998): the facts of a situation stay, its meaning
 changes, and with it the emotion. The eight tactics are those that McRae, Ciesielski & Gross (2012) coded in people who
@@ -8,13 +9,21 @@ message of a known level yields messages of other levels in the same voice.
 This file alone holds what an augmentation asks; how a model is asked to classify stands in `prompting/wordings.py`.
 Whoever changes any of it raises `PROMPT_VERSION`; the journal's
 keys carry it, so old replies stay on record and are not mistaken for answers to the new prompt.
+
+Replies are read strictly. A lenient reader would accept fences, trailing chatter or the last of two equal keys, and silently
+pick one of several meanings. Such a reply is rejected and counted instead; asking again is a matter of money, guessing one
+of truth.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from emosafe_lib.study.parameters import AugmentationParams
+from emosafe_lib.study.strict_reading import json_value
 from emosafe_lib.study.taxonomy import CATEGORIES, CATEGORY_TABLE, SAFETY_DEFINITIONS, SAFETY_LEVELS
 
 PROMPT_VERSION = "1"
@@ -103,18 +112,37 @@ def user_prompt(short_id: str, tactic: str, ending: str, level: str, text: str) 
     return body.replace("{text}", text.replace("<<<", "< < <").replace(">>>", "> > >"))
 
 
+Word = Annotated[str, Field(min_length=2, max_length=40, pattern=r"^[\w' -]+$")]
+
+
+class Reply(BaseModel):
+    """A re-interpretation as the model wrote it, with the model's own judgement of it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: str
+    text: Annotated[str, Field(min_length=1, max_length=5000)]
+    tactic: Literal[tuple(TACTIC)]
+    emotion_before: Word
+    emotion_after: Word
+    level: Literal[SAFETY_LEVELS]
+    categories: list[Literal[CATEGORIES]]
+
+
 def reply_schema() -> dict:
-    """The JSON schema that the server is asked to hold the reply to; `reply.parse` checks it again, strictly."""
-    fields = {
-        "id": {"type": "string"},
-        "text": {"type": "string"},
-        "tactic": {"type": "string", "enum": list(TACTIC)},
-        "emotion_before": {"type": "string"},
-        "emotion_after": {"type": "string"},
-        "level": {"type": "string", "enum": list(SAFETY_LEVELS)},
-        "categories": {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}},
-    }
+    """The JSON schema of a `Reply` for the server, without lengths and patterns: not every server knows those."""
+    told = ("type", "enum", "items")
+    fields = Reply.model_json_schema()["properties"]
+    fields = {name: {key: field[key] for key in told if key in field} for name, field in fields.items()}
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def parse_reply(content: str) -> Reply | None:
+    """The reply, or None if it is anything but one JSON object of the schema, lengths and patterns included."""
+    try:
+        return Reply.model_validate_json(json.dumps(json_value(content)))
+    except (ValueError, TypeError, RecursionError):  # a ValidationError is a ValueError
+        return None
 
 
 def settings(params: AugmentationParams) -> dict:

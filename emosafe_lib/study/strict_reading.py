@@ -3,7 +3,7 @@
 A lenient reader picks one of several meanings in silence: the last of two equal keys, the first of two equal columns, a
 `NaN` that ties a hundred strangers into one group. Here such a file is refused by a reason that names places and never
 holds a cell, because a cell may be a message. The readers (`sources.raw_tables`, `sources.own`, `ondevice.classify`,
-`augment.journal`, `augment.reply`) add where it was.
+`augment.journal`, `augment.tactics`) add where it was.
 """
 
 import csv

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from emosafe_lib.augment import acceptance, diversity, reinterpretation, requests, tactics
 from emosafe_lib.augment.journal import Answer, Journal, journal_path
 from emosafe_lib.augment.providers import phrases
-from emosafe_lib.augment.reply import parse
 from emosafe_lib.data import cleaning, pseudonyms
 from emosafe_lib.models import server, wire
 from emosafe_lib.study import taxonomy
@@ -99,6 +98,12 @@ def test_31_another_prompt_or_parameter_is_another_key_and_another_journal(tmp_p
         assert before.key not in keys and journal_path(tmp_path, other) != path
 
 
+def test_the_prompt_and_its_version_change_together():
+    """An old journal is found as long as this digest stays, whichever pydantic writes the schema."""
+    asked = tactics.settings(AugmentationParams(provider="openai"))
+    assert (asked["prompt_version"], asked["prompt_sha256"][:12]) == ("1", "f3db95c87208")
+
+
 def test_a_changed_text_of_the_parent_is_another_key():
     one, other = rows(4), rows(4).assign(text=lambda t: t["text"] + " Still.")
     keys = [{request.key for request in requests.requests_for(table, TEMPLATE)} for table in (one, other)]
@@ -163,7 +168,7 @@ TEXT = json.dumps(GOOD)
 
 
 def test_a_good_reply_is_read():
-    assert parse(TEXT).level == "safe"
+    assert tactics.parse_reply(TEXT).level == "safe"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,7 @@ def test_a_good_reply_is_read():
     ],
 )
 def test_27_anything_else_is_no_reply(content):
-    assert parse(content) is None
+    assert tactics.parse_reply(content) is None
 
 
 # --- acceptance -------------------------------------------------------------------------------------------------------

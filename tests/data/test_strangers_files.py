@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from emosafe_lib.augment import reply
+from emosafe_lib.augment import tactics
 from emosafe_lib.augment.journal import Answer, Journal
 from emosafe_lib.data.cleaning import Unreadable
 from emosafe_lib.data.sources import own, raw_tables
@@ -147,7 +147,7 @@ def test_ambiguous_json_is_one_line_with_the_row_and_one_refused_message(what, t
 
 @pytest.mark.parametrize("what", BAD_JSON)
 def test_a_reply_and_a_journal_line_of_such_json_are_none(what, tmp_path):
-    assert reply.parse(BAD_JSON[what]) is None
+    assert tactics.parse_reply(BAD_JSON[what]) is None
     path = write(tmp_path, "j.jsonl", '{"sent":"a"}\n' + BAD_JSON[what] + "\n")
     with pytest.raises(AugmentationError, match=r"^j\.jsonl line 2: is not a journal record; [^4]*$"), Journal(path):
         pass
