@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.augment import tactics
+from emosafe_lib.augment.diversity import ngrams
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.requests import Request, Shares, positive_categories
 from emosafe_lib.augment.tactics import Reply, parse_reply
@@ -78,8 +79,7 @@ def fits_length(text: str, parent: str) -> bool:
 
 def triples(text: str) -> set[tuple]:
     """The word triples of a text, without regard to case and punctuation."""
-    words = cleaning.comparison_key(text).split()
-    return set(zip(words, words[1:], words[2:], strict=False))
+    return set(ngrams(text, 3))
 
 
 def is_echo(text: str, parent: str) -> bool:

@@ -17,6 +17,7 @@ from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.rows import stable_unit
 
 LONGEST = 128  # tokens of a text that its vector is made of
+COMPARED = 120  # re-tellings whose vectors are compared with their parents'
 
 
 def ngrams(text: str, n: int) -> list[tuple]:
@@ -71,11 +72,11 @@ def spread(vectors: np.ndarray) -> float:
     return 1 - (total - n) / (n * (n - 1))
 
 
-def sentence_vectors(texts: list[str], model: str = "minilm") -> np.ndarray:
-    """Unit sentence vectors, (n, hidden), by an encoder of `params/models/`; no text gives (0, 0) and loads no model."""
+def sentence_vectors(texts: list[str]) -> np.ndarray:
+    """Unit sentence vectors, (n, hidden), by the encoder MiniLM; no text gives (0, 0) and loads no model."""
     if not texts:
         return np.zeros((0, 0))
-    params = load_model(model)
+    params = load_model("minilm")
     return embed(*load_encoder(params), texts, LONGEST, params.tokens_per_batch)[0]
 
 
@@ -100,15 +101,14 @@ class Likeness:
         return self.spread["re-tellings"] / self.spread["parents"] if self.spread["parents"] else float("nan")
 
 
-def likeness(lineage: pd.DataFrame, cap: int = 120) -> Likeness:
-    """Compare re-tellings with their parents by sentence vectors.
+def likeness(lineage: pd.DataFrame) -> Likeness:
+    """Compare re-tellings with their parents by sentence vectors: the first `COMPARED` of them by id.
 
     Parameters
     ----------
     lineage : one line a re-telling, with the columns id, text and text_parent; may be empty
-    cap : how many lines are compared, the first ones by id
     """
-    sample = lineage.sort_values("id").head(cap)
+    sample = lineage.sort_values("id").head(COMPARED)
     children, parents = (sentence_vectors(sample[column].tolist()) for column in ("text", "text_parent"))
     strangers = np.roll(parents, 7 if len(sample) > 7 else 1, 0)[: len(sample) if len(sample) > 1 else 0]
     kinds = {

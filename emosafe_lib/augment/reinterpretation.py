@@ -46,19 +46,13 @@ def estimate(rows: pd.DataFrame, params: AugmentationParams) -> dict:
     return {"requests": len(requests), "by_level": by_level(requests), **cost.estimate(requests, params)}
 
 
-def reinterpret(
-    rows: pd.DataFrame,
-    params: AugmentationParams,
-    journal_dir: Path,
-    judge: acceptance.Judge | None = None,
-) -> Augmented:
+def reinterpret(rows: pd.DataFrame, params: AugmentationParams, journal_dir: Path) -> Augmented:
     """Re-interpret training rows.
 
     Parameters
     ----------
     rows : the merged rows, all splits; only those of the training split become parents
     journal_dir : where journals live; a rerun there pays only for what is missing
-    judge : a second judge, texts -> levels, instead of the one that `params.second_judge` names
 
     Raises
     ------
@@ -70,8 +64,7 @@ def reinterpret(
     with Journal(path, tactics.settings(params), durable=live) as journal:
         known = sum(request.key in journal.answers for request in requests)
         answer_all(rows, [request for request in requests if request.key not in journal.answers], params, journal)
-        if judge is None and params.second_judge == "local":
-            judge = acceptance.local_judge(rows)
+        judge = acceptance.local_judge(rows) if params.second_judge == "local" else None
         accepted, rejected = acceptance.accept(requests, journal.failed | journal.answers, rows, params, judge)
         accepted = accepted.sort_values("id", ignore_index=True)
         return Augmented(accepted, card_of(params, requests, journal, known, accepted, rejected))
