@@ -474,6 +474,33 @@ def test_29_a_batch_whose_id_was_lost_is_found_by_its_digest(tmp_path):
         assert len(server.batches) == 1 and set(server.billed.values()) == {1}
 
 
+def others(server: ChatServer, number: int, **changes) -> None:
+    """Start batches of somebody else on the same account."""
+    for each in range(number):
+        server.batches[f"other-{each}"] = (
+            server.batches["batch-0"] | {"id": f"other-{each}", "metadata": None} | changes
+        )
+
+
+def test_29_a_batch_whose_id_was_lost_is_found_behind_all_that_an_account_has_started_since(tmp_path):
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        others(server, 2 * openai_batch.PAGE)
+        next(tmp_path.glob("*.jsonl")).unlink()
+        assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8
+        assert set(server.billed.values()) == {1} and len(server.pages) == 1 + 3
+
+
+def test_nobody_pages_through_batches_whose_answers_are_deleted(tmp_path):
+    with ChatServer() as server:
+        run(server, tmp_path / "a", provider="openai-batch")
+        others(server, 2 * openai_batch.PAGE, created_at=int(time.time()) - openai_batch.OLDEST - 60)
+        run(server, tmp_path / "b", table=rows(0, row(8), row(9)), provider="openai-batch")
+        assert server.pages == ["", ""]
+
+
 @pytest.mark.parametrize("heard", [True, False])
 def test_29_a_batch_whose_answer_was_lost_on_its_way_is_not_handed_in_again(tmp_path, monkeypatch, heard):
     """The server has taken it, or has not: only the second one is worth another try."""

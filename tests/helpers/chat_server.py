@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 MODEL = "test-model"
 OPENERS = "I used to|These days I|Last night I|Somehow I|With some help I|After a long talk I|Slowly I".split("|")
@@ -181,6 +182,7 @@ class ChatServer:
         self.recorded: dict[str, tuple] = {}
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
+        self.pages: list[str] = []  # after which batch each asked-for page of them begins
         self.late = 2.0  # seconds of a "late" answer, which a client should not wait for
         self.batch_polls = 0  # how often a batch says in_progress before it is over
         self.batch_status = "completed"
@@ -237,7 +239,7 @@ class ChatServer:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.raw += head + body
         method, path, _ = first.split(" ", 2)
-        return method, path.partition("?")[0].removeprefix("/v1"), headers, body
+        return method, path.removeprefix("/v1"), headers, body
 
     async def respond(self, method, path, headers, body, writer) -> bool:
         """Answer one request; False closes the connection."""
@@ -306,6 +308,7 @@ class ChatServer:
 
     def batch_api(self, method: str, path: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
         """Files and batches, as far as the provider uses them."""
+        path, _, query = path.partition("?")
         if method == "POST" and path == "/files":
             name = f"file-{len(self.files)}"
             self.files[name] = body.split(b"filename=", 1)[1].split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
@@ -314,7 +317,7 @@ class ChatServer:
         if method == "POST" and path == "/batches":
             return ok(self.start_batch(json.loads(body)))
         if method == "GET" and path == "/batches":
-            return ok({"object": "list", "data": list(self.batches.values()), "has_more": False})
+            return ok(self.list_batches(query))
         if path.startswith("/batches/"):
             return ok(self.poll(path.split("/")[2]))
         if path.startswith("/files/") and path.endswith("/content"):
@@ -340,10 +343,20 @@ class ChatServer:
             "input_file_id": request["input_file_id"],
             "completion_window": "24h",
             "status": "in_progress",
-            "created_at": 1,
+            "created_at": int(time.time()),
             "metadata": request.get("metadata"),
         }
         return self.batches[f"batch-{number}"]
+
+    def list_batches(self, query: str) -> dict:
+        """A page of batches, newest first, as `limit` and `after` in the query say."""
+        asked = dict(parse_qsl(query))
+        self.pages.append(asked.get("after", ""))
+        names = list(reversed(self.batches))
+        start = names.index(asked["after"]) + 1 if "after" in asked else 0
+        end = start + int(asked["limit"])
+        page = [self.batches[name] for name in names[start:end]]
+        return {"object": "list", "data": page, "has_more": end < len(names)}
 
     def poll(self, name: str) -> dict:
         """The state of a batch."""

@@ -24,6 +24,9 @@ from emosafe_lib.study.parameters import AugmentationParams
 from emosafe_lib.study.strict_reading import json_value
 
 LARGEST = 50_000  # requests a batch, by OpenAI's rules
+OLDEST = 31 * 86_400  # seconds; a batch takes up to a day, and OpenAI deletes its answers 30 days later
+PAGE = 100  # batches listed at once, by OpenAI's rules
+ENDPOINT = "/v1/chat/completions"
 BYTES_OF_ANSWER = 16 * 2**10  # a reply of the permitted length, each character escaped
 OVER = ("completed", "failed", "expired", "cancelled")
 PAUSE_SECONDS = 0.5  # before a server is asked whether it has heard of a batch
@@ -37,27 +40,22 @@ class BatchServer:
         largest = wire.LARGEST_BODY + requests * BYTES_OF_ANSWER
         self.params, self.options = params, exchange.options_of(params) | {"largest_body": largest}
 
-    def call(self, ask: Callable):
-        """What `ask` gets from the client that it is handed.
+    def call(self, ask: Callable, again: bool = True):
+        """What `ask` gets from the client that it is handed; without `again` there is one try, lest it be paid for twice.
 
         Raises
         ------
         ServerError : the server refuses, or goes on failing
+        TryAgain : the one try failed, and the server may have heard it
         """
         try:
-            return run_alone(trying_again(self.params)(self.once, ask))
+            return run_alone(trying_again(self.params)(self.once, ask) if again else self.once(ask))
         except Refused as refused:
             error = refused.error(WHERE)
         except TryAgain as fault:
+            if not again:
+                raise
             error = goes_on_failing(fault)
-        raise error
-
-    def try_once(self, ask: Callable):
-        """The same without a second try, for what would be paid for twice; TryAgain where it may have been heard."""
-        try:
-            return run_alone(self.once(ask))
-        except Refused as refused:
-            error = refused.error(WHERE)
         raise error
 
     async def once(self, ask: Callable):
@@ -80,18 +78,11 @@ def goes_on_failing(fault: TryAgain) -> ServerError:
 
 def lines_of(todo: list[Request], params: AugmentationParams) -> bytes:
     """The input file: one request a line, named by its key. It is never written to a disk of ours."""
-    return b"".join(
-        json.dumps(
-            {
-                "custom_id": request.key,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": exchange.body_of(request, params),
-            }
-        ).encode()
-        + b"\n"
+    lines = (
+        {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": exchange.body_of(request, params)}
         for request in todo
     )
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def under_way(batches: BatchServer, digest: str, journal: Journal) -> str | None:
@@ -100,10 +91,20 @@ def under_way(batches: BatchServer, digest: str, journal: Journal) -> str | None
     known = [event["batch"] for event in journal.events if "batch" in event and event["batch"] not in done]
     if known:
         return known[0]
-    for batch in batches.call(lambda client: client.batches.list(limit=50)).data:
+    found = batches.call(lambda client: newest_of(client, digest, done))
+    if found:
+        journal.event({"batch": found, "found": True})
+    return found
+
+
+async def newest_of(client: openai.AsyncOpenAI, digest: str, done: set[str]) -> str | None:
+    """The id of the newest batch that carries the digest, has not failed and is not done; the server lists newest first."""
+    oldest = time.time() - OLDEST
+    async for batch in client.batches.list(limit=PAGE):
         if (batch.metadata or {}).get("emosafe") == digest and batch.id not in done and batch.status != "failed":
-            journal.event({"batch": batch.id, "found": True})
             return batch.id
+        if batch.created_at and batch.created_at < oldest:
+            break
     return None
 
 
@@ -117,11 +118,11 @@ def hand_in(batches: BatchServer, todo: list[Request], digest: str, journal: Jou
     """
     upload = ("requests.jsonl", lines_of(todo, batches.params))
     file = batches.call(lambda client: client.files.create(file=upload, purpose="batch"))
-    what = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    what = {"input_file_id": file.id, "endpoint": ENDPOINT, "completion_window": "24h"}
     what |= {"metadata": {"emosafe": digest}, "extra_headers": {"Idempotency-Key": digest}}
     for left in reversed(range(batches.params.attempts)):
         try:
-            batch = batches.try_once(lambda client: client.batches.create(**what))
+            batch = batches.call(lambda client: client.batches.create(**what), again=False)
         except TryAgain as fault:
             time.sleep(fault.after or PAUSE_SECONDS)
             if found := under_way(batches, digest, journal):
