@@ -171,6 +171,7 @@ def measure(case: str, side: str, rows: int, seed: int) -> dict:
     """
     import torch
 
+    from emosafe_lib.nano.pretrain import gemm_peak
     from emosafe_lib.study.machine import peak_memory_mb
 
     network, model = network_of(case)
@@ -181,7 +182,7 @@ def measure(case: str, side: str, rows: int, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         arguments = settings(folder, model.training.learning_rate, seed)
         clock, processor, steps = (train_ours if side == "ours" else train_peer)(network, model, ids, arguments)
-    peak, limit = peak_memory_mb(), gemm_peak(precision_of(case) if side == "ours" else "float32")
+    peak, limit = peak_memory_mb(), gemm_peak(getattr(torch, precision_of(case) if side == "ours" else "float32"))
     weights = sum(p.numel() for n, p in network.named_parameters() if "embed" not in n)
     passes = 4 if model.training.method == "lora" else 6  # a frozen weight has no gradient of its own
     tokens = sum(map(len, ids))
@@ -202,19 +203,6 @@ def precision_of(case: str) -> str:
     from emosafe_lib.models.precision import mixes_precision
 
     return "bfloat16" if mixes_precision(params_of(case)) else "float32"
-
-
-def gemm_peak(precision: str) -> float:
-    """Floating-point operations per processor second of a large matrix product in a torch dtype of that name."""
-    import torch
-
-    left, right = torch.randn(2, 1024, 1024).to(getattr(torch, precision))
-    best = 0.0
-    for _ in range(20):
-        started = time.process_time()
-        torch.mm(left, right)
-        best = max(best, 2 * 1024**3 / (time.process_time() - started))
-    return best
 
 
 def in_own_process(case: str, side: str, rows: int, seed: int) -> dict:

@@ -15,13 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.data import cleaning, duplicates, merge, splits
-from emosafe_lib.data.groups import assign_groups
+from emosafe_lib.data import cleaning, merge, splits
 from emosafe_lib.data.sources import raw_tables, registry
 from emosafe_lib.prompting import wordings
 from emosafe_lib.study.errors import MergeError
@@ -29,13 +27,7 @@ from emosafe_lib.study.parameters import DataParams
 from emosafe_lib.study.rows import stable_unit
 from emosafe_lib.study.taxonomy import CATEGORY_TABLE, SAFETY_LEVELS
 
-LICENCES = {
-    "goemotions": "Apache-2.0",
-    "sad": "MIT",
-    "edos": "CC0-1.0",
-    "convabuse": "CC-BY-4.0",
-    "counsel_chat": "MIT",
-}
+SOURCES_READ = ("goemotions", "sad", "edos", "convabuse", "counsel_chat")  # their licences allow it
 HELD_OUT_SHARE = 0.05
 MESSAGE_TOKENS = 40
 # Topics of sources that stand close to a target category are never asked about.
@@ -49,7 +41,7 @@ TARGET_WORDS = frozenset(
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def annotated_rows(data: DataParams, folder: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def annotated_rows(data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that pre-training may read, and those that it must not see (validation and test of the study).
 
     All rows of the study's sources are grouped and split exactly as the merge does it, before its caps, so that a row
@@ -61,42 +53,36 @@ def annotated_rows(data: DataParams, folder: Path | None = None) -> tuple[pd.Dat
     rows : id, text, source, group, label (what the source's people annotated), split "train"
     unseen : id, text, key, group of validation and test
     """
-    raw, _ = merge.read_sources(data, folder)
-    joined, _ = duplicates.join_duplicates(cleaning.prepare_rows(raw)[0])
-    grouped, _ = assign_groups(joined, data.near_duplicate_jaccard)
-    split = splits.assign_splits(grouped, data)
+    raw, _ = merge.read_sources(data)
+    split = splits.assign_splits(merge.prepare(raw, data).rows, data)
     unseen = split[split["split"] != "train"]
-    rows = split[(split["split"] == "train") & split["source"].isin(LICENCES)]
-    rows = pd.concat([rows.assign(label=rows["source_label"]), emotion_rows(folder)], ignore_index=True)
-    rows = rows[~touches(rows, unseen, data.near_duplicate_jaccard)].drop_duplicates("key")
-    stressors = stressor_labels(folder)
+    rows = split[(split["split"] == "train") & split["source"].isin(SOURCES_READ)]
+    rows = pd.concat([rows.assign(label=rows["source_label"]), emotion_rows(data.max_characters)], ignore_index=True)
+    read = merge.already_read(rows["key"], unseen["key"], data.near_duplicate_jaccard)
+    rows = rows[~read].drop_duplicates("key")
+    stressors = stressor_labels()
     rows["label"] = [stressors.get(i, label) for i, label in zip(rows["id"], rows["label"], strict=True)]
     columns = ["id", "text", "source", "group", "split", "label"]
     return rows[columns].sort_values("id", ignore_index=True), unseen[["id", "text", "key", "group"]]
 
 
-def emotion_rows(folder: Path | None = None) -> pd.DataFrame:
+def emotion_rows(max_characters: int) -> pd.DataFrame:
     """GoEmotions with all its emotions as the label, tidied as the merge does it."""
-    files = registry.files("goemotions", folder)
+    files = registry.files("goemotions")
     names = raw_tables.read_text(files["labels.txt"]).split()
     table = raw_tables.read_table(files["train.tsv"], delimiter="\t", header=["text", "codes", "id"])
     label = table["codes"].map(lambda codes: ",".join(names[int(code)] for code in codes.split(",")))
     rows = pd.DataFrame({"id": "goemotions:" + table["id"], "text": table["text"], "label": label})
-    rows, _ = cleaning.prepare_rows(rows)
+    rows, _ = cleaning.prepare_rows(rows, max_characters)
     return rows.assign(source="goemotions", group=rows["id"], split="train")
 
 
-def stressor_labels(folder: Path | None = None) -> dict[str, str]:
+def stressor_labels() -> dict[str, str]:
     """Row id -> `severity|kind of stressor` for SAD."""
-    path = registry.files("sad", folder)["SAD_v1.zip"]
+    path = registry.files("sad")["SAD_v1.zip"]
     header, *body = next(iter(raw_tables.read_workbook(raw_tables.read_member(path, "SAD_v1.xlsx")).values()))
     table = pd.DataFrame(body, columns=header)
     return {f"sad:{r.sID}": f"{float(r.avg_severity):.1f}|{r.top_label}" for r in table.itertuples()}
-
-
-def touches(rows: pd.DataFrame, unseen: pd.DataFrame, threshold: float) -> np.ndarray:
-    """Which rows are exact or near duplicates of an unseen row, shape (n,)."""
-    return merge.already_read(rows["key"], unseen["key"], threshold)
 
 
 def refuse_leaks(ids: Iterable[str], groups: Iterable[str], unseen: pd.DataFrame) -> None:
@@ -137,20 +123,10 @@ class Lesson:
     many: bool = True
 
 
-BRIGHT = {
-    "admiration",
-    "amusement",
-    "approval",
-    "caring",
-    "excitement",
-    "gratitude",
-    "joy",
-    "love",
-    "optimism",
-    "pride",
-}
-DARK = {"anger", "annoyance", "disappointment", "disapproval", "disgust", "fear", "grief", "remorse", "sadness"}
-DARK |= {"nervousness", "embarrassment"}
+BRIGHT = set("admiration amusement approval caring excitement gratitude joy love optimism pride".split())
+DARK = set(
+    "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness".split()
+)
 EMOTIONS = {
     "admiration": "looks up to somebody",
     "amusement": "finds something funny",
@@ -263,12 +239,12 @@ class Corpus:
 
     Raises
     ------
-    MergeError : a row is not from train or its source's licence is not listed
+    MergeError : a row is not from train or its source is not of `SOURCES_READ`
     """
 
     def __init__(self, rows: pd.DataFrame, paragraphs: list[str], seed: int = 0):
-        if set(rows["split"]) - {"train"} or set(rows["source"]) - set(LICENCES):
-            raise MergeError("instruct", "rows that pre-training must not see", "pass train rows of LICENCES only")
+        if set(rows["split"]) - {"train"} or set(rows["source"]) - set(SOURCES_READ):
+            raise MergeError("instruct", "rows that pre-training must not see", "pass train rows of SOURCES_READ only")
         self.rng = random.Random(seed)
         part = {n: list(zip(p["text"], p["label"], strict=True)) for n, p in rows.groupby("source")}
         self.emotions = [(text, label.split(",")) for text, label in part["goemotions"]]

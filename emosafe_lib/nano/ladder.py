@@ -24,7 +24,6 @@ from emosafe_lib.nano import instruct, pretrain
 from emosafe_lib.nano.seen import NANO, write_seen
 from emosafe_lib.prompting import backends, scoring
 from emosafe_lib.prompting.answers import Calibration, content_free_bias, predictions_of
-from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.files import file_sha256, write_json
 from emosafe_lib.study.parameters import ModelParams, PromptingParams, load_model, load_study
 from emosafe_lib.study.rows import category_matrix, known_matrix, read_rows, take
@@ -58,30 +57,26 @@ class Recipe:
         return pretrain.joined(*self.phases.values())
 
 
-def prepare(
-    rows: pd.DataFrame, folder: Path, plain: int = PLAIN_TOKENS, chat: int = CHAT_TOKENS, tokenizer=None
-) -> Recipe:
-    """Tokenizer and packed steps.
+def prepare(rows: pd.DataFrame, folder: Path, tokenizer) -> Recipe:
+    """The packed steps of both phases, and of what is held out.
 
     Parameters
     ----------
     rows : what `instruct.annotated_rows` lets through
     folder : the Project Gutenberg files
-    plain, chat : tokens of the two phases
-    tokenizer : the shipped one, so that rungs trained apart belong together; a new one is trained where None
+    tokenizer : the shipped one, so that rungs trained apart belong together
     """
     documents, held_novel = pretrain.novels(folder)
     aside = instruct.held_out(rows)
     texts = rows["text"][~aside].to_list()
-    tokenizer = tokenizer or pretrain.train_tokenizer([*documents[::3], *texts, *pretrain.frame_words()])
     lessons = instruct.Corpus(rows[~aside], pretrain.paragraphs(documents)[::4])
     held_pieces = pretrain.pieces(held_novel)
     held_lessons = instruct.Corpus(rows[aside], pretrain.paragraphs(held_pieces), seed=1)
     order = pretrain.plain_documents(tokenizer, pretrain.mixed(documents, texts))
     talks = itertools.islice(instruct.conversations(tokenizer, lessons), LOOKED_AT, None)
     phases = {
-        "plain": pretrain.pack(order, plain, pretrain.PLAIN_LENGTHS),
-        "chat": pretrain.pack(talks, chat, pretrain.CHAT_LENGTHS),
+        "plain": pretrain.pack(order, PLAIN_TOKENS, pretrain.PLAIN_LENGTHS),
+        "chat": pretrain.pack(talks, CHAT_TOKENS, pretrain.CHAT_LENGTHS),
     }
     novel = pretrain.plain_documents(tokenizer, held_pieces)
     held_out = {
@@ -114,42 +109,28 @@ def train_rung(recipe: Recipe, rung: str, folder: Path, seed: int = 0, **options
     peak = pretrain.peak_rate(load_model(rung))
     started, worked = time.perf_counter(), time.process_time()
     losses = pretrain.train(network, steps, peak, folder / f"{rung}-s{seed}", **options)
-    spent = {"minutes": (time.perf_counter() - started) / 60, "processor_seconds": time.process_time() - worked}
-    spent |= {"gemm_peak": pretrain.gemm_peak(), "bfloat16": half_precision()}
-    return network, facts_of(network, recipe, rung, seed, losses) | spent
-
-
-def facts_of(network, recipe: Recipe, rung: str, seed: int, losses: list[float]) -> dict:
-    """What is to be known of a trained rung besides the time it took."""
-    return {
+    minutes, processor_seconds = (time.perf_counter() - started) / 60, time.process_time() - worked
+    return network, {
         "rung": rung,
         "seed": seed,
         "parameters": network.num_parameters(),
         "non_embedding_parameters": pretrain.non_embedding_parameters(network),
-        "peak_rate": pretrain.peak_rate(load_model(rung)),
+        "peak_rate": peak,
         "tokens": {name: len(phase.ids) for name, phase in recipe.phases.items()},
-        "flops": pretrain.flops_per_token(network) * sum(len(phase.ids) for phase in recipe.phases.values()),
+        "flops": pretrain.flops_per_token(network) * len(steps.ids),
         "steps": len(losses),
         "losses": pretrain.thin(losses),
         "held_out": {name: pretrain.held_out_losses(network, part) for name, part in recipe.held_out.items()},
+        "minutes": minutes,
+        "processor_seconds": processor_seconds,
+        "gemm_peak": pretrain.gemm_peak(),
+        "bfloat16": half_precision(),
     }
 
 
-def zero_shot(folder: Path = NANO) -> list[dict]:
-    """Zero-shot scores of the shipped ladder on validation rows of the real study, as measured when it was made.
-
-    Raises
-    ------
-    ModelError : there is no record
-    """
-    return read_record(folder / "zero_shot.json", "restore it from the repository")
-
-
-def read_record(path: Path, remedy: str) -> list[dict]:
-    """A JSON file beside the weights; ModelError with the remedy where it is missing."""
-    if not path.is_file():
-        raise ModelError(path.name, "is missing from assets/nano", remedy)
-    return json.loads(path.read_text(encoding="utf-8"))
+def zero_shot() -> list[dict]:
+    """Zero-shot scores of the shipped ladder on validation rows of the real study, as measured when it was made."""
+    return json.loads((NANO / "zero_shot.json").read_text(encoding="utf-8"))
 
 
 def measure_zero_shot(rows: pd.DataFrame, settings: PromptingParams) -> list[dict]:
@@ -232,28 +213,21 @@ def loss_table(entries: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rung", "seed", "parameters", "text", "loss"])
 
 
-def curves(folder: Path = NANO) -> list[dict]:
-    """What was measured of the shipped ladder: one entry a rung and seed.
-
-    Raises
-    ------
-    ModelError : there is no record
-    """
-    return read_record(folder / "curves.json", "train the ladder with notebook A1")
+def curves() -> list[dict]:
+    """What was measured of the shipped ladder: one entry a rung and seed."""
+    return json.loads((NANO / "curves.json").read_text(encoding="utf-8"))
 
 
-def write_manifest(folder: Path = NANO, **facts) -> dict:
-    """SHA-256 and size of every file below `folder`, with what else is to be known of all rungs.
+def write_manifest(**facts) -> None:
+    """Write SHA-256 and size of every file in `assets/nano` into its manifest, with what else is to be known of all rungs.
 
     Facts that are not given stay as they were.
     """
-    old = folder / "manifest.json"
-    facts = (json.loads(old.read_text(encoding="utf-8")) if old.is_file() else {}) | facts
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-    digests = {str(path.relative_to(folder)): file_sha256(path) for path in files}
-    manifest = facts | {"files": digests, "bytes": sum(path.stat().st_size for path in files)}
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+    path = NANO / "manifest.json"
+    files = sorted(file for file in NANO.rglob("*") if file.is_file() and file != path)
+    digests = {str(file.relative_to(NANO)): file_sha256(file) for file in files}
+    sizes = {"files": digests, "bytes": sum(file.stat().st_size for file in files)}
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | facts | sizes)
 
 
 def card(facts: dict, licences: dict[str, str]) -> str:
@@ -291,8 +265,9 @@ offensive words are in the vocabulary. Labels of the conversations are those of 
 
 
 def licences() -> dict[str, str]:
-    """Every source of text, with its licence."""
-    return {"Project Gutenberg novels": "public domain in the USA"} | instruct.LICENCES
+    """Every source of text by its title, with its licence."""
+    known = registry.registry()
+    return {known[name].title: known[name].licence for name in ("gutenberg_novels", *instruct.SOURCES_READ)}
 
 
 def ship(network, tokenizer, facts: dict) -> None:
@@ -320,7 +295,7 @@ def main() -> None:
     rows, unseen = instruct.annotated_rows(load_study("real").data)
     instruct.refuse_leaks(rows["id"], rows["group"], unseen)
     novels = next(iter(registry.files("gutenberg_novels").values())).parent
-    recipe = prepare(rows, novels, tokenizer=load_tokenizer(load_model("nano-1")))
+    recipe = prepare(rows, novels, load_tokenizer(load_model("nano-1")))
     for rung in arguments.rungs:
         network, facts = train_rung(recipe, rung, WORK, arguments.seed)
         ship(network, recipe.tokenizer, facts)

@@ -41,14 +41,7 @@ OTHERS_SHARE = 0.15  # learning rate of embedding and norms, as a share of the m
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.5
 ANSWER_WEIGHT = 2.0
-SPECIAL_TOKENS = (
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<|pad|>",
-)
+SPECIAL_TOKENS = "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <|pad|>".split()
 BEGIN, END, _, _, TURN_END, PAD = range(len(SPECIAL_TOKENS))
 # Llama 3's turn format.
 CHAT_TEMPLATE = (
@@ -99,15 +92,15 @@ def pieces(text: str) -> list[str]:
     return found
 
 
-def paragraphs(documents: list[str], shortest: int = 12, longest: int = 50) -> list[str]:
-    """The paragraphs of documents that have between `shortest` and `longest` words."""
+def paragraphs(documents: list[str]) -> list[str]:
+    """The paragraphs of documents that have between 12 and 50 words."""
     lines = (line for document in documents for line in document.split("\n"))
-    return [line for line in lines if shortest <= len(line.split()) <= longest]
+    return [line for line in lines if 12 <= len(line.split()) <= 50]
 
 
-def mixed(novels: list[str], texts: list[str], seed: int = 0) -> list[str]:
+def mixed(novels: list[str], texts: list[str]) -> list[str]:
     """Novels and short texts in one fixed order, about as many characters of each until one runs out."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     heaps = [list(rng.permutation(np.array(heap, dtype=object))) for heap in (novels, texts)]
     read, order = [0, 0], []
     while all(heaps):
@@ -118,7 +111,11 @@ def mixed(novels: list[str], texts: list[str], seed: int = 0) -> list[str]:
 
 
 def train_tokenizer(documents: Iterable[str]):
-    """A byte-level BPE tokenizer of `VOCABULARY` tokens with Llama 3's control tokens and chat template."""
+    """A byte-level BPE tokenizer of `VOCABULARY` tokens with Llama 3's control tokens and chat template.
+
+    The shipped one read novels, rows of training, and 400 times each the words of the prompts' frame and the labels, so that
+    these became tokens also where no space stands before them; all but `unsafe`, which shall begin as other un- words do.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -126,21 +123,9 @@ def train_tokenizer(documents: Iterable[str]):
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"vocab_size": VOCABULARY, "initial_alphabet": sorted(alphabet), "show_progress": False}
-    trainer = trainers.BpeTrainer(special_tokens=list(SPECIAL_TOKENS), **options)
+    trainer = trainers.BpeTrainer(special_tokens=SPECIAL_TOKENS, **options)
     tokenizer.train_from_iterator(documents, trainer)
     return as_pretrained(tokenizer)
-
-
-def frame_words(copies: int = 400) -> list[str]:
-    """The words of the prompts' frame, often enough to become tokens also where no space stands before them.
-
-    Only words, no text and no label. `unsafe` is not among them: it shall begin with the token of other un- words.
-    """
-    words = "Category Categories Answer answer Message message Levels Which Judge Task Read Decide yes no one word"
-    words += (
-        " safe border line kind happy well pleasant easy settled friendly fair content bearable lucky welcome civil"
-    )
-    return words.split() * copies
 
 
 def as_pretrained(tokenizer):
@@ -448,20 +433,16 @@ def resume(network, optimizers: list, folder: Path, identity: dict) -> list[floa
 
 @torch.no_grad()
 def held_out_losses(network, steps: Steps) -> dict[str, float]:
-    """Mean loss (nats) of all tokens and of answers alone, and the loss by position in the document."""
+    """Mean loss (nats) of all tokens, "all", and of answers alone, "answers"."""
     network.eval()
-    losses, answers, positions = [], [], []
-    for ids, marks, places in steps.batches():
-        losses.append(token_losses(network, ids, places).flatten())
+    losses, answers, inside = [], [], []
+    for ids, marks, positions in steps.batches():
+        losses.append(token_losses(network, ids, positions).flatten())
         answers.append(marks[:, 1:].flatten())
-        positions.append(places[:, 1:].flatten())
-    losses, answers, positions = map(torch.cat, (losses, answers, positions))
-    bands = {
-        f"{low}-{high}": mean_where(losses, (positions >= max(1, low)) & (positions < high)).item()
-        for low, high in ((0, 64), (64, 256), (256, 512), (512, CONTEXT))
-    }
-    everything = {"all": mean_where(losses, positions > 0).item(), "answers": mean_where(losses, answers).item()}
-    return {name: round(value, 4) for name, value in (everything | bands).items()}
+        inside.append(positions[:, 1:].flatten() > 0)
+    losses, answers, inside = map(torch.cat, (losses, answers, inside))
+    found = {"all": mean_where(losses, inside), "answers": mean_where(losses, answers)}
+    return {name: round(value.item(), 4) for name, value in found.items()}
 
 
 def ship_rung(network, tokenizer, folder: Path) -> None:
@@ -481,16 +462,16 @@ def thin(losses: list[float], every: int = 10) -> list[float]:
     return [round(float(np.mean(losses[start : start + every])), 4) for start in range(0, len(losses), every)]
 
 
-def gemm_peak(size: int = 1024, seconds: float = 1.0) -> float:
+def gemm_peak(kind: torch.dtype | None = None) -> float:
     """Floating-point operations per processor second of a plain matrix product here, the speed limit of training.
 
-    In the precision that training uses on this machine. Processor time, not the clock's: other work on the machine
-    changes neither this nor a share of it.
+    In the precision that `train` uses on this machine, where no `kind` is given. Processor time, not the clock's: other
+    work on the machine changes neither this nor a share of it.
     """
-    kind = torch.bfloat16 if half_precision() else torch.float32
-    one, two = torch.rand(size, size).to(kind), torch.rand(size, size).to(kind)
+    kind = kind or (torch.bfloat16 if half_precision() else torch.float32)
+    one, two = torch.rand(2, 1024, 1024).to(kind)
     done, started = 0, time.process_time()
-    while time.process_time() - started < seconds:
+    while time.process_time() - started < 1.0:
         one @ two
-        done += 2 * size**3
+        done += 2 * 1024**3
     return done / (time.process_time() - started)

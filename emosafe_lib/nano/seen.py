@@ -5,7 +5,6 @@ out of date whenever a part of that changes.
 """
 
 import gzip
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,19 +12,19 @@ from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.paths import ASSETS
 
 NANO = ASSETS / "nano"
+SEEN = NANO / "seen.txt.gz"
 UNRECORDED = "goemotions"  # read as a whole, and merged by no study that is shipped
 
 
-def seen_ids(folder: Path = NANO) -> set[str]:
+def seen_ids() -> set[str]:
     """Ids of every row of the study's sources that the shipped ladder may have read."""
-    with gzip.open(folder / "seen.txt.gz", "rt", encoding="utf-8") as stream:
-        return set(stream.read().split("\n"))
+    return set(gzip.decompress(SEEN.read_bytes()).decode().split("\n"))
 
 
-def write_seen(rows: pd.DataFrame, folder: Path = NANO) -> None:
+def write_seen(rows: pd.DataFrame) -> None:
     """Keep the ids of the rows; the file's bytes depend on the ids alone."""
     text = "\n".join(sorted(rows["id"][rows["source"] != UNRECORDED]))
-    (folder / "seen.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    SEEN.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def read_in_pretraining(model: ModelParams, rows: pd.DataFrame) -> int:

@@ -200,9 +200,11 @@ def test_a_lora_case_names_the_precision_of_its_limit_and_meets_another_order_ea
 def test_one_run_of_training_is_measured_against_products_on_its_own_threads(load, monkeypatch):
     import torch
 
+    from emosafe_lib.nano import pretrain
+
     bench, threads = load("finetune"), []
-    products = bench.gemm_peak
-    monkeypatch.setattr(bench, "gemm_peak", lambda kind: threads.append(torch.get_num_threads()) or products(kind))
+    products = pretrain.gemm_peak
+    monkeypatch.setattr(pretrain, "gemm_peak", lambda kind: threads.append(torch.get_num_threads()) or products(kind))
     for count in ("2", "1"):
         monkeypatch.setenv("OMP_NUM_THREADS", count)
         found = bench.measure("smollm2-135m-smoke", "ours", 8, 0)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from emosafe_lib.data.sources.base import RAW_COLUMNS
 from emosafe_lib.nano import instruct, ladder, pretrain, seen
 from emosafe_lib.study import parameters
 from emosafe_lib.study.errors import MergeError, SourceError, TrainingError
@@ -49,7 +50,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def tokenizer(rows):
-    return pretrain.train_tokenizer([*rows["text"], *pretrain.frame_words(copies=5)])
+    return pretrain.train_tokenizer(rows["text"])
 
 
 @pytest.fixture
@@ -281,11 +282,22 @@ def test_a_group_of_test_is_named(rows):
         instruct.refuse_leaks(rows["id"], rows["group"], unseen)
 
 
-def test_near_duplicates_of_unseen_rows_are_found():
-    key = "the old house by the river has been empty for many long years now"
-    rows = pd.DataFrame({"key": [key, "something else entirely is written in this one"]})
-    unseen = pd.DataFrame({"key": [key + " indeed"]})
-    assert instruct.touches(rows, unseen, 0.7).tolist() == [True, False]
+def test_rows_are_cleaned_and_split_as_the_study_does_it_and_near_duplicates_of_unseen_rows_go(monkeypatch):
+    """A message longer than the study admits is in no split, so nobody reads it."""
+    raw = pd.DataFrame([dict.fromkeys(RAW_COLUMNS, "") | {"id": f"edos:{n}", "text": sentence(n)} for n in range(40)])
+    raw = raw.assign(source="edos", source_label="none", safety="safe", quality="direct", emotion=None)
+    raw["categories"] = raw["category_known"] = [(False,) * 6] * len(raw)
+    raw.loc[0, "text"] = " ".join(map(sentence, range(50, 55)))
+    emotions = pd.DataFrame(columns=["id", "text", "key", "label", "source", "group", "split"])
+    monkeypatch.setattr(instruct.merge, "read_sources", lambda *given: (raw, {}))
+    monkeypatch.setattr(instruct, "emotion_rows", lambda *given: emotions)
+    monkeypatch.setattr(instruct, "stressor_labels", lambda *given: {})
+    data = parameters.DataParams(sources=["edos"], max_characters=200)
+    rows, unseen = instruct.annotated_rows(data)
+    assert {*rows["id"], *unseen["id"]} == set(raw["id"][1:]) and len(unseen) > 3
+    emotions = unseen.assign(id=unseen["id"] + "x", key=unseen["key"] + " indeed", source="goemotions", split="train")
+    again, _ = instruct.annotated_rows(data)
+    assert list(again["id"]) == list(rows["id"])
 
 
 def test_the_rungs_have_the_promised_sizes():
@@ -319,12 +331,6 @@ def test_the_shipped_ladder_falls_with_size():
         losses = [first[rung]["chat"][part] for rung in pretrain.RUNGS]
         assert losses == sorted(losses, reverse=True)
     assert first["nano-4"]["novel"]["all"] < first["nano-1"]["novel"]["all"]
-
-
-def test_far_positions_are_no_worse_than_near_ones():
-    for entry in ladder.curves():
-        held = entry["held_out"]["novel"]
-        assert held["512-1024"] < held["64-256"] + 0.15
 
 
 def test_rows_that_the_ladder_may_have_read_are_counted_for_its_rungs_alone():
