@@ -45,15 +45,22 @@ def check_manifest(folder: Path, before: str, where: object) -> dict:
     return manifest
 
 
-def intact(folder: Path, receipt: dict) -> bool:
-    """Whether a stage's notebook, page, manifest and outputs on disk are those that its receipt and manifest name."""
-    named = dict(receipt["files"]) | {"manifest.json": receipt["manifest"]}
-    if any(not (folder / name).is_file() or files.file_sha256(folder / name) != named[name] for name in named):
+def intact(folder: Path, receipt: dict, by_content: bool = True) -> bool:
+    """Whether a receipt was written for the manifest that lies there, and the notebook, page and outputs that the two name
+    are on disk: those very ones, or, where not `by_content`, any of these names.
+
+    A notebook that was run by hand leaves another manifest.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file() or files.file_sha256(path) != receipt["manifest"]:
         return False
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    base = folder.parents[1] if manifest["model"] else folder.parent
-    outputs = {base / name: digest for name, digest in manifest["outputs"].items()}
-    return all(path.is_file() and files.file_sha256(path) == digest for path, digest in outputs.items())
+    manifest = read_or_empty(path)
+    base = folder.parents[1] if manifest.get("model") else folder.parent
+    named = {folder / name: digest for name, digest in receipt["files"].items()}
+    named |= {base / name: digest for name, digest in manifest.get("outputs", {}).items()}
+    return all(
+        each.is_file() and (not by_content or files.file_sha256(each) == digest) for each, digest in named.items()
+    )
 
 
 def finished_before(folder: Path, digest: str, after: Sequence[str]) -> bool:
@@ -70,10 +77,10 @@ def finished_before(folder: Path, digest: str, after: Sequence[str]) -> bool:
 
 
 def read_or_empty(path: Path) -> dict:
-    """A receipt or manifest, or an empty one where the file was cut short, as a power failure does it."""
+    """A receipt, manifest or card, or an empty one where the file is absent or was cut short, as a power failure does it."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
@@ -85,21 +92,7 @@ def is_current(stage: str, study: StudyParams, model: str | None, models: Sequen
     folder = paths.stage_folder(study.name, stage, model)
     receipt = read_or_empty(folder / RECEIPT)
     digest = stage_digest(stage, study, load_model(model) if model else None, models)
-    return receipt.get("digest") == digest and complete(folder, receipt)
-
-
-def complete(folder: Path, receipt: dict) -> bool:
-    """Whether a receipt was written for the manifest that lies there, and every file that the two name is there; what is
-    in the files is not looked at. A notebook that was run by hand leaves another manifest.
-    """
-    named = [folder / name for name in (*receipt["files"], "manifest.json")]
-    if not all(path.is_file() for path in named):
-        return False
-    if files.file_sha256(folder / "manifest.json") != receipt["manifest"]:
-        return False
-    manifest = read_or_empty(folder / "manifest.json")
-    base = folder.parents[1] if manifest.get("model") else folder.parent
-    return all((base / name).is_file() for name in manifest.get("outputs", ()))
+    return receipt.get("digest") == digest and intact(folder, receipt, by_content=False)
 
 
 def outdated(study: StudyParams, models: Sequence[str], until: str = "") -> list[str]:

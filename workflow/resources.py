@@ -36,8 +36,7 @@ def measured(stage: str, study: StudyParams, model: ModelParams | None, models: 
     wanted = {"01_data_merge": (None, []), stage: (model, models)}
     for base in run_folders(study):
         for name, (of, among) in wanted.items():
-            path = (base / of.name if of else base) / name / "manifest.json"
-            manifest = read_or_empty(path) if path.is_file() else {}
+            manifest = read_or_empty((base / of.name if of else base) / name / "manifest.json")
             if manifest.get("parameters") != stages.parameters_of(name, study, of, among):
                 break
         else:

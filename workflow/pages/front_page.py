@@ -29,14 +29,9 @@ SYNTHETIC = "Synthetic sample, written for this package"
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file's content; {} where it is not there, or was cut short."""
-    return read_or_empty(path) if path.is_file() else {}
-
-
 def opening(study: StudyParams, base: Path, stages: list[tuple]) -> str:
     """The question, what answers it, the five claims in a line each, every stage not done and why, and what this is not."""
-    card, claims = read_json(base / "data_card.json"), read_json(base / "claims.json")
+    card, claims = read_or_empty(base / "data_card.json"), read_or_empty(base / "claims.json")
     models = {model for _, model, _, _ in stages if model}
     waiting = [
         (f"{name} {model or ''}".strip(), word, states.reason(study, name, model, word))
@@ -89,7 +84,7 @@ def results_section(base: Path) -> str:
     folder = base / ANALYSIS
     if not (folder / "headline.csv").is_file():
         return fill("results.html", scores=[])
-    level = read_json(folder / "manifest.json").get("parameters", {}).get("analysis", {}).get("confidence")
+    level = read_or_empty(folder / "manifest.json").get("parameters", {}).get("analysis", {}).get("confidence")
     return fill(
         "results.html",
         analysis=ANALYSIS,
@@ -145,7 +140,7 @@ def figure(path: Path, description: str) -> dict:
 
 def claims_section(base: Path) -> str:
     """The paper's claims with their verdicts, and beside them what others have published, marked as such."""
-    claims, anchors = read_json(base / "claims.json"), base / ANALYSIS / "anchors.csv"
+    claims, anchors = read_or_empty(base / "claims.json"), base / ANALYSIS / "anchors.csv"
     published = csv_files.read_csv(anchors).to_dict("records") if anchors.is_file() else []
     return fill(
         "claims.html", claims=[claims[name] for name in answers.claims_in_order(claims)], marks=MARKS, anchors=published
@@ -177,7 +172,7 @@ def stage_line(base: Path, name: str, model: str | None, word: str, facts: dict)
 
 def identity_section(base: Path, stages: list[tuple]) -> str:
     """What identifies the run: data, time, machine, versions and parameters, each as the stages recorded it."""
-    card, manifests = read_json(base / "data_card.json"), [facts for *_, facts in stages if facts]
+    card, manifests = read_or_empty(base / "data_card.json"), [facts for *_, facts in stages if facts]
     versions = dict(max(manifests, key=lambda facts: facts["finished"], default={}).get("versions", {}))
     finished = sorted(facts["finished"] for facts in manifests)
     parameters: dict = {}

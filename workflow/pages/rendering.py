@@ -128,21 +128,15 @@ def describe_figures(notebook: dict) -> None:
         if cell["cell_type"] == "markdown":
             found = HEADING.findall("".join(cell["source"]))
             section = found[-1].strip("# ") if found else section
-        outputs = cell.get("outputs", [])
-        for place, output in enumerate(outputs):
+        for output, after in itertools.pairwise([*cell.get("outputs", []), {}]):
             for kind in PICTURES:
                 if kind not in output.get("data", {}):
                     continue
                 about = output.setdefault("metadata", {}).setdefault(kind, {})
-                reading = "".join(data_of(outputs[place + 1 : place + 2]).get("text/markdown", "")).strip()
+                reading = "".join(after.get("data", {}).get("text/markdown", "")).strip()
                 own = about.get("alt", "")
                 said = [f"Figure: {section}", own, reading] if not own.startswith("Figure: ") else [own]
                 about["alt"] = numbered(". ".join(text.rstrip(".") for text in said if text), given)
-
-
-def data_of(outputs: list) -> dict:
-    """What the first of these outputs shows, by its kind; {} where there is none."""
-    return outputs[0].get("data", {}) if outputs else {}
 
 
 def numbered(text: str, given: set[str]) -> str:

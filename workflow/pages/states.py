@@ -47,7 +47,7 @@ def state(study: StudyParams, name: str, model: str | None, models: Sequence[str
     the manifest is {} for the last two.
     """
     folder = paths.stage_folder(study.name, name, model)
-    facts = read_or_empty(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    facts = read_or_empty(folder / "manifest.json")
     if has_failed(unfinished(study, name, model), folder):
         return "failed", {}
     if stage.MANIFEST - facts.keys():
@@ -72,8 +72,7 @@ def has_failed(unfinished: Path, folder: Path) -> bool:
 
 def written_for(folder: Path) -> bool:
     """Whether the receipt that lies there was written for the manifest that lies there."""
-    receipt = read_or_empty(folder / RECEIPT) if (folder / RECEIPT).is_file() else {}
-    return receipt.get("manifest") == files.file_sha256(folder / "manifest.json")
+    return read_or_empty(folder / RECEIPT).get("manifest") == files.file_sha256(folder / "manifest.json")
 
 
 def unfinished(study: StudyParams, name: str, model: str | None) -> Path:
