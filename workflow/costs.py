@@ -1,6 +1,5 @@
 """What a model asks for, computed before anything is paid: tokens, operations, memory and hours on a device."""
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from emosafe_lib.prompting.wordings import INSTRUCTIONS, VERBALIZERS, questions_
 from emosafe_lib.study import stage
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
+from workflow.receipts import read_or_empty
 from workflow.resources import run_folders
 
 CHARACTERS_PER_TOKEN = 4
@@ -74,9 +74,7 @@ class Rows(NamedTuple):
 def rows_of(study: StudyParams) -> Rows | None:
     """Rows by split from the data card of an earlier run; None where notebook 01 has not run."""
     for base in run_folders(study):
-        card = base / "data_card.json"
-        if card.is_file():
-            told = json.loads(card.read_text(encoding="utf-8"))
+        if told := read_or_empty(base / "data_card.json"):
             counts = {name: sum(classes.values()) for name, classes in told["safety"].items()}
             counts["train"] += accepted(base)
             times = times_met(told["sources"], study.finetuning.repeats)
@@ -92,8 +90,7 @@ def times_met(sources: dict[str, dict], repeats: dict[str, int]) -> float:
 
 def accepted(base: Path) -> int:
     """Re-interpretations that notebook 02 added to the training rows; 0 where it has not run."""
-    card = base / "augmentation_card.json"
-    return json.loads(card.read_text(encoding="utf-8"))["accepted"] if card.is_file() else 0
+    return read_or_empty(base / "augmentation_card.json").get("accepted", 0)
 
 
 def mean_tokens(base: Path) -> float | None:
@@ -231,9 +228,8 @@ def costs(study: StudyParams, models: dict[str, ModelParams], hardware: str):
     Returns
     -------
     columns model, parameters_m, scoring_gb, training_gb, devices (by memory alone), prompting_tokens_m,
-    finetuning_tokens_m (trained and read), gb and fp32_gb (the larger of both notebooks), prompting_pflop,
-    finetuning_pflop, prompting_hours, finetuning_hours (of one device), basis ("computed"); NaN where rows or sizes are
-    unknown
+    finetuning_tokens_m (trained and read), prompting_pflop, finetuning_pflop, prompting_hours, finetuning_hours (of one
+    device), basis ("computed"); NaN where rows or sizes are unknown
     """
     import pandas as pd
 
@@ -249,7 +245,6 @@ def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: H
     trained, read = finetuning_tokens(study, model, rows)
     row = {"model": model.name, "parameters_m": math.nan, "scoring_gb": math.nan, "training_gb": math.nan}
     row |= {"devices": math.nan, "prompting_tokens_m": asked / 1e6, "finetuning_tokens_m": (trained + read) / 1e6}
-    row |= {"gb": math.nan, "fp32_gb": math.nan}
     row |= {f"{kind}_{unit}": math.nan for unit in ("pflop", "hours") for kind in ("prompting", "finetuning")}
     try:
         counts = count_parameters(model)
@@ -257,32 +252,9 @@ def cost_of(study: StudyParams, model: ModelParams, rows: Rows | None, device: H
         return row
     inner, changed = counts["non_embedding"], trainable_parameters(model, counts)
     scoring, training = memory_gb(model, counts, changed, device.on_cpu)
-    row |= {name: max(memory_gb(model, counts, changed, fp32)) for name, fp32 in (("gb", False), ("fp32_gb", True))}
     per_token = 6 if model.training.method == "full" else 4
     flop = {"prompting": 2 * inner * asked, "finetuning": inner * (per_token * trained + 2 * read)}
     row |= {"parameters_m": counts["total"] / 1e6, "scoring_gb": scoring, "training_gb": training}
     row["devices"] = math.ceil(max(scoring, training) / (USABLE_MEMORY * device.memory_gb))
     row |= {f"{name}_pflop": value / 1e15 for name, value in flop.items()}
     return row | {f"{name}_hours": value / rate(device, model, name) / 3600 for name, value in flop.items()}
-
-
-def by_hardware(table, models: dict[str, ModelParams]):
-    """Hours of both notebooks of each model on each device, and how many of it their memory fills; `table` is from `costs`.
-
-    Returns
-    -------
-    columns model, then one a device: "hours (devices)"
-    """
-    import pandas as pd
-
-    columns = {"model": table["model"]}
-    for name, device in HARDWARE.items():
-        hours = sum(work_hours(table, models, device, kind) for kind in ("prompting", "finetuning"))
-        devices = (table["fp32_gb" if device.on_cpu else "gb"] / (USABLE_MEMORY * device.memory_gb)).apply(math.ceil)
-        columns[name] = [f"{'–' if h != h else f'{h:,.3g}'} h ({n})" for h, n in zip(hours, devices, strict=True)]
-    return pd.DataFrame(columns)
-
-
-def work_hours(table, models: dict[str, ModelParams], device: Hardware, kind: str):
-    """Hours of one kind of work on one device, a number a row of `table`."""
-    return table[f"{kind}_pflop"] * 1e15 / table["model"].map(lambda name: rate(device, models[name], kind)) / 3600

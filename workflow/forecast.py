@@ -20,9 +20,9 @@ from emosafe_lib.study import paths
 from emosafe_lib.study import stage as stages
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study
 from emosafe_lib.study.paths import settled
-from workflow.costs import AMX_CPU, CHARACTERS_PER_TOKEN, HARDWARE, PLAIN_CPU, Rows, by_hardware, costs, rows_of
+from workflow.costs import AMX_CPU, CHARACTERS_PER_TOKEN, HARDWARE, PLAIN_CPU, Rows, costs, rows_of
 from workflow.graph import Job, critical_path, drawing, graph_of
-from workflow.receipts import read_or_empty
+from workflow.receipts import RECEIPT, read_or_empty
 from workflow.resources import is_own, measured
 
 OWN, REFERENCE = "yours", "the reference"
@@ -60,8 +60,8 @@ def comparison(study: StudyParams, models: dict[str, ModelParams], table):
 
 def overhead_seconds(study: StudyParams, stage: str, model: str | None) -> float:
     """Seconds that the runner added to a notebook's own work, from the stage's receipt; NaN without one."""
-    path = paths.stage_folder(study.name, stage, model) / "receipt.json"
-    return read_or_empty(path).get("overhead_seconds", math.nan) if path.is_file() else math.nan
+    receipt = read_or_empty(paths.stage_folder(study.name, stage, model) / RECEIPT)
+    return receipt.get("overhead_seconds", math.nan)
 
 
 def job_hours(table, beside, graph: DiGraph, on_cpu: bool) -> dict[Job, float]:
@@ -104,9 +104,7 @@ def report(study_name: str, models: list[str], hardware: str, cores: int) -> str
         f"Per model, computed for {hardware}: {device.peak / 1e12:g} TFLOP/s at peak ({device.source}), {device.share:.0%} "
         f"of it counted on, {device.memory_gb:g} GB; hours are those of one device"
     ]
-    parts += [printed(table.drop(columns=["gb", "fp32_gb"])), *notes(study, rows_of(study), table), ""]
-    parts += ["The same on other hardware, computed: hours on one device (and how many of it hold the model)"]
-    parts += [printed(by_hardware(table.dropna(subset=["parameters_m"]), loaded)), ""]
+    parts += [printed(table), *notes(study, rows_of(study), table), ""]
     if len(beside):
         parts += ["Computed beside measured, where a manifest with these parameters exists", printed(beside)]
     else:
@@ -148,14 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     os.environ |= {"HF_HUB_OFFLINE": "1"}  # sizes come from declared shapes or weights at hand
     models = chosen.models.replace(",", " ").split()
-    print(
-        report(
-            chosen.study,
-            models,
-            chosen.hardware or hardware_for(models or load_study(chosen.study).models),
-            chosen.cores,
-        )
-    )
+    hardware = chosen.hardware or hardware_for(models or load_study(chosen.study).models)
+    print(report(chosen.study, models, hardware, chosen.cores))
     return 0
 
 
