@@ -25,8 +25,7 @@ ROOMS = {
     "06": "ondevice",
     "A1": "ladder",
 }
-CHECKS: dict[str, Callable[..., "Verdict"]] = {}
-EXPECTS: dict[str, str] = {}
+CHECKS: dict[str, tuple[Callable[..., "Verdict"], str]] = {}  # with what each expects
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def wrong(why: str) -> Verdict:
     return Verdict("not yet", why)
 
 
-def exercise(number: str, expects: str = "") -> Callable:
+def exercise(number: str, expects: str) -> Callable:
     """Register the function below as the check of an exercise.
 
     The function takes the answer, and whatever else the notebook's check cell hands over, and returns a `Verdict`.
@@ -70,7 +69,7 @@ def exercise(number: str, expects: str = "") -> Callable:
     """
 
     def register(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
-        CHECKS[number], EXPECTS[number] = function, expects
+        CHECKS[number] = function, expects
         return function
 
     return register
@@ -89,10 +88,9 @@ def check(number: str, answer: object, *given, **named) -> Verdict:
     ------
     StageError : there is no such exercise; a wrong or missing answer never raises
     """
-    function = check_of(number)
+    function, expects = check_of(number)
     if unanswered(answer):
         return Verdict("not answered yet", number=number)
-    expects = EXPECTS.get(number, "")
     if other := another_kind(answer, expects):
         return replace(wrong(other), number=number)
     try:
@@ -102,8 +100,8 @@ def check(number: str, answer: object, *given, **named) -> Verdict:
     return replace(verdict, number=number)
 
 
-def check_of(number: str) -> Callable[..., Verdict]:
-    """The check of an exercise.
+def check_of(number: str) -> tuple[Callable[..., Verdict], str]:
+    """The check of an exercise, and what it expects.
 
     Raises
     ------
@@ -161,13 +159,11 @@ def kind_of(answer: object) -> str:
 
 
 def unusable(error: Exception, answer: object, expects: str) -> str:
-    """What to say of an answer that the check failed on, with what was expected where the exercise declares it."""
+    """What to say of an answer that the check failed on, with what was expected."""
     if callable(answer):
         said = f"Calling this function, or reading what it returned, ended in {trouble(error, answer)}."
-        return f"{said} Expected is {expects}." if expects else said
-    if expects:
-        return f"Expected is {expects}, and the check could not read this one, which is {kind_of(answer)}."
-    return f"The check could not use this answer: {trouble(error, answer)}."
+        return f"{said} Expected is {expects}."
+    return f"Expected is {expects}, and the check could not read this one, which is {kind_of(answer)}."
 
 
 def trouble(error: Exception, answer: object) -> str:
