@@ -73,25 +73,6 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.flags.optimize:
         run_unoptimized(given)
     try:
-        return told(given)
-    finally:
-        settle_output()
-
-
-def run(given: list[str]) -> int:
-    """The status of a command; 2 where nobody knows it. What was given is not shown: it may be a message."""
-    if not given or given[0] in ("-h", "--help"):
-        print("\n".join(["usage: emosafe COMMAND ...", *(f"  {name:10}{of[1]}" for name, of in COMMANDS.items())]))
-        return 0
-    if given[0] not in COMMANDS:
-        tell(f"emosafe: no such command; use one of {', '.join(COMMANDS)}")
-        return 2
-    return module_of(given[0]).main(given[1:])
-
-
-def told(given: list[str]) -> int:
-    """The status of a command, whose expected failures are told in a line."""
-    try:
         status = run(given)
         if sys.stdout is not None:
             sys.stdout.flush()  # output that is lost is a failure
@@ -116,6 +97,19 @@ def told(given: list[str]) -> int:
         place = Path(error.filename).name if error.filename else "a file"
         tell(f"error: {place}: {error.strerror}; free space, or let it be written")
         return 1
+    finally:
+        settle_output()
+
+
+def run(given: list[str]) -> int:
+    """The status of a command; 2 where nobody knows it. What was given is not shown: it may be a message."""
+    if not given or given[0] in ("-h", "--help"):
+        print("\n".join(["usage: emosafe COMMAND ...", *(f"  {name:10}{of[1]}" for name, of in COMMANDS.items())]))
+        return 0
+    if given[0] not in COMMANDS:
+        tell(f"emosafe: no such command; use one of {', '.join(COMMANDS)}")
+        return 2
+    return module_of(given[0]).main(given[1:])
 
 
 if __name__ == "__main__":
