@@ -531,7 +531,7 @@ def path_of(location: tuple) -> str:
     return ".".join(part for part in location if isinstance(part, str))
 
 
-def nearest(location: tuple, schema: type[Section], lacking: set[str] = frozenset()) -> str:
+def nearest(location: tuple, schema: type[Section], lacking: set[str]) -> str:
     """What to do about an unknown key: the settings that it may stand for, wherever they are.
 
     The key's own section comes first, then the rest of the file, then the files of the other kind; `lacking` are the

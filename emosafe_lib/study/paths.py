@@ -74,7 +74,7 @@ def cache_root() -> Path:
     return folder_named("EMOSAFE_CACHE", str(pooch.os_cache("emosafe")))
 
 
-def stage_folder(study: str, stage: str, model: str | None = None, outputs: Path | None = None) -> Path:
+def stage_folder(study: str, stage: str, model: str | None = None) -> Path:
     """`outputs/<study>/<stage>` or `outputs/<study>/<model>/<stage>`."""
-    base = (outputs or outputs_root()) / study
+    base = outputs_root() / study
     return base / model / stage if model else base / stage
