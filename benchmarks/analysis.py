@@ -13,7 +13,6 @@ import argparse
 import os
 import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "analysis.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import analysis_world  # noqa: E402
-from reporting import machine, publish, ratio, rounds, versions  # noqa: E402
+from reporting import clocked, machine, publish, ratio, rounds, versions  # noqa: E402
 
 from emosafe_lib.evaluation import metrics, results  # noqa: E402
 from emosafe_lib.evaluation.bootstrap import Bootstrap  # noqa: E402
@@ -73,21 +72,14 @@ def columns(answers: Answers) -> tuple[np.ndarray, ...]:
     return answers.chosen, answers.probabilities, answers.usable
 
 
-def timed(work, *arguments) -> tuple[float, float, object]:
-    """Processor seconds, wall seconds and result of a call."""
-    wall, processor = time.perf_counter(), time.process_time()
-    found = work(*arguments)
-    return time.process_time() - processor, time.perf_counter() - wall, found
-
-
 def benchmark(resamples: int, repeats: int) -> dict:
     """Both sides on one study, medians of so many rounds."""
     evidence = whole_study(resamples)
     peer(evidence, 1)  # imports and first calls belong to neither side
     ours(whole_study(FEWEST_RESAMPLES))
-    sides = {"ours": partial(timed, ours, evidence), "peer": partial(timed, peer, evidence, PEER_RESAMPLES)}
-    runs = rounds(sides, repeats)
-    spent = {side: [processor for processor, *_ in found] for side, found in runs.items()}
+    sides = {"ours": partial(ours, evidence), "peer": partial(peer, evidence, PEER_RESAMPLES)}
+    runs = rounds({side: partial(clocked, work) for side, work in sides.items()}, repeats)
+    spent = {side: [processor for *_, processor in found] for side, found in runs.items()}
     spent["peer"] = [resamples / PEER_RESAMPLES * seconds for seconds in spent["peer"]]
     mine, theirs = (statistics.median(spent[side]) for side in ("ours", "peer"))
     row = {
@@ -100,8 +92,8 @@ def benchmark(resamples: int, repeats: int) -> dict:
         "limit_share": None,
         "budget": LIMIT_SECONDS,
         "budget_share": round(mine / LIMIT_SECONDS, 3),
-        "wall_seconds": round(statistics.median(wall for _, wall, _ in runs["ours"]), 1),
-        "numbers": runs["ours"][0][2],
+        "wall_seconds": round(statistics.median(clock for _, clock, _ in runs["ours"]), 1),
+        "numbers": runs["ours"][0][0],
         "repeats": repeats,
     }
     packages = versions("python", "numpy", "scipy", "scikit-learn", "pandas")

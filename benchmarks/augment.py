@@ -68,11 +68,11 @@ run.finish()
 """
 
 
-def worker(rows_file: Path, params, folder: Path, log=subprocess.DEVNULL) -> subprocess.Popen:
+def worker(rows_file: Path, params, folder: Path) -> subprocess.Popen:
     """A run in a process of its own, which can be killed."""
     environment = os.environ | {"OPENAI_API_KEY": KEY, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-c", WORKER, str(rows_file), params.model_dump_json(), str(folder)]
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
 
 
 def faults(seed: int):

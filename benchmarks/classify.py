@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reporting import machine, publish, ratio, rounds, versions
+from reporting import clocked, in_own_process, machine, publish, ratio, rounds, versions
 
 from emosafe_lib.study.machine import peak_memory_mb
 
@@ -148,18 +148,8 @@ def measure(folder: Path, side: str, rows: int) -> dict:
     with quiet():
         read = make(folder, side)
         read(messages[:16])
-        started = time.perf_counter(), time.process_time()
-        labels = read(messages)
-        clock, processor = time.perf_counter() - started[0], time.process_time() - started[1]
+        labels, clock, processor = clocked(lambda: read(messages))
     return {"clock": rows / clock, "processor": rows / processor, "labels": labels}
-
-
-def in_own_process(folder: Path, side: str, rows: int, work: str = "--one"):
-    """`measure`, or by `--probe` `best_batch`, in a fresh process, in which every side has as many threads."""
-    command = [sys.executable, __file__, work, str(folder), side, "--rows", str(rows)]
-    environment = os.environ | {"OMP_NUM_THREADS": THREADS}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def answer_once(folder: Path, side: str) -> None:
@@ -218,10 +208,11 @@ def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
 
     make_export(case, folder)
     at = folder / case / "safety"
-    best, over = (in_own_process(at, kind, PROBED_ROWS, "--probe") for kind in ("", OVER_ONNX))
+    run = partial(in_own_process, __file__, OMP_NUM_THREADS=THREADS)
+    best, over = (run("--probe", at, kind) for kind in ("", OVER_ONNX))
     runtimes = runtimes_here(at)
     sides = [best, over, *runtimes]
-    runs = rounds({side: partial(in_own_process, at, side, rows) for side in sides}, repeats)
+    runs = rounds({side: partial(run, "--one", at, side, "--rows", rows) for side in sides}, repeats)
     labels = {side: found[0]["labels"] for side, found in runs.items()}
     name = "transformers pipeline('text-classification') in fp32{}, batch {}, its best of " + f"{[*PIPELINE_BATCHES]}"
     pairs = [(runtime, best, name.format("", best)) for runtime in runtimes]

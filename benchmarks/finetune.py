@@ -23,14 +23,12 @@ cards and rows of other lengths, so they have no ratio. The tests run the same f
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reporting import machine, publish, ratio, rounds, versions
+from reporting import clocked, in_own_process, machine, publish, ratio, rounds, versions
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 SHAPE = {"layers": 6, "hidden": 320, "heads": 5, "kv_heads": 5, "intermediate": 864, "vocabulary": 4096}
@@ -160,9 +158,8 @@ def settings(folder: str, learning_rate: float, seed: int):
 
 def seconds(trainer) -> tuple[float, float, int]:
     """Seconds of `trainer.train()`, by the clock and of processor time, and its steps."""
-    started = time.perf_counter(), time.process_time()
-    trainer.train()
-    return time.perf_counter() - started[0], time.process_time() - started[1], trainer.state.global_step
+    _, clock, processor = clocked(trainer.train)
+    return clock, processor, trainer.state.global_step
 
 
 def measure(case: str, side: str, rows: int, seed: int) -> dict:
@@ -205,19 +202,14 @@ def precision_of(case: str) -> str:
     return "bfloat16" if mixes_precision(params_of(case)) else "float32"
 
 
-def in_own_process(case: str, side: str, rows: int, seed: int) -> dict:
-    """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--one", case, side, "--rows", str(rows), "--seed", str(seed)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def compare(case: str, rows: int, repeats: int) -> list[dict]:
     """Median of interleaved runs of both sides, as rows of the results file."""
     seeds = {side: iter(range(repeats)) for side in ("ours", "peer")}
-    runs = rounds(
-        {side: lambda side=side: in_own_process(case, side, rows, next(seeds[side])) for side in seeds}, repeats
-    )
+
+    def run(side: str) -> dict:
+        return in_own_process(__file__, "--one", case, side, "--rows", rows, "--seed", next(seeds[side]))
+
+    runs = rounds({side: partial(run, side) for side in seeds}, repeats)
     middle = {
         side: {key: statistics.median(run[key] for run in found) for key in found[0]} for side, found in runs.items()
     }
@@ -303,24 +295,13 @@ def measure_step(model, rows: int = STEP_ROWS, tokens: int = STEP_TOKENS, steps:
     step = step_of(step_network(model), model, rows, tokens)
     step()
     forget_peak(gpu)
-    spent = []
-    for _ in range(steps):
-        started = time.perf_counter()
-        step()  # it waits for the device, to know its loss
-        spent.append(time.perf_counter() - started)
+    spent = [clocked(step)[1] for _ in range(steps)]  # a step waits for the device, to know its loss
     return {"seconds": statistics.median(spent), "peak_gb": peak_mb(gpu) * 2**20 / 1e9} | hardware(model)
-
-
-def step_in_own_process(name: str, quantization: str) -> dict:
-    """`measure_step` on the GPU in a fresh process."""
-    command = [sys.executable, __file__, "--step", name, quantization]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def step_rows(name: str, quantization: str) -> list[dict]:
     """Memory and seconds of a LoRA step beside litgpt's, as rows of the results file."""
-    found, (minutes, gigabytes) = step_in_own_process(name, quantization), LITGPT[name]
+    found, (minutes, gigabytes) = in_own_process(__file__, "--step", name, quantization), LITGPT[name]
     kind = found["quantization"] if found["quantization"] != "none" else found["dtype"]
     shared = {"rows": STEP_ROWS, "tokens": STEP_TOKENS, "limit_share": None, "fallbacks": found["fallbacks"]}
     peer = "litgpt, LoRA in bf16 on one A10G as published in its config_hub/finetune/README.md"

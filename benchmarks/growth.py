@@ -19,10 +19,8 @@ import csv
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import partial
@@ -34,7 +32,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 from classify import texts
-from reporting import exponents, machine, publish, rounds, versions
+from reporting import clocked, exponents, in_own_process, machine, publish, rounds, versions
 
 from emosafe_lib import cli
 from emosafe_lib.study.machine import peak_memory_mb
@@ -143,16 +141,8 @@ STEPS[STREAM] = classify
 def measure(step: str, home: Path, rows: int) -> dict:
     """Seconds of a step, by the clock and of processor time, and the peak memory of this process in MiB."""
     STEPS[step](home, WARM_ROWS)
-    started = time.perf_counter(), time.process_time()
-    STEPS[step](home, rows)
-    spent = {"seconds": time.perf_counter() - started[0], "processor_seconds": time.process_time() - started[1]}
-    return spent | {"peak_mb": peak_memory_mb()}
-
-
-def in_own_process(step: str, home: Path, rows: int) -> dict:
-    """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--one", step, str(home), "--rows", str(rows)]
-    return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+    _, clock, processor = clocked(lambda: STEPS[step](home, rows))
+    return {"seconds": clock, "processor_seconds": processor, "peak_mb": peak_memory_mb()}
 
 
 def table(step: str, runs: dict[int, dict], settings: dict) -> list[dict]:
@@ -179,7 +169,8 @@ def benchmark(home: Path, sizes: list[int], repeats: int) -> Iterator[dict]:
     for step in STEPS:
         if step == STREAM:
             train(home, WARM_ROWS, home / "exported")
-        every = rounds({rows: partial(in_own_process, step, home, rows) for rows in sizes}, repeats)
+        run = partial(in_own_process, __file__, "--one", step, home, "--rows")
+        every = rounds({rows: partial(run, rows) for rows in sizes}, repeats)
         runs = {n: {key: statistics.median(run[key] for run in each) for key in each[0]} for n, each in every.items()}
         found = table(step, runs, caps(step))
         print(*found, sep="\n", file=sys.stderr, flush=True)

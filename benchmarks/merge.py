@@ -11,16 +11,13 @@ of its own, whose peak memory is what the operating system says.
 import argparse
 import itertools
 import json
-import os
-import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from reporting import exponents, machine, publish, ratio, rounds, versions
+from reporting import clocked, exponents, in_own_process, machine, publish, ratio, rounds, versions
 
 from emosafe_lib.study.machine import peak_memory_mb
 
@@ -30,7 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 SIZES, WARM_ROWS = (10_000, 100_000, 1_000_000), 500
 PEER_UP_TO = 100_000  # beyond, the loop needs tens of minutes
-LIMIT_SECONDS, LIMIT_MB, MOST_EXPONENT = 600, 4096, 1.1  # of a million rows
+# By its title: the key of a figure, its unit, and the most that a million rows may take.
+FIGURES = {"time": ("seconds", "s", 600), "peak memory": ("peak_mb", "MB", 4096)}
+MOST_EXPONENT = 1.1
+PEER = "pandas + datasketch loop"
 VOCABULARY, WORDS, EXACT, NEAR = 50_000, 20, 0.03, 0.05
 LEVELS = ("safe", "borderline", "unsafe")
 
@@ -105,40 +105,16 @@ def one(which: str, n: int) -> dict:
     rows, side = synthetic(n), {"ours": ours, "peer": peer}[which]
     side(rows.head(WARM_ROWS))
     index_sketches.clear()
-    before, cpu = time.perf_counter(), time.process_time()
-    groups = side(rows)
-    return {
-        "seconds": round(time.perf_counter() - before, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "peak_mb": round(peak_memory_mb()),
-        "groups": groups,
-    }
+    groups, clock, processor = clocked(lambda: side(rows))
+    spent = {"seconds": round(clock, 2), "cpu_seconds": round(processor, 2)}
+    return spent | {"peak_mb": round(peak_memory_mb()), "groups": groups}
 
 
-def measured(which: str, n: int) -> dict:
-    """`one` in a process of its own, so that memory of one run does not show up in another."""
-    command = [sys.executable, __file__, "--one", which, "--sizes", str(n)]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def line(case: str, mine: float, theirs: float | None, unit: str, budget: float | None = None, **extra) -> dict:
-    """One row of the result file; `ratio` is the peer's cost over ours."""
-    return (
-        {
-            "case": case,
-            "ours": mine,
-            "peer": theirs,
-            "peer_name": "pandas + datasketch loop" if theirs is not None else "",
-            "unit": unit,
-            "ratio": round(theirs / mine, 2) if theirs is not None else None,
-            "limit_share": None,
-        }
-        | ({"budget": budget, "budget_share": round(mine / budget, 4)} if budget else {})
-        | extra
-    )
+def line(case: str, mine: float, unit: str, theirs=None, times=None, budget: float | None = None) -> dict:
+    """One row of the result file; `theirs` is what the peer takes, and `times` how often ours goes into that."""
+    found = {"case": case, "ours": mine, "peer": theirs, "peer_name": "" if theirs is None else PEER, "unit": unit}
+    found |= {"ratio": times, "limit_share": None}
+    return found | ({"budget": budget, "budget_share": round(mine / budget, 4)} if budget else {})
 
 
 def benchmark(sizes: list[int], repeats: int) -> dict:
@@ -147,42 +123,25 @@ def benchmark(sizes: list[int], repeats: int) -> dict:
     """
     from emosafe_lib.study.optional import not_measured, optional
 
-    rows, mine = [], {}
+    run, rows, mine = partial(in_own_process, __file__, "--one", OMP_NUM_THREADS="2"), [], {}
     for n in sizes:
         runs = {}
         if n <= PEER_UP_TO:
-            with optional("peer", f"pandas + datasketch loop, {n} rows"):
-                runs = rounds({side: partial(measured, side, n) for side in ("ours", "peer")}, repeats)
-        runs = runs or {"ours": [measured("ours", n)]}
+            with optional("peer", f"{PEER}, {n} rows"):
+                runs = rounds({side: partial(run, side, "--sizes", n) for side in ("ours", "peer")}, repeats)
+        runs = runs or {"ours": [run("ours", "--sizes", n)]}
         mine[n], theirs = (pd.DataFrame(runs.get(side, [])).median().to_dict() for side in ("ours", "peer"))
         print(n, mine[n], theirs, file=sys.stderr, flush=True)
-        top = n == 1_000_000
-        extra = {
-            "repeats": len(runs["ours"]),
-            "cpu_seconds": mine[n]["cpu_seconds"],
-            "groups": mine[n]["groups"],
-            "peer_groups": theirs.get("groups"),
-        }
-        rows.append(
-            line(
-                f"{n} rows, time",
-                mine[n]["seconds"],
-                theirs.get("seconds"),
-                "s",
-                LIMIT_SECONDS if top else None,
-                **extra,
-            )
-        )
-        rows.append(
-            line(f"{n} rows, peak memory", mine[n]["peak_mb"], theirs.get("peak_mb"), "MB", LIMIT_MB if top else None)
-        )
-        for row, key in zip(rows[-2:], ("seconds", "peak_mb") if theirs else (), strict=False):
-            row["ratio"] = round(ratio(*([run[key] for run in runs[side]] for side in ("peer", "ours"))), 2)
+        for title, (key, unit, limit) in FIGURES.items():
+            each = [[found[key] for found in runs.get(side, [])] for side in ("peer", "ours")]
+            times, budget = round(ratio(*each), 2) if theirs else None, limit if n == max(SIZES) else None
+            rows.append(line(f"{n} rows, {title}", mine[n][key], unit, theirs.get(key), times, budget))
+        counted = {"cpu_seconds": mine[n]["cpu_seconds"], "groups": mine[n]["groups"]}
+        rows[-2] |= {"repeats": len(runs["ours"]), **counted, "peer_groups": theirs.get("groups")}
     if len(sizes) > 1:
         each = exponents(sizes, [mine[n]["cpu_seconds"] for n in sizes])
-        rows.append(
-            line("exponent of time over rows, last two sizes", each[-1], None, "", MOST_EXPONENT, exponents=each)
-        )
+        last = line("exponent of time over rows, last two sizes", each[-1], "", budget=MOST_EXPONENT)
+        rows.append(last | {"exponents": each})
     packages = versions("python", "numpy", "pandas", "scipy", "datasketch")
     return {"machine": machine(), "versions": packages, "rows": rows, "not_measured": not_measured()}
 

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # whoever imports a function from here keeps the usu
 import numpy as np
 import pandas as pd
 import torch
-from reporting import machine, publish, versions
+from reporting import clocked, machine, publish, versions
 
 from emosafe_lib.models import backbone
 from emosafe_lib.models.batching import budget_batches
@@ -94,11 +94,11 @@ class Setup:
     messages: list
 
 
-def network_of(shape: ShapeParams, seed: int = 0):
+def network_of(shape: ShapeParams):
     """A LLaMA of a shape; its random weights are large enough that labels differ clearly."""
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     changes = {"weights": "random", "shape": shape, "context_tokens": CONTEXT, "device": "cpu"}
     model = load_model("nano-3").model_copy(update=changes)
     return backbone.load_network(model, AutoModelForCausalLM, initializer_range=0.1)
@@ -132,13 +132,6 @@ def prompt_of(tokenizer, task: str, prefix_tokens: int, variant: str = "guard") 
         turns.append(wordings.Turn(f"r{number}", f"g{number}", text_of(random, tokenizer, 48), question, answer))
         found.append(wordings.build_prompt(tokenizer, task, variant, turns))
     return min(found, key=lambda prompt: abs(len(prompt.prefix) - prefix_tokens)) if prefix_tokens else found[0]
-
-
-def clocked(work) -> tuple[object, float, float]:
-    """What a function returns, its seconds by the clock and of processor time."""
-    started = time.perf_counter(), time.process_time()
-    found = work()
-    return found, time.perf_counter() - started[0], time.process_time() - started[1]
 
 
 def ours(setup: Setup, messages) -> np.ndarray:

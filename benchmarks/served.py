@@ -21,7 +21,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "served.json"
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent / ".peers")]
 
-from reporting import machine, publish, ratio, rounds, versions  # noqa: E402
+from reporting import clocked, machine, publish, ratio, rounds, versions  # noqa: E402
 from scoring import Setup, gemm_peak, operations  # noqa: E402
 
 from emosafe_lib.data import merge  # noqa: E402
@@ -127,18 +126,11 @@ def as_the_study(backend, rows, task: str, setting: str) -> Callable:
     return partial(answers.of_test, backend, scores, calibration, validation)
 
 
-def timed(score: Callable, part) -> tuple[scoring.Scores, float]:
-    """Scores of the rows, and seconds."""
-    start = time.perf_counter()
-    scores = score(part)
-    return scores, time.perf_counter() - start
-
-
 def operations_per_second(backend, ours: list, texts: list[str]) -> list[float]:
     """Of each round of the local backend: what the layers have to compute for these rows, once, by its seconds."""
     question = ours[0][0].asked.question
     messages, _ = wordings.encode_messages(backend.tokenizer, texts, question.max_text_tokens)
-    return [operations(Setup(backend.network, question, messages)) / seconds for _, seconds in ours]
+    return [operations(Setup(backend.network, question, messages)) / seconds for _, seconds, _ in ours]
 
 
 def agreement(mine, its) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,9 +164,9 @@ def read_alike(exact, its) -> dict:
 
 
 def compared(ours: list, peer: list, task: str, setting: str, weights: str) -> dict:
-    """One case as a row of the result file, from both sides' rounds; agreement counts rows that both label."""
-    (mine, _), (its, _) = ours[0], peer[0]
-    speeds = [[len(mine.ids) / seconds for _, seconds in runs] for runs in (ours, peer)]
+    """One case as a row of the result file, from both sides' clocked rounds; agreement counts rows that both label."""
+    mine, its = ours[0][0], peer[0][0]
+    speeds = [[len(mine.ids) / seconds for _, seconds, _ in runs] for runs in (ours, peer)]
     both, same, ahead = agreement(mine, its)
     chances = [answers.probabilities_of(each.log_probabilities, task)[both] for each in (mine, its)]
     return {
@@ -214,7 +206,7 @@ def best_slots(model, path: Path, rows, test, threads: int) -> int:
     for slots in SLOTS:
         with server(model, path, threads, slots) as remote:
             score = as_the_study(remote, rows, "safety", "few-shot")
-            spent[slots] = [timed(score, test.head(PROBED))[1] for _ in range(2)][-1]
+            spent[slots] = [clocked(partial(score, test.head(PROBED)))[1] for _ in range(2)][-1]
     return min(spent, key=spent.get)
 
 
@@ -245,7 +237,8 @@ def main() -> None:
                 for case in cases:
                     backs = {"ours": local, "peer": remote}
                     ways = {side: as_the_study(back, rows, *case[:2]) for side, back in backs.items()}
-                    sides = {side: partial(timed, score, parts[case]) for side, score in ways.items()} | {"peak": peak}
+                    sides = {side: partial(clocked, partial(score, parts[case])) for side, score in ways.items()}
+                    sides |= {"peak": peak}
                     for work in sides.values():
                         work()  # what is made at the first call belongs to neither
                     mine, its, peaks = rounds(sides, given.repeats).values()

@@ -10,6 +10,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
@@ -59,6 +60,26 @@ def code() -> dict:
 if "EMOSAFE_BENCHMARKED" not in os.environ:
     os.environ["EMOSAFE_BENCHMARKED"] = json.dumps(code())
 CODE = json.loads(os.environ["EMOSAFE_BENCHMARKED"])
+
+
+def clocked(work: Callable) -> tuple[object, float, float]:
+    """What a function returns, its seconds by the clock, and those of processor time."""
+    clock, processor = time.perf_counter(), time.process_time()
+    found = work()
+    return found, time.perf_counter() - clock, time.process_time() - processor
+
+
+def in_own_process(file: str, *words: object, **environment: str):
+    """What a benchmark's file prints last, read as JSON, when these words start it in a process of its own, whose memory
+    and threads are nobody else's.
+
+    Raises
+    ------
+    CalledProcessError : it failed
+    """
+    command = [sys.executable, file, *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def rounds(jobs: dict[str, Callable], repeats: int) -> dict[str, list]:

@@ -152,7 +152,7 @@ def test_a_steps_rows_stand_beside_published_ones_and_seconds_get_no_ratio(load,
     assert {name for name, _ in bench.GPU_CASES} == set(bench.LITGPT) == {"llama-1b", "llama-8b"}
     assert bench.step_params("llama-8b", "int4").shape.layers == 32
     measured = {"seconds": 0.5, "peak_gb": 9.85, "quantization": "int4", "dtype": "bfloat16", "fallbacks": []}
-    monkeypatch.setattr(bench, "step_in_own_process", lambda *case: measured)
+    monkeypatch.setattr(bench, "in_own_process", lambda *words: measured)
     memory, seconds = bench.step_rows("llama-8b", "int4")
     assert (memory["case"], memory["ratio"], memory["peer"]) == ("llama-8b int4 LoRA step, memory", 2.0, 19.7)
     assert (seconds["ours"], seconds["peer"], seconds["ratio"]) == (0.5, 0.201, None)
@@ -187,9 +187,12 @@ def test_a_lora_case_names_the_precision_of_its_limit_and_meets_another_order_ea
     made = dict.fromkeys(("clock", "processor", "peak_mb", "training_mb", "gemm_gflops"), 2.0)
     made |= {"limit_share": 0.25, "steps": 3, "threads": 1}
     sides, seeds = {"ours": made, "peer": made | {"processor": 1.0, "steps": 7}}, []
-    monkeypatch.setattr(
-        bench, "in_own_process", lambda case, side, rows, seed: seeds.append((side, seed)) or sides[side]
-    )
+
+    def in_own_process(file, one, case, side, *words):
+        seeds.append((side, words[-1]))
+        return sides[side]
+
+    monkeypatch.setattr(bench, "in_own_process", in_own_process)
     for half, dtype in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(precision, "mixes_precision", lambda model, half=half: half)
         speed = bench.compare(smoke, 8, 2)[0]
@@ -229,5 +232,5 @@ def test_growth_measures_a_step_in_a_process_whose_memory_is_its_own(load, tmp_p
     large[:: 2**12] = bytes([1]) * len(large[:: 2**12])
     for rows in (bench.WARM_ROWS, 100):
         bench.write_inputs(tmp_path, rows)
-    found = bench.in_own_process("01 merge", tmp_path, 100)
+    found = bench.in_own_process(bench.__file__, "--one", "01 merge", tmp_path, "--rows", 100)
     assert 50 < found["peak_mb"] < 450 and found["processor_seconds"] > 0 and (tmp_path / "rows-100.parquet").is_file()
