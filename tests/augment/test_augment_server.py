@@ -558,6 +558,37 @@ def test_29_a_batch_that_expired_unanswered_is_handed_in_again(tmp_path):
         assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8 and len(server.batches) == 2
 
 
+def test_29_a_batch_whose_answers_are_deleted_is_handed_in_again(tmp_path):
+    """Whoever comes back after a month; a younger one without its file is the server's fault."""
+    with ChatServer() as server:
+        server.batch_polls = 1
+        with pytest.raises(AugmentationError, match="in_progress"):
+            run(server, tmp_path, provider="openai-batch", batch_wait_seconds=0.0)
+        del server.files["out-0"]
+        with pytest.raises(AugmentationError, match="404"):
+            run(server, tmp_path, provider="openai-batch")
+        server.batches["batch-0"]["created_at"] -= openai_batch.OLDEST
+        assert run(server, tmp_path, provider="openai-batch").card["answered"] == 8 and len(server.batches) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        ('{"custom_id": []}', None),
+        ('{"custom_id": "somebody else"}', None),
+        ("[1]", None),
+        ('{"custom_id": "KEY"}', "api_error"),
+        ('{"custom_id": "KEY", "response": "sorry"}', "api_error"),
+        ('{"custom_id": "KEY", "response": {"status_code": 200, "body": [1]}}', "api_error"),
+    ],
+)
+def test_24_a_line_of_another_form_costs_one_answer_and_no_run(line, outcome):
+    params = live("http://127.0.0.1:9/v1", provider="openai-batch")
+    (request,) = augment_requests.requests_for(rows(1), params)
+    answer = openai_batch.read_line(line.replace("KEY", request.key).encode(), {request.key: request}, params)
+    assert (answer and answer.outcome) == outcome
+
+
 def test_29_a_line_that_failed_in_an_old_batch_waits_for_the_next_run(tmp_path):
     """Asked once more beside the rest, two lines that always fail would take turns for ever."""
     with ChatServer(lambda number, body: "500" if number % 8 == 0 else "good") as server:

@@ -320,8 +320,8 @@ class ChatServer:
             return ok(self.list_batches(query))
         if path.startswith("/batches/"):
             return ok(self.poll(path.split("/")[2]))
-        if path.startswith("/files/") and path.endswith("/content"):
-            return 200, {"content-type": "application/jsonl"}, self.files[path.split("/")[2]]
+        if path.endswith("/content") and (name := path.split("/")[2]) in self.files:
+            return 200, {"content-type": "application/jsonl"}, self.files[name]
         return error(404, "not_found")
 
     def start_batch(self, request: dict) -> dict:

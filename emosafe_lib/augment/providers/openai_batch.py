@@ -99,13 +99,17 @@ def under_way(batches: BatchServer, digest: str, journal: Journal) -> str | None
 
 async def newest_of(client: openai.AsyncOpenAI, digest: str, done: set[str]) -> str | None:
     """The id of the newest batch that carries the digest, has not failed and is not done; the server lists newest first."""
-    oldest = time.time() - OLDEST
     async for batch in client.batches.list(limit=PAGE):
         if (batch.metadata or {}).get("emosafe") == digest and batch.id not in done and batch.status != "failed":
             return batch.id
-        if batch.created_at and batch.created_at < oldest:
+        if expired(batch):
             break
     return None
+
+
+def expired(batch) -> bool:
+    """Whether a batch is so old that its answers are deleted."""
+    return bool(batch.created_at) and batch.created_at < time.time() - OLDEST
 
 
 def hand_in(batches: BatchServer, todo: list[Request], digest: str, journal: Journal) -> str:
@@ -155,10 +159,20 @@ def wait_for(batches: BatchServer, batch_id: str):
 
 
 def fetch(batches: BatchServer, batch, requests: dict[str, Request], journal: Journal) -> set[str]:
-    """Write a finished batch's answers to the journal; returns the keys that it spoke of."""
+    """Write a finished batch's answers to the journal; returns the keys that it spoke of.
+
+    Raises
+    ------
+    ServerError : the server refuses, or goes on failing; not where the batch's answers are deleted, which then count as none
+    """
     seen: set[str] = set()
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-        result = batches.call(lambda client, file_id=file_id: client.files.content(file_id))
+        try:
+            result = batches.call(lambda client, file_id=file_id: client.files.content(file_id))
+        except ServerError:
+            if not expired(batch):
+                raise
+            continue
         for line in result.content.splitlines():
             answer = read_line(line, requests, batches.params)
             if answer and answer.key not in seen and answer.key not in journal.answers:
@@ -172,17 +186,16 @@ def read_line(line: bytes, requests: dict[str, Request], params: AugmentationPar
     """One line of a result file; None if it belongs to no request of ours."""
     try:
         record = json_value(line)
-        key, response = record["custom_id"], record.get("response") or {}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        request = requests[record["custom_id"]]
+    except (ValueError, KeyError, TypeError):
         return None
-    if key not in requests:
-        return None
+    response = record.get("response")
+    if not isinstance(response, dict) or response.get("status_code") != 200:
+        return Answer(request.key, "api_error", note="batch line")
     try:
-        if response.get("status_code") == 200:
-            return exchange.read_body(response.get("body"), requests[key], params)
+        return exchange.read_body(response.get("body"), request, params)
     except TryAgain as fault:
-        return Answer(key, "api_error", note=fault.note)
-    return Answer(key, "api_error", note="batch line")
+        return Answer(request.key, "api_error", note=fault.note)
 
 
 def answer_all(todo: list[Request], params: AugmentationParams, journal: Journal) -> None:

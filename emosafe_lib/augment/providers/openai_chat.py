@@ -39,8 +39,8 @@ class Bookkeeper:
         ServerError : nothing more should be sent
         """
         price = cost.estimate([request], self.params)["cost_usd"]
-        lost = self.journal.timeouts * price
-        if self.journal.spent_usd + self.reserved + lost + price > self.params.max_cost_usd + 1e-9:
+        doubtful = self.journal.timeouts * price
+        if self.journal.spent_usd + self.reserved + doubtful + price > self.params.max_cost_usd + 1e-9:
             what = f"the cap of {self.params.max_cost_usd} US dollars is reached"
             self.client.stop(what, "raise augmentation.max_cost_usd to go on")
             return ""
