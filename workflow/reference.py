@@ -82,15 +82,17 @@ def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
     base, target = paths.outputs_root() / study.name, folder() / study.name
     others = sorted({*together, *(path.name for path in finished_copies())} - {study.name})
     front_page.write_index(study, others=others)
-    with files.replacing(target) as partial:
-        for name in readable(study):
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(base / name, partial / name)
-        refuse_private(partial)
-        refuse_texts(partial, real_texts(base, study))
-        refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
-        refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
-    front_page.write_index(study)  # which leads to the studies beside it, not to other copies
+    try:
+        with files.replacing(target) as partial:
+            for name in readable(study):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(base / name, partial / name)
+            refuse_private(partial)
+            refuse_texts(partial, real_texts(base, study))
+            refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
+            refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
+    finally:
+        front_page.write_index(study)  # which leads to the studies beside it, not to other copies
     return target
 
 

@@ -126,6 +126,14 @@ def test_what_may_not_be_published_stops_the_copy_and_the_earlier_one_stays(stud
     assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
 
 
+def test_a_study_whose_copy_is_refused_has_its_own_front_page_again(study, monkeypatch):
+    """Its copy's leads to other copies, which need not stand beside the study."""
+    monkeypatch.setattr(reference, "MAX_BYTES", 1)
+    with pytest.raises(StageError, match="keep it under"):
+        reference.copy(load_study("toy"), ["elsewhere"])
+    assert "../elsewhere/" not in (study / "index.html").read_text()
+
+
 def test_a_home_folder_of_a_single_slash_is_not_found_in_every_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/")
     (tmp_path / "page.html").write_text("safe and/or unsafe")
