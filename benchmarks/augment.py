@@ -51,14 +51,6 @@ CANARIES = (
     "u/zelda_quux{n}",
     "4111 1111 1111 {n:04d}",
 )
-WORKER = """
-import sys
-from emosafe_lib.augment import reinterpretation
-from emosafe_lib.study import rows
-from emosafe_lib.study.parameters import AugmentationParams
-params = AugmentationParams.model_validate_json(sys.argv[2])
-reinterpretation.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
-"""
 MERGED = """
 import shutil, sys
 from emosafe_lib.study import stage
@@ -71,7 +63,7 @@ run.finish()
 def worker(rows_file: Path, params, folder: Path) -> subprocess.Popen:
     """A run in a process of its own, which can be killed."""
     environment = os.environ | {"OPENAI_API_KEY": KEY, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", WORKER, str(rows_file), params.model_dump_json(), str(folder)]
+    command = augment_cases.command_of(rows_file, params, folder)
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
 
 

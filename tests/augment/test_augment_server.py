@@ -10,12 +10,11 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from augment_cases import live, row, rows
+from augment_cases import command_of, live, row, rows
 from chat_server import ChatServer, Response, completion, short_id
 
 from emosafe_lib.augment import cost, reinterpretation
@@ -24,17 +23,9 @@ from emosafe_lib.augment.journal import Journal, journal_path
 from emosafe_lib.augment.providers import openai_batch
 from emosafe_lib.models import server as server_module
 from emosafe_lib.study.errors import AugmentationError
+from emosafe_lib.study.rows import write_rows
 
 KEY = "sk-canary-key-000000"
-WORKER = """
-import sys
-import pandas as pd
-from emosafe_lib.augment import reinterpretation
-from emosafe_lib.study import rows
-from emosafe_lib.study.parameters import AugmentationParams
-params = AugmentationParams.model_validate_json(sys.argv[2])
-reinterpretation.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -195,23 +186,6 @@ def test_27_a_reply_that_is_not_the_json_asked_for_is_rejected(kind, tmp_path):
         assert rejected == ({"no_choices": 2} if kind == "reply:" else {"schema": 2}) and len(server.seen) == 2
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("echo", "echo"),
-        ("wrong_id", "wrong_id"),
-        ("wrong_tactic", "wrong_tactic"),
-        ("wrong_level", "level"),
-        ("german", "language"),
-        ("short", "length_ratio"),
-        ("identifier", "identifier"),
-    ],
-)
-def test_28_replies_that_do_not_fit_are_rejected_and_counted(kind, reason, tmp_path):
-    with ChatServer(lambda number, body: kind) as server:
-        assert run(server, tmp_path, count=3).card["rejected"] == {reason: 3}
-
-
 def test_28_one_reply_to_all_is_accepted_once(tmp_path):
     with ChatServer(lambda number, body: "same") as server:
         card = run(server, tmp_path, count=5).card
@@ -220,19 +194,9 @@ def test_28_one_reply_to_all_is_accepted_once(tmp_path):
 
 def test_29_after_kill_9_only_unfinished_rows_are_paid_for(tmp_path):
     """The process is killed in mid-run, twice; every row ends up answered and billed once."""
-    from emosafe_lib.study.rows import write_rows
-
     write_rows(rows(24), tmp_path / "rows.parquet")
     with ChatServer(latency=0.05) as server:
-        params = live(server.url)
-        command = [
-            sys.executable,
-            "-c",
-            WORKER,
-            str(tmp_path / "rows.parquet"),
-            params.model_dump_json(),
-            str(tmp_path),
-        ]
+        command = command_of(tmp_path / "rows.parquet", live(server.url), tmp_path)
         for limit in (6, 14):
             worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             end = time.monotonic() + 60
@@ -379,14 +343,11 @@ def test_33_canaries_and_the_key_are_nowhere(tmp_path, caplog, capfd, monkeypatc
 
 def test_33_a_traceback_shows_neither_key_nor_text(tmp_path):
     """The whole chain of an uncaught error."""
-    from emosafe_lib.study.rows import write_rows
-
     write_rows(rows(3), tmp_path / "rows.parquet")
     with ChatServer(lambda number, body: "400") as server:
-        command = [sys.executable, "-c", WORKER, str(tmp_path / "rows.parquet")]
-        arguments = [live(server.url).model_dump_json(), str(tmp_path)]
+        command = command_of(tmp_path / "rows.parquet", live(server.url), tmp_path)
         environment = os.environ | {"OPENAI_LOG": "debug"}
-        done = subprocess.run(command + arguments, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "refuses the request (status 400, unknown_parameter)" in said
     assert KEY not in said and "Whenever" not in said and said.count("Traceback") == 1

@@ -1,4 +1,7 @@
-"""Rows and parameters that the tests of augmentation share."""
+"""Rows, parameters and a process that the tests of augmentation and its benchmark share."""
+
+import sys
+from pathlib import Path
 
 import pandas as pd
 
@@ -9,6 +12,14 @@ NOUNS = (
     "bridge|kettle|ledger|garden|ticket|window|choir|engine|pillow|market|ladder|harbour|violin|carpet|lantern|orchard"
 )
 VERBS = "haunts|worries|follows|tires|annoys|puzzles|upsets|bothers|drains|confuses|irks|troubles|shakes|grieves|nags"
+WORKER = """
+import sys
+from emosafe_lib.augment import reinterpretation
+from emosafe_lib.study import rows
+from emosafe_lib.study.parameters import AugmentationParams
+params = AugmentationParams.model_validate_json(sys.argv[2])
+reinterpretation.reinterpret(rows.read_rows(sys.argv[1]), params, sys.argv[3])
+"""
 
 
 def text_of(number: int) -> str:
@@ -64,3 +75,8 @@ def live(url: str, **changes) -> AugmentationParams:
         "batch_poll_seconds": 0.02,
     }
     return AugmentationParams(**(base | changes))
+
+
+def command_of(rows_file: Path, params: AugmentationParams, journal_dir: Path) -> list[str]:
+    """The command of a run in a process of its own, which can be killed."""
+    return [sys.executable, "-c", WORKER, str(rows_file), params.model_dump_json(), str(journal_dir)]

@@ -119,14 +119,12 @@ def answer(kind: str, body: dict) -> tuple[int, dict, bytes]:
         "list": lambda: ok(completion(f"[{text}]")),
         "nan": lambda: ok(completion(text[:-1] + ', "score": NaN}')),
         "wrong_id": lambda: ok(completion(json.dumps(reply | {"id": "ffffffffffff"}))),
-        "wrong_tactic": lambda: ok(completion(json.dumps(reply | {"tactic": other_than(reply["tactic"])}))),
         "wrong_level": lambda: ok(
             completion(json.dumps(reply | {"level": {"safe": "unsafe"}.get(reply["level"], "safe")}))
         ),
         "german": lambda: ok(
             completion(json.dumps(reply | {"text": "Ich sehe die Sache heute anders, ruhig und klar. " * 3}))
         ),
-        "short": lambda: ok(completion(json.dumps(reply | {"text": "I am fine."}))),
         "identifier": lambda: ok(completion(json.dumps(reply | {"text": reply["text"] + " Call +49 170 1234567."}))),
         "echo": lambda: ok(completion(json.dumps(reply | {"text": user.split("<<<\n")[1].split("\n>>>")[0]}))),
         "same": lambda: ok(completion(json.dumps(reply | {"text": sentence(random.Random(7)) * 2}))),
@@ -151,11 +149,6 @@ ALL_FAULTS = (
     *("no_choices", "refusal", "filter", "filter400", "length", "wrong_model"),
     *("fenced", "trailing", "duplicate_key", "list", "nan", "wrong_id", "wrong_level", "echo", "german", "identifier"),
 )
-
-
-def other_than(tactic: str) -> str:
-    """Another tactic's key."""
-    return "agency" if tactic != "agency" else "acceptance"
 
 
 class ChatServer:
