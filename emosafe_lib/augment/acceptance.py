@@ -17,7 +17,7 @@ from emosafe_lib.augment import tactics
 from emosafe_lib.augment.diversity import ngrams
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.requests import Request, Shares, positive_categories
-from emosafe_lib.augment.tactics import Reply, parse_reply
+from emosafe_lib.augment.tactics import MOST_CHARACTERS, Reply, parse_reply
 from emosafe_lib.data import cleaning, pseudonyms
 from emosafe_lib.data.near_duplicates import near_duplicate_pairs
 from emosafe_lib.evaluation.baselines import words_pipeline
@@ -54,7 +54,6 @@ LENGTH_RATIO = (0.3, 4.0)
 LENGTH_FLOOR, LENGTH_CEILING = 12, 80  # words; a shorter or longer parent is treated as of this length
 ECHO_SHARE = 0.4  # of the reply's word triples that stand in the parent
 NEAR_JACCARD = 0.7
-MOST_CHARACTERS = 5_000
 
 
 @cache

@@ -29,6 +29,7 @@ from emosafe_lib.study.taxonomy import CATEGORIES, CATEGORY_TABLE, SAFETY_DEFINI
 PROMPT_VERSION = "1"
 TEMPLATE_VERSION = "1"
 MAX_REPLY_TOKENS = 400
+MOST_CHARACTERS = 5_000  # of a reply's text
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     id: str
-    text: Annotated[str, Field(min_length=1, max_length=5000)]
+    text: Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
     tactic: Literal[tuple(TACTIC)]
     emotion_before: Word
     emotion_after: Word
