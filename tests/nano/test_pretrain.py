@@ -50,7 +50,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def tokenizer(rows):
-    return pretrain.train_tokenizer(rows["text"])
+    return pretrain.train_tokenizer(rows["text"].tolist())
 
 
 @pytest.fixture
