@@ -28,8 +28,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import analysis_world  # noqa: E402
 from reporting import clocked, machine, publish, ratio, rounds, versions  # noqa: E402
+from scikit_scores import scores_by_scikit_learn  # noqa: E402
 
-from emosafe_lib.evaluation import metrics, results  # noqa: E402
+from emosafe_lib.evaluation import results  # noqa: E402
 from emosafe_lib.evaluation.bootstrap import Bootstrap  # noqa: E402
 from emosafe_lib.evaluation.metrics import Answers  # noqa: E402
 from emosafe_lib.evaluation.results import Evidence  # noqa: E402
@@ -64,7 +65,7 @@ def peer(evidence: Evidence, resamples: int) -> None:
         for counts in bootstrap.counts:
             drawn = np.repeat(np.arange(len(answers.rows)), counts[bootstrap.codes[answers.rows]])
             written = Answers(answers.task, np.arange(len(drawn)), *(part[drawn] for part in columns(answers)))
-            metrics.scores(evidence.truth.at(answers.rows[drawn]), written)
+            scores_by_scikit_learn(evidence.truth.at(answers.rows[drawn]), written)
 
 
 def columns(answers: Answers) -> tuple[np.ndarray, ...]:

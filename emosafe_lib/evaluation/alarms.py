@@ -50,6 +50,12 @@ def auroc(found: np.ndarray, false: np.ndarray) -> np.ndarray:
     return ratio(area, found[-1].astype(float) * false[-1])
 
 
+def average_precision(found: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve by average precision (r,); NaN where a resample lacks one side."""
+    precision = found[1:] / np.maximum(found[1:] + false[1:], 1)
+    return ratio((np.diff(found, axis=0) * precision).sum(axis=0), np.where(false[-1] > 0, found[-1], 0))
+
+
 def reached(sums: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """The first row (r,) of rising sums (S, r) that is no longer below a limit (r,)."""
     return np.minimum(np.count_nonzero(sums < limit - ROUNDING, axis=0), len(sums) - 1)
@@ -68,10 +74,11 @@ def found_by(found: np.ndarray, false: np.ndarray, share: float) -> np.ndarray:
     """
     looked, columns = found + false, np.arange(found.shape[1])
     limit = share * looked[-1]
-    after = np.maximum(reached(looked, limit), 1)
-    low, high = looked[after - 1, columns], looked[after, columns]
+    after = reached(looked, limit)
+    before = np.maximum(after - 1, 0)
+    low, high = looked[before, columns], looked[after, columns]
     part = np.nan_to_num(ratio(limit - low, high - low))
-    return found[after - 1, columns] + part * (found[after, columns] - found[after - 1, columns])
+    return found[before, columns] + part * (found[after, columns] - found[before, columns])
 
 
 def area_under_risk(wrong: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from emosafe_lib.data.sources import convabuse, registry
 from emosafe_lib.data.sources.raw_tables import read_table
-from emosafe_lib.evaluation.bootstrap import interval
-from emosafe_lib.evaluation.metrics import UNDEFINED, mean_defined
+from emosafe_lib.evaluation.bootstrap import average, interval
+from emosafe_lib.evaluation.metrics import UNDEFINED
 
 FEWEST_ROWS = 50  # an annotator who judged fewer says little
 RESAMPLES = 200
@@ -47,7 +47,7 @@ def one_against_the_rest(severities: np.ndarray, level_of) -> list[float]:
         if both.sum() >= FEWEST_ROWS:
             real, given = level_of(np.nanmean(others[:, both], axis=0)), level_of(severities[own, both])
             f1 = f1_score(real, given, labels=sorted(set(real)), average=None, zero_division=np.nan)
-            found.append(mean_defined(f1))
+            found.append(float(average(f1)))
     return found
 
 
@@ -110,7 +110,7 @@ def people(sources, confidence: float = 0.95) -> pd.DataFrame:
 
 
 def beside_people(table: pd.DataFrame, humans: pd.DataFrame) -> pd.DataFrame:
-    """The runs of `results.csv` in the sources that people were measured on; columns source, run, value, low, high."""
+    """The runs of `results.csv` in the sources that people were measured on; columns source, run, value, low, high, n."""
     rows = table[(table["metric"] == "source_macro_f1") & (table["task"] == "safety") & (table["variant"] == "")]
     rows = rows[rows["category"].isin(humans["source"]) & rows["setting"].isin(["fine-tuned", "baseline"])]
     run = np.where(rows["setting"] == "baseline", rows["model"], rows["model"] + ", " + rows["setting"])

@@ -3,23 +3,23 @@
 Rows that belong together (one dialogue, one user, one near-duplicate family) are not independent, so whole groups are
 drawn. A resample is a vector of group counts, and nearly every score is a function of sums over groups (a confusion
 matrix, above all), so ten thousand resamples are one matrix product. Only the average precision needs the order of the
-scores; it is cumulated for all resamples at once. The point values come from scikit-learn in `metrics`; a test holds
-the two together. Sampling is one source of doubt, the seed and the wording of the prompt are others: they are reported
-as spreads of their own and never mixed into a sampling interval.
+scores; it is cumulated for all resamples at once. The score itself is what every group drawn once gives, and a test
+holds it against scikit-learn's. Sampling is one source of doubt, the seed and the wording of the prompt are others: they
+are reported as spreads of their own and never mixed into a sampling interval.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from emosafe_lib.evaluation import alarms, metrics
-from emosafe_lib.evaluation.calibration import CALIBRATION_BINS, confidence_and_outcome
+from emosafe_lib.evaluation.calibration import CALIBRATION_BINS, bin_of, confidence_and_outcome
 from emosafe_lib.evaluation.metrics import COSTS, UNDEFINED, WORST_ANSWER, Answers, Truth, ratio
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 CHUNK = 200  # resamples at a time: what is cumulated for them stays in a processor's cache
-LARGEST_COUNT = 255
 # An interval is undefined where the score itself is undefined in more than this share of the resamples.
 UNDEFINED_SHARE = 0.05
 
@@ -36,6 +36,22 @@ class Measure:
 
     names: list[tuple[str, str]]
     evaluate: Callable[[np.ndarray], np.ndarray]
+
+    def values(self, groups: int) -> dict[tuple[str, str], float]:
+        """The scores of the rows as they are, each of the G groups once."""
+        return dict(zip(self.names, self.evaluate(np.ones((1, groups)))[0].tolist(), strict=True))
+
+
+def scores(truth: Truth, answers: Answers, costs=COSTS) -> dict[tuple[str, str], float]:
+    """Every score of a run: (metric, category, level, reading or source) -> value, NaN where undefined.
+
+    Parameters
+    ----------
+    truth : all rows, of which `answers` picks those that were asked
+    costs : (3, 3), what a mistake costs, rows by truth and columns by answer
+    """
+    build = partial(safety_measure, costs=costs) if answers.task == "safety" else category_measure
+    return build(truth.at(answers.rows), answers, np.zeros(len(answers.rows), int), 1).values(1)
 
 
 class Bootstrap:
@@ -54,8 +70,7 @@ class Bootstrap:
         random = np.random.default_rng(seed)
         self.counts = np.empty((resamples, self.groups), np.uint8)
         for number in range(resamples):
-            drawn = np.bincount(random.integers(0, self.groups, self.groups), minlength=self.groups)
-            self.counts[number] = np.minimum(drawn, LARGEST_COUNT)
+            self.counts[number] = np.bincount(random.integers(0, self.groups, self.groups), minlength=self.groups)
 
     def draws(self, measure: Measure) -> np.ndarray:
         """The measure on every resample, float32 array (resamples, K); undefined where all rows are of one group.
@@ -68,21 +83,21 @@ class Bootstrap:
         parts = [measure.evaluate(self.counts[start : start + CHUNK].astype(np.float32)) for start in starts]
         return np.concatenate(parts).astype(np.float32)
 
-    def measure(self, truth: Truth, answers: Answers, costs=COSTS, build: Callable | None = None) -> Measure:
+    def measure(self, truth: Truth, answers: Answers, build: Callable | None = None) -> Measure:
         """All scores of a run, or those that `build` makes, as a function of weights on this bootstrap's groups."""
         asked, codes = truth.at(answers.rows), self.codes[answers.rows]
         build = build or (safety_measure if answers.task == "safety" else category_measure)
-        return build(asked, answers, codes, self.groups, np.asarray(costs))
+        return build(asked, answers, codes, self.groups)
 
 
 def by_group(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
-    """Sums (G, k) of per-row values (n, k) over the rows of each group, as float32."""
+    """Sums (G, k) of per-row values (n, k) over the rows of each group."""
     sums = np.zeros((groups, values.shape[1]))
     np.add.at(sums, codes, values)
-    return sums.astype(np.float32)
+    return sums
 
 
-def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs: np.ndarray) -> Measure:
+def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs=COSTS) -> Measure:
     """The trinary task: everything follows from confusion counts (3 levels by 3 answers and none)."""
     cells = np.eye(12)[truth.safety * 4 + np.where(answers.chosen < 0, 3, answers.chosen)]
     usable = answers.usable[:, None]
@@ -98,7 +113,7 @@ def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: in
     names += [(name, reading) for reading in alarms.READINGS for name in (*labelled, *alarms.OPERATING)]
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
-        total = (weights @ sums).astype(float)
+        total = weights @ sums
         confusion = total[:, :12].reshape(-1, 3, 4)
         found = [*confusion_scores(confusion, costs), calibration(total[:, 12:-1], total[:, -1])]
         by_resample = np.ascontiguousarray(weights.T)
@@ -117,8 +132,7 @@ def calibration_columns(confidence: np.ndarray, correct: np.ndarray) -> np.ndarr
     An answer that claims 0.83 and is wrong adds 0.83 to the bin of 0.8 to 0.9, and nothing to the others; summed over a
     bin, this is how far its mean confidence stands above its accuracy, times the number of answers in it.
     """
-    index = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
-    return np.eye(CALIBRATION_BINS)[index] * (confidence - correct)[:, None]
+    return np.eye(CALIBRATION_BINS)[bin_of(confidence)] * (confidence - correct)[:, None]
 
 
 def calibration(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -145,7 +159,7 @@ def with_worst_answers(confusion: np.ndarray) -> np.ndarray:
     return answered
 
 
-def confusion_scores(confusion: np.ndarray, costs: np.ndarray) -> list[np.ndarray]:
+def confusion_scores(confusion: np.ndarray, costs) -> list[np.ndarray]:
     """Scores (r,) from confusion counts (r, 3, 4), in the order of `safety_measure`."""
     f1, answered = safety_f1(confusion), with_worst_answers(confusion)
     total, real, given = confusion.sum(axis=(1, 2)), answered.sum(axis=2), answered.sum(axis=1)
@@ -176,10 +190,13 @@ def source_parts(truth: Truth, answers: Answers, codes: np.ndarray, cells: np.nd
 
 
 def within(weights: np.ndarray, parts: list[tuple], f1: Callable) -> list[np.ndarray]:
-    """Macro-F1 averaged over sources, (r,), then that of each source; see `metrics.within_source`."""
+    """Macro-F1 averaged over sources, (r,), then that of each source: what is left once the source's name is no help.
+
+    The average is over the levels or categories that a source can be judged by; see `metrics.judged_labels`.
+    """
     found = np.full((len(weights), len(parts)), UNDEFINED)
     for number, (_, groups, sums, labels) in enumerate(parts):
-        total = (weights[:, groups] @ sums).astype(float)
+        total = weights[:, groups] @ sums
         found[:, number] = average(f1(total.reshape(len(weights), 3, -1))[:, labels])
     return [average(found), *found.T]
 
@@ -194,26 +211,27 @@ def category_f1(counts: np.ndarray) -> np.ndarray:
     return ratio(2 * counts[:, 0], 2 * counts[:, 0] + counts[:, 1] + counts[:, 2])
 
 
-def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs=None) -> Measure:
+def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int) -> Measure:
     """The multi-label task: counts per category, row-wise sums, and the average precision by cumulation."""
     chosen, ranks = metrics.penalised(truth, answers)
     real, known = truth.categories, truth.known
     cells = np.hstack([real & chosen & known, ~real & chosen & known, real & ~chosen & known]).astype(float)
     sums = by_group(np.hstack([cells, known, row_columns(truth, answers, chosen, ranks)]), codes, groups)
     inside = source_parts(truth, answers, codes, cells)
-    rankings = [Ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]], groups) for c in range(6)]
+    rankings = [ranking(real[known[:, c], c], ranks[known[:, c], c], codes[known[:, c]], groups) for c in range(6)]
     names = [("macro_f1", ""), *(("f1", name) for name in CATEGORIES), ("micro_f1", "")]
     names += [("subset_accuracy", ""), ("ranking_ap", ""), ("calibration_error", ""), *within_names(inside)]
     names += [("macro_auprc", ""), *(("auprc", name) for name in CATEGORIES)]
     names += [("accuracy", ""), *(("accuracy", name) for name in CATEGORIES)]
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
-        total = (weights @ sums).astype(float)
+        total = weights @ sums
         counts, asked, rest = total[:, :18].reshape(-1, 3, 6), total[:, 18:24], total[:, 24:]
         f1, micro = category_f1(counts), category_f1(counts.sum(axis=2, keepdims=True))[:, 0]
         shares = [ratio(rest[:, 0], rest[:, 1]), ratio(rest[:, 2], rest[:, 3]), calibration(rest[:, 5:], rest[:, 4])]
         by_resample = np.ascontiguousarray(weights.T)
-        auprc = np.stack([ranking.average_precision(by_resample) for ranking in rankings], axis=1)
+        auprc = np.stack([alarms.average_precision(*each.counts(by_resample)) for each in rankings], axis=1)
+        # Undefined as soon as one part is: a rare category has a high accuracy, so a mean over others is another number.
         accuracy = 1 - ratio(counts[:, 1] + counts[:, 2], asked)
         columns = [average(f1), *f1.T, micro, *shares, *within(weights, inside, category_f1), average(auprc), *auprc.T]
         return np.stack([*columns, accuracy.mean(axis=1), *accuracy.T], axis=1)
@@ -242,37 +260,13 @@ def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.nd
     return np.column_stack([right, asked, np.where(ranked, share, 0), ranked, usable.sum(axis=1), gaps])
 
 
-class Ranking:
-    """One category's scores in falling order, so that the average precision is cumulated for many weightings at once.
+def ranking(real: np.ndarray, scores: np.ndarray, codes: np.ndarray, groups: int) -> alarms.Alarms:
+    """One category's rows (m,) in falling order of their scores, in as few steps as the average precision needs.
 
-    Precision is needed only where a positive stands. So rows are summed between one such place and the next, which is a
-    sparse matrix product, and only these few sums are cumulated.
-
-    Parameters
-    ----------
-    real, scores, codes : (m,) truth, score and group of the rows that know the category
-    groups : G, how many groups there are in all
+    Precision is needed only where a positive stands, so the rows between one such place and the next are one step.
     """
-
-    def __init__(self, real: np.ndarray, scores: np.ndarray, codes: np.ndarray, groups: int):
-        from scipy.sparse import csr_array
-
-        order = np.argsort(-scores, kind="stable")
-        real, scores, codes = real[order], scores[order], codes[order]
-        # Rows with equal scores stand or fall together: look at each tie's last row.
-        last = np.searchsorted(-scores, -scores, side="right") - 1
-        ends = np.unique(last[real])
-        segment = np.searchsorted(ends, np.arange(len(real)))
-        shape, ones = (len(ends) + 1, groups), np.ones(len(real), np.float32)
-        self.asked = csr_array((ones, (segment, codes)), shape=shape)
-        self.positives = csr_array((ones[real], (segment[real], codes[real])), shape=shape)
-
-    def average_precision(self, weights: np.ndarray) -> np.ndarray:
-        """(r,) for weights (G, r); NaN where a resample has no positive or no negative."""
-        found = self.positives @ weights
-        hits, asked = np.cumsum(found, axis=0), np.cumsum(self.asked @ weights, axis=0)
-        total = hits[-1]
-        return ratio((found * hits / np.maximum(asked, 1)).sum(axis=0), np.where(total < asked[-1], total, 0))
+    step = np.searchsorted(np.unique(-scores[real]), -scores)
+    return alarms.Alarms(real, -step, codes, groups)
 
 
 def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -94,26 +94,6 @@ def apply_temperature(log_probabilities, temperature: float) -> np.ndarray:
     return shares / shares.sum(axis=1, keepdims=True)
 
 
-def expected_calibration_error(probabilities, labels, known=None, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error over equal-width bins (Guo et al. 2017, equation 3).
-
-    Parameters
-    ----------
-    probabilities : array (n, k)
-    labels : int array (n,), then the confidence of the top class is held against its accuracy; or bool array (n, k),
-        then each cell's probability is held against how often it is true
-    known : bool array (n, k), for the second form: cells that count
-    bins : number of bins over [0, 1]
-
-    Returns
-    -------
-    a number in [0, 1], NaN without any row
-    """
-    confidence, correct = confidence_and_outcome(probabilities, labels, known)
-    counts, sums, hits = calibration_bins(confidence, correct, bins)
-    return float(np.abs(sums - hits).sum() / counts.sum()) if counts.sum() else float("nan")
-
-
 def confidence_and_outcome(probabilities, labels, known=None) -> tuple[np.ndarray, np.ndarray]:
     """What was claimed and what came true, two flat arrays: top class for `labels` (n,), single cells for (n, k)."""
     probabilities, labels = np.asarray(probabilities, float), np.asarray(labels)
@@ -123,10 +103,13 @@ def confidence_and_outcome(probabilities, labels, known=None) -> tuple[np.ndarra
     return probabilities[cells], labels.astype(bool)[cells]
 
 
-def calibration_bins(
-    confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS
-) -> tuple[np.ndarray, ...]:
+def bin_of(confidence: np.ndarray) -> np.ndarray:
+    """The equal-width bin of each confidence, (n,)."""
+    return np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+
+
+def calibration_bins(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
     """Per equal-width bin: how many, the sum of confidence, the sum of outcomes; three arrays (bins,)."""
-    index = np.clip((np.asarray(confidence) * bins).astype(int), 0, bins - 1)
     weights = (None, confidence, np.asarray(correct, float))
-    return tuple(np.bincount(index, weights=weight, minlength=bins).astype(float) for weight in weights)
+    index = bin_of(confidence)
+    return tuple(np.bincount(index, weights=weight, minlength=CALIBRATION_BINS).astype(float) for weight in weights)

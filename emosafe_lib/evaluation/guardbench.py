@@ -46,7 +46,7 @@ def published() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def source_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Measure:
+def source_measure(truth, answers, codes, groups, lowest: int = 2) -> Measure:
     """F1 and recall of "unsafe" in each source of `PUBLISHED` that has rows here."""
     real = truth.safety >= lowest
     called = np.where(answers.chosen < 0, ~real, answers.chosen >= lowest)
@@ -57,7 +57,7 @@ def source_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Me
     def evaluate(weights: np.ndarray) -> np.ndarray:
         found = []
         for part in sums:
-            hit, false, missed = (weights @ part).astype(float).T
+            hit, false, missed = (weights @ part).T
             found += [ratio(2 * hit, 2 * hit + false + missed), ratio(hit, hit + missed)]
         return np.stack(found, axis=1)
 

@@ -41,7 +41,7 @@ def kinds() -> pd.Series:
     return pd.Series(found)
 
 
-def harmless_measure(truth, answers, codes, groups, _costs, kinds: pd.Series) -> Measure:
+def harmless_measure(truth, answers, codes, groups, kinds: pd.Series) -> Measure:
     """Alarms about the rows of `kinds` (by id): false ones by label and where `RECALL` of all unsafe rows is found, for all
     and by kind, and there the share of unsafe twins that is found.
     """

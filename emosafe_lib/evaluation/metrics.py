@@ -1,9 +1,9 @@
-"""What a prediction is worth: every score of the study, by scikit-learn where it has it; `calibration` fits thresholds.
+"""What every score is made of: labels and answers in one order, and what counts where an answer is missing.
 
-Three rules hold throughout. Classes are always listed explicitly, so a class that nobody predicted still counts. What
-is undefined (an AUPRC without positives, the kappa of two constants) is NaN in the library and the word `undefined` in
-files, never 0 and never 1. And a category that a source never asked about (`known` is false) is left out of the sums;
-it is no evidence of absence.
+`bootstrap.scores` works the scores out. Three rules hold throughout. Classes are always listed explicitly, so a class that
+nobody predicted still counts. What is undefined (an AUPRC without positives, the kappa of two constants) is NaN in the
+library and the word `undefined` in files, never 0 and never 1. And a category that a source never asked about (`known` is
+false) is left out of the sums; it is no evidence of absence.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation.calibration import expected_calibration_error
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.rows import category_matrix, known_matrix
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASK_LABELS, USABLE_OUTCOMES
@@ -160,110 +159,11 @@ def chosen_labels(labels: pd.Series, task: str) -> np.ndarray:
     return np.array([[name in names for name in CATEGORIES] for names in labels], dtype=bool).reshape(-1, 6)
 
 
-def scores(truth: Truth, answers: Answers, costs=COSTS) -> dict[tuple[str, str], float]:
-    """Every score of a run: (metric, category or level) -> value, NaN where undefined; the category may be empty.
-
-    `truth` holds all rows, `answers` picks those that were asked.
-    """
-    asked = truth.at(answers.rows)
-    if answers.task == "safety":
-        return safety_scores(asked, answers, np.asarray(costs))
-    return category_scores(asked, answers)
-
-
-def safety_scores(truth: Truth, answers: Answers, costs: np.ndarray) -> dict[tuple[str, str], float]:
-    """The trinary task's scores; no answer counts against F1 as a miss and elsewhere as the farthest answer."""
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
-
-    if not len(truth):
-        return {}
-    real, chosen, levels = truth.safety, answers.chosen, list(range(len(SAFETY_LEVELS)))
-    answered = np.where(chosen < 0, WORST_ANSWER[real], chosen)
-    f1 = f1_score(real, chosen, labels=levels, average=None, zero_division=np.nan)
-    found = {("macro_f1", ""): mean_defined(f1)}
-    found |= {("f1", name): float(value) for name, value in zip(SAFETY_LEVELS, f1, strict=True)}
-    found["accuracy", ""] = float(accuracy_score(real, chosen))
-    found["quadratic_kappa", ""] = quadratic_kappa(real, answered)
-    found["macro_mae", ""] = mean_defined([mean_or_undefined(np.abs(answered - real)[real == k]) for k in levels])
-    found["unsafe_recall", ""] = float(recall_score(real, chosen, labels=[2], average=None, zero_division=np.nan)[0])
-    found["unsafe_called_safe", ""] = mean_or_undefined(answered[real == 2] == 0)
-    found["cost", ""] = float(costs[real, answered].mean())
-    usable = answers.usable
-    found["calibration_error", ""] = expected_calibration_error(answers.probabilities[usable], real[usable])
-    return found
-
-
-def category_scores(truth: Truth, answers: Answers) -> dict[tuple[str, str], float]:
-    """The multi-label task's scores over known cells; a row without a usable outcome has every known cell wrong."""
-    from sklearn.metrics import f1_score
-
-    real, known = truth.categories, truth.known
-    chosen, ranks = penalised(truth, answers)
-    columns = range(len(CATEGORIES))
-    f1 = [
-        f1_score(real[known[:, c], c], chosen[known[:, c], c], zero_division=np.nan) if known[:, c].any() else UNDEFINED
-        for c in columns
-    ]
-    auprc = [average_precision(real[known[:, c], c], ranks[known[:, c], c]) for c in columns]
-    found = {("macro_f1", ""): mean_defined(f1), ("macro_auprc", ""): mean_defined(auprc)}
-    found |= {("f1", name): float(value) for name, value in zip(CATEGORIES, f1, strict=True)}
-    found |= {("auprc", name): float(value) for name, value in zip(CATEGORIES, auprc, strict=True)}
-    accuracy = [mean_or_undefined((chosen == real)[known[:, c], c]) for c in columns]
-    # Undefined as soon as one part is: a rare category has a high accuracy, so a mean over others is another number.
-    found["accuracy", ""] = float(np.mean(accuracy))
-    found |= {("accuracy", name): value for name, value in zip(CATEGORIES, accuracy, strict=True)}
-    micro = f1_score(real[known], chosen[known], zero_division=np.nan) if known.any() else UNDEFINED
-    found["micro_f1", ""] = float(micro)
-    asked = known.any(axis=1)
-    found["subset_accuracy", ""] = mean_or_undefined(((chosen == real) | ~known).all(axis=1)[asked])
-    found["ranking_ap", ""] = ranking_ap(real, ranks, known)
-    cells = known & answers.usable[:, None]
-    found["calibration_error", ""] = expected_calibration_error(answers.probabilities, real, cells)
-    return found
-
-
 def penalised(truth: Truth, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     """Decisions and ranking scores, (m, 6) each, with every cell of an unusable row turned against the truth."""
     lost = ~answers.usable[:, None]
     real = truth.categories
     return np.where(lost, ~real, answers.chosen), np.where(lost, (~real).astype(float), answers.probabilities)
-
-
-def mean_or_undefined(values) -> float:
-    """The mean, NaN of nothing, without a warning."""
-    values = np.asarray(values, float)
-    return float(values.mean()) if values.size else UNDEFINED
-
-
-def mean_defined(values) -> float:
-    """The mean of what is defined, NaN if nothing is: scikit-learn's macro average with `zero_division=nan`."""
-    values = np.asarray(values, float)
-    return mean_or_undefined(values[~np.isnan(values)])
-
-
-def quadratic_kappa(real: np.ndarray, answered: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights over the three levels; NaN where both sides are the same constant."""
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(set(real.tolist()) | set(answered.tolist())) < 2:
-        return UNDEFINED
-    return float(cohen_kappa_score(real, answered, labels=list(range(len(SAFETY_LEVELS))), weights="quadratic"))
-
-
-def average_precision(real: np.ndarray, ranks: np.ndarray) -> float:
-    """Area under the precision-recall curve by average precision; NaN unless there are positives and negatives."""
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(real, ranks)) if 0 < real.sum() < len(real) else UNDEFINED
-
-
-def ranking_ap(real: np.ndarray, ranks: np.ndarray, known: np.ndarray) -> float:
-    """Label-ranking average precision over rows with a known positive and a known negative.
-
-    An unknown category ranks below all known ones, so that it never stands above a positive.
-    """
-    rows = (real & known).any(axis=1) & (~real & known).any(axis=1)
-    return mean_or_undefined(row_ranking_ap((real & known)[rows], np.where(known, ranks, -1.0)[rows]))
 
 
 def row_ranking_ap(real: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -283,45 +183,13 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(below.shape, UNDEFINED), where=below != 0)
 
 
-def within_source(truth: Truth, answers: Answers) -> tuple[float, dict[str, float]]:
-    """Macro-F1 inside each source, and its average over sources: what is left once the source's name is no help.
-
-    A source needs `MIN_SOURCE_ROWS` rows. A level enters its average with `MIN_SOURCE_CELLS` rows or more, since a single
-    row would be half of the score of a source with two levels, and two levels are needed; a category needs as many known
-    positives, and as many negatives.
-
-    Returns
-    -------
-    the average, NaN where no source qualifies, and the scores by source
-    """
-    found = {}
-    asked = truth.at(answers.rows)
-    for name in sorted(set(asked.source)):
-        here = asked.source == name
-        value = source_score(asked.at(here), answers, here)
-        if not np.isnan(value):
-            found[name] = value
-    return mean_or_undefined(list(found.values())), found
-
-
-def source_score(truth: Truth, answers: Answers, here: np.ndarray) -> float:
-    """Macro-F1 over the levels or categories that one source can be judged by; NaN where it cannot."""
-    from sklearn.metrics import f1_score
-
-    labels = judged_labels(truth, answers.task)
-    if answers.task == "safety":
-        if not len(labels):
-            return UNDEFINED
-        f1 = f1_score(truth.safety, answers.chosen[here], labels=labels, average=None, zero_division=np.nan)
-        return mean_defined(f1)
-    lost = ~answers.usable[here][:, None]
-    chosen = np.where(lost, ~truth.categories, answers.chosen[here])
-    known = truth.known
-    return mean_defined([f1_score(truth.categories[known[:, c], c], chosen[known[:, c], c]) for c in labels])
-
-
 def judged_labels(truth: Truth, task: str) -> list[int]:
-    """Which levels or categories the rows of one source can be judged by; empty where there are too few."""
+    """Which levels or categories the rows of one source can be judged by; empty where there are too few.
+
+    A source needs `MIN_SOURCE_ROWS` rows. A level counts with `MIN_SOURCE_CELLS` rows or more, since a single row would be
+    half of the score of a source with two levels, and two levels are needed; a category needs as many known positives, and
+    as many negatives.
+    """
     if task == "safety":
         levels = np.bincount(truth.safety, minlength=len(SAFETY_LEVELS)) >= MIN_SOURCE_CELLS
         enough = len(truth) >= MIN_SOURCE_ROWS and levels.sum() >= 2

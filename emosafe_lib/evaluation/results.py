@@ -202,13 +202,9 @@ class Evidence:
         place = (key, mask.tobytes(), build)
         if place not in self.cache:
             answers = self.answers[key].on(mask)
-            values = {} if build else metrics.scores(self.truth, answers)
-            measure = self.bootstrap.measure(self.truth, answers, build=build)
-            plain = measure.evaluate(np.ones((1, self.bootstrap.groups), np.float32))[0]
-            # What scikit-learn has no score for comes from the counts, with every group once.
-            values |= {name: float(x) for name, x in zip(measure.names, plain, strict=True) if name not in values}
+            measure = self.bootstrap.measure(self.truth, answers, build)
             draws = dict(zip(measure.names, self.bootstrap.draws(measure).T, strict=True))
-            self.cache[place] = (values, draws, answers.coverage)
+            self.cache[place] = (measure.values(self.bootstrap.groups), draws, answers.coverage)
         return self.cache[place]
 
     def contrast(self, terms: list[tuple[float, Cell]], metric="macro_f1", category="", mask=None) -> Difference | None:

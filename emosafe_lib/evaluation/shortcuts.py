@@ -10,10 +10,10 @@ import math
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import metrics, predictions
+from emosafe_lib.evaluation import bootstrap, metrics, predictions
 from emosafe_lib.evaluation.baselines import BASELINES, MOST_WORDS, fit_tfidf, tuned, words_pipeline
 from emosafe_lib.study.rows import category_matrix, held_by, known_matrix, take
-from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASKS
 
 READERS = {"source": "source_only", "length": "length_only", "tfidf": "text"}
 TRAIN_ROWS = 12_000  # enough for a bag of words, and a bound on the report's time
@@ -25,29 +25,24 @@ def plain(value: float) -> float | None:
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
-def task_scores(name: str, rows: pd.DataFrame, task: str, test: pd.DataFrame | None = None) -> tuple[dict, float]:
-    """Scores of a baseline on one task, on the test rows or on others, and its average macro-F1 within sources."""
+def task_scores(name: str, rows: pd.DataFrame, task: str, test: pd.DataFrame | None = None) -> dict:
+    """Scores of a baseline on one task, on the test rows or on others, as `bootstrap.scores` gives them."""
     train, test = take(rows, "train", TRAIN_ROWS), take(rows, "test") if test is None else test
     predictor = BASELINES[name][0](train, task)
     table = predictions.make(
         test["id"], task, "baseline", predictor(test), thresholds=tuned(name, predictor, rows, task)
     )
     truth = metrics.truth_of(test)
-    answers = metrics.align(table, truth)
-    return metrics.scores(truth, answers), metrics.within_source(truth, answers)[0]
+    return bootstrap.scores(truth, metrics.align(table, truth))
 
 
 def baseline_report(name: str, rows: pd.DataFrame) -> dict:
-    """Trinary macro-F1 overall and within sources, and F1 and average precision of every category."""
-    safety, inside = task_scores(name, rows, "safety")
-    categories, _ = task_scores(name, rows, "categories")
+    """Trinary macro-F1 overall and within sources, and average precision of every category."""
+    safety, categories = (task_scores(name, rows, task) for task in TASKS)
     return {
         "safety_macro_f1": plain(safety["macro_f1", ""]),
-        "within_source_macro_f1": plain(inside),
-        "category_macro_f1": plain(categories["macro_f1", ""]),
-        "category_macro_auprc": plain(categories["macro_auprc", ""]),
+        "within_source_macro_f1": plain(safety["within_source_macro_f1", ""]),
         "category_auprc": {key: plain(categories["auprc", key]) for key in CATEGORIES},
-        "category_f1": {key: plain(categories["f1", key]) for key in CATEGORIES},
     }
 
 
@@ -86,8 +81,7 @@ def external_report(rows: pd.DataFrame, external: pd.DataFrame) -> dict[str, dic
     """What the words, learnt from the merged training rows, score on each evaluation-only set; None where undefined."""
     found = {}
     for name, part in external.groupby("source"):
-        safety, _ = task_scores("tfidf", rows, "safety", part)
-        categories, _ = task_scores("tfidf", rows, "categories", part)
+        safety, categories = (task_scores("tfidf", rows, task, part) for task in TASKS)
         found[str(name)] = {
             "rows": len(part),
             "safety": {level: int((part["safety"] == level).sum()) for level in SAFETY_LEVELS},

@@ -49,7 +49,7 @@ def shown_runs(evidence: Evidence, ladder: str) -> list[Cell]:
     return [cell for cell in [*trained, *others] if evidence.keys(cell)]
 
 
-def risk_measure(truth, answers, codes, groups, _costs) -> Measure:
+def risk_measure(truth, answers, codes, groups) -> Measure:
     """The share of wrong answers among the most confident ones, at each coverage."""
     abstentions = alarms.abstentions_of(truth, answers, codes, groups)
 
@@ -61,7 +61,7 @@ def risk_measure(truth, answers, codes, groups, _costs) -> Measure:
     return Measure([("risk", str(c)) for c in COVERAGES], evaluate)
 
 
-def benefit_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Measure:
+def benefit_measure(truth, answers, codes, groups, lowest: int = 2) -> Measure:
     """Net benefit a message at each threshold probability (Vickers & Elkin 2006, doi 10.1177/0272989X06295361).
 
     Found messages less false alarms, where a threshold of p says that one found is worth (1 - p) / p false alarms.
@@ -72,13 +72,13 @@ def benefit_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> M
     sums = by_group(np.column_stack([raised * worth, np.ones(len(real))]), codes, groups)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
-        total = (weights @ sums).astype(float)
+        total = weights @ sums
         return ratio(total[:, :-1], total[:, -1:])
 
     return Measure([("net_benefit", str(p)) for p in THRESHOLDS], evaluate)
 
 
-def review_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Measure:
+def review_measure(truth, answers, codes, groups, lowest: int = 2) -> Measure:
     """The share of unsafe messages that a person finds who reads N of a thousand, highest scores first."""
     raised = alarms.alarms_of(truth, answers, codes, groups, lowest)
 
@@ -89,7 +89,7 @@ def review_measure(truth, answers, codes, groups, _costs, lowest: int = 2) -> Me
     return Measure([("found", str(n)) for n in BUDGETS], evaluate)
 
 
-def alarm_measure(truth, answers, codes, groups, _costs, thresholds: tuple[float, ...]) -> Measure:
+def alarm_measure(truth, answers, codes, groups, thresholds: tuple[float, ...]) -> Measure:
     """Recall of unsafe messages and rate of alarms about the others, for an alarm that begins at each threshold."""
     unsafe = (truth.safety == 2)[:, None]
     raised = alarms.unsafe_scores(answers, unsafe[:, 0], 2)[:, None] >= np.array(thresholds)
@@ -97,7 +97,7 @@ def alarm_measure(truth, answers, codes, groups, _costs, thresholds: tuple[float
     sums, count = by_group(sides, codes, groups), len(thresholds)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
-        total = (weights @ sums).astype(float)
+        total = weights @ sums
         return ratio(total[:, :-2], np.repeat(total[:, -2:], count, axis=1))
 
     return Measure([(rate, str(place)) for rate in operating.AIMS for place in range(count)], evaluate)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from accelerate.utils.memory import clear_device_cache
 
-from emosafe_lib.evaluation import calibration, predictions
+from emosafe_lib.evaluation import bootstrap, calibration, metrics, predictions
 from emosafe_lib.finetuning.finished_runs import Finetuned
 from emosafe_lib.finetuning.objective import probabilities_of, targets
 from emosafe_lib.finetuning.plan import make_plan, weights_of
@@ -76,16 +76,15 @@ def label_scores(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """F1 of every label in a prediction table, one row a (task, setting, variant, seed, label); unknown cells left out.
 
     `support` counts the label's known positive test rows; F1 is NaN where there is none and none was claimed, as in
-    `metrics.scores`.
+    `bootstrap.scores`.
     """
-    found = []
-    for (task, setting, variant, seed), part in table.groupby(["task", "setting", "variant", "seed"]):
-        truth, known = targets(rows.set_index("id").loc[part["id"]], task)
-        for number, label in enumerate(TASK_LABELS[task]):
-            real, asked = truth[:, number] > 0, known[:, number] > 0
-            guess = part["label"].map(lambda names, label=label: label in names).to_numpy()
-            hits, total = (real & guess & asked).sum(), (real & asked).sum() + (guess & asked).sum()
-            f1 = 2 * hits / total if total else float("nan")
-            keys = {"task": task, "setting": setting, "variant": variant, "seed": seed, "label": label}
-            found.append(keys | {"f1": f1, "support": int((real & asked).sum())})
+    names, found = ["task", "setting", "variant", "seed"], []
+    for key, part in table.groupby(names):
+        asked = rows.set_index("id", drop=False).loc[part["id"]]
+        truth = metrics.truth_of(asked)
+        values = bootstrap.scores(truth, metrics.align(part, truth))
+        labels, known = targets(asked, key[0])
+        for label, support in zip(TASK_LABELS[key[0]], (labels * known).sum(axis=0), strict=True):
+            run = dict(zip(names, key, strict=True))
+            found.append(run | {"label": label, "f1": values["f1", label], "support": int(support)})
     return pd.DataFrame(found)

@@ -152,7 +152,7 @@ def measure_zero_shot(rows: pd.DataFrame, settings: PromptingParams) -> list[dic
         answers = metrics.align(zero_shot_answers(model, chosen, task, settings), truth)
         name = ("macro_f1" if task == "safety" else "macro_auprc", "")
         measure = bootstrap.measure(truth, answers)
-        column, value = measure.names.index(name), metrics.scores(truth, answers)[name]
+        column, value = measure.names.index(name), measure.values(bootstrap.groups)[name]
         draws = bootstrap.draws(measure)[:, column]
         low, high = interval(draws)
         records.append(

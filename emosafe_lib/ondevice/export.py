@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import metrics, operating, predictions
+from emosafe_lib.evaluation import bootstrap, metrics, operating, predictions
 from emosafe_lib.evaluation.calibration import apply_temperature
 from emosafe_lib.finetuning.finished_runs import Finetuned
 from emosafe_lib.finetuning.scores import fit_on_validation
@@ -96,7 +96,7 @@ def validation_score(result: Finetuned, rows: pd.DataFrame, thresholds) -> float
     truth = metrics.truth_of(rows.set_index("id", drop=False).loc[result.validation_ids].reset_index(drop=True))
     chances = result.validation_probabilities
     table = predictions.make(result.validation_ids, result.task, "fine-tuned", chances, thresholds=thresholds)
-    return round(metrics.scores(truth, metrics.align(table, truth))["macro_f1", ""], 4)
+    return round(bootstrap.scores(truth, metrics.align(table, truth))["macro_f1", ""], 4)
 
 
 def best_of(folders: Iterable[Path]) -> Path:

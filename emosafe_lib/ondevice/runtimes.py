@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.evaluation import metrics, predictions
+from emosafe_lib.evaluation import bootstrap, metrics, predictions
 from emosafe_lib.models import close_calls
 from emosafe_lib.models.batching import Encoded, encode
 from emosafe_lib.models.classifier import logits_of
@@ -96,7 +96,7 @@ def compared(task: str, part: TaskClassifier, chances: tuple, rows: pd.DataFrame
         "file_mb": round(part.path.stat().st_size / 2**20, 2),
         "agreement": round(float(np.mean(same)), 4),
         "largest_difference": round(float(np.abs(chances[0] - chances[1]).max()), 6),
-        "macro_f1": metrics.scores(truth, metrics.align(own, truth))["macro_f1", ""],
+        "macro_f1": bootstrap.scores(truth, metrics.align(own, truth))["macro_f1", ""],
         "rows": len(rows),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, logit
 
-from emosafe_lib.evaluation import metrics, predictions
+from emosafe_lib.evaluation import bootstrap, metrics, predictions
 from emosafe_lib.evaluation.calibration import (
     apply_temperature,
     calibration_bins,
@@ -236,7 +236,7 @@ def scores_by_wording(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     for key, part in table.groupby(["task", "setting", "variant", "seed"], sort=False):
         truth = metrics.truth_of(rows.set_index("id", drop=False).loc[part["id"]])
         answers = metrics.align(part, truth)
-        values = metrics.scores(truth, answers)
+        values = bootstrap.scores(truth, answers)
         row = dict(zip(("task", "setting", "variant", "seed"), key, strict=True))
         row |= {name: values.get((name, "")) for name in ("macro_f1", "macro_auprc", "calibration_error")}
         found.append(row | {"coverage": answers.coverage})

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import metrics
-from emosafe_lib.evaluation.bootstrap import Bootstrap, interval
+from emosafe_lib.evaluation.bootstrap import Bootstrap, interval, scores
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.study.taxonomy import SAFETY_LEVELS
 from emosafe_lib.teaching.exercises import Verdict, exercise, right, wrong
@@ -68,7 +68,7 @@ def mean_costs(evidence: Evidence, costs: np.ndarray) -> pd.Series:
     runs = {name: evidence.keys(Cell(name, "safety", "fine-tuned")) for name in evidence.models}
     return pd.Series(
         {
-            name: np.mean([metrics.scores(evidence.truth, evidence.answers[key], costs)["cost", ""] for key in keys])
+            name: np.mean([scores(evidence.truth, evidence.answers[key], costs)["cost", ""] for key in keys])
             for name, keys in runs.items()
             if keys
         }

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from analysis_world import made_up_rows, with_other_test_labels
 
-from emosafe_lib.evaluation import baselines, metrics, predictions, shortcuts
+from emosafe_lib.evaluation import baselines, bootstrap, metrics, predictions, shortcuts
 from emosafe_lib.study.rows import take
 
 ROWS = made_up_rows(400, sources=2)
@@ -14,7 +14,7 @@ ROWS = made_up_rows(400, sources=2)
 def macro_f1(name, task="safety", rows=ROWS, **options):
     table = baselines.predict(name, rows, **options)
     truth = metrics.truth_of(take(rows, "test", originals_only=True))
-    return metrics.scores(truth, metrics.align(table[table["task"] == task], truth))["macro_f1", ""]
+    return bootstrap.scores(truth, metrics.align(table[table["task"] == task], truth))["macro_f1", ""]
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)

@@ -7,7 +7,7 @@ from analysis_world import answers_of, made_up_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emosafe_lib.evaluation import calibration, metrics, predictions
+from emosafe_lib.evaluation import bootstrap, calibration, metrics, predictions
 from emosafe_lib.study import csv_files
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.rows import take
@@ -42,33 +42,34 @@ def answers(task, chosen, probabilities=None, usable=None):
 
 
 def test_59_a_level_that_nobody_predicted_still_counts():
-    found = metrics.scores(truth([0, 0, 2, 2]), answers("safety", [0, 0, 0, 0]))
+    found = bootstrap.scores(truth([0, 0, 2, 2]), answers("safety", [0, 0, 0, 0]))
     assert found["f1", "unsafe"] == 0
     assert found["macro_f1", ""] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_59_a_predicted_level_that_is_not_in_the_truth_still_counts():
-    found = metrics.scores(truth([0, 0]), answers("safety", [0, 1]))
+    found = bootstrap.scores(truth([0, 0]), answers("safety", [0, 1]))
     assert found["f1", "borderline"] == 0
     assert found["macro_f1", ""] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_60_the_auprc_of_a_category_without_positives_is_undefined():
-    found = metrics.scores(truth([0, 1]), answers("categories", np.zeros((2, 6), bool)))
+    found = bootstrap.scores(truth([0, 1]), answers("categories", np.zeros((2, 6), bool)))
     assert np.isnan(found["auprc", CATEGORIES[0]])
     assert np.isnan(found["macro_auprc", ""]) and np.isnan(found["ranking_ap", ""])
 
 
 def test_60_the_auprc_of_a_category_without_negatives_is_undefined():
-    assert np.isnan(metrics.average_precision(np.array([True, True]), np.array([0.3, 0.9])))
+    found = bootstrap.scores(truth([0, 1], np.ones((2, 6))), answers("categories", np.ones((2, 6), bool)))
+    assert np.isnan(found["auprc", CATEGORIES[0]]) and found["f1", CATEGORIES[0]] == 1
 
 
 def test_60_the_kappa_of_two_constants_is_undefined():
-    assert np.isnan(metrics.scores(truth([1, 1]), answers("safety", [1, 1]))["quadratic_kappa", ""])
+    assert np.isnan(bootstrap.scores(truth([1, 1]), answers("safety", [1, 1]))["quadratic_kappa", ""])
 
 
 def test_60_unsafe_recall_without_unsafe_rows_is_undefined():
-    found = metrics.scores(truth([0, 1]), answers("safety", [0, 1]))
+    found = bootstrap.scores(truth([0, 1]), answers("safety", [0, 1]))
     assert np.isnan(found["unsafe_recall", ""]) and np.isnan(found["unsafe_called_safe", ""])
 
 
@@ -89,7 +90,7 @@ def test_84_a_cell_that_would_run_as_a_formula_is_disarmed(start, tmp_path):
 
 
 def test_no_answer_counts_as_the_farthest_level():
-    found = metrics.scores(truth([2, 0]), answers("safety", [-1, 0], usable=[False, True]))
+    found = bootstrap.scores(truth([2, 0]), answers("safety", [-1, 0], usable=[False, True]))
     assert found["unsafe_called_safe", ""] == 1
     assert found["unsafe_recall", ""] == 0
     assert found["cost", ""] == metrics.COSTS[2][0] / 2
@@ -98,7 +99,7 @@ def test_no_answer_counts_as_the_farthest_level():
 
 def test_no_answer_has_every_known_category_wrong():
     real = [[True, False, False, False, False, False]] * 2
-    found = metrics.scores(truth([0, 0], real), answers("categories", real, usable=[True, False]))
+    found = bootstrap.scores(truth([0, 0], real), answers("categories", real, usable=[True, False]))
     assert found["subset_accuracy", ""] == 0.5
     assert found["f1", CATEGORIES[0]] == pytest.approx(2 / 3)
     assert found["f1", CATEGORIES[1]] == 0
@@ -110,8 +111,8 @@ def test_a_category_that_was_never_asked_changes_nothing():
     masked = metrics.Truth(**{**vars(TRUTH), "known": known})
     turned = metrics.Truth(**{**vars(masked), "categories": TRUTH.categories ^ ~known})
     run = metrics.align(CATEGORY, TRUTH)
-    assert metrics.scores(masked, run) == pytest.approx(metrics.scores(turned, run), nan_ok=True)
-    assert np.isnan(metrics.scores(masked, run)["f1", CATEGORIES[2]])
+    assert bootstrap.scores(masked, run) == pytest.approx(bootstrap.scores(turned, run), nan_ok=True)
+    assert np.isnan(bootstrap.scores(masked, run)["f1", CATEGORIES[2]])
 
 
 def test_ranking_ap_is_the_mean_that_scikit_learn_computes():
@@ -120,13 +121,12 @@ def test_ranking_ap_is_the_mean_that_scikit_learn_computes():
     random = np.random.default_rng(0)
     real, ranks = random.random((50, 6)) < 0.4, np.round(random.random((50, 6)), 1)
     real[:, 0], real[:, 1] = True, False
-    found = metrics.ranking_ap(real, ranks, np.ones_like(real))
-    assert found == pytest.approx(reference(real, ranks), abs=1e-12)
+    assert metrics.row_ranking_ap(real, ranks).mean() == pytest.approx(reference(real, ranks), abs=1e-12)
 
 
 def test_the_order_of_rows_does_not_matter():
     shuffled = metrics.align(SAFETY.sample(frac=1, random_state=3), TRUTH)
-    assert metrics.scores(TRUTH, shuffled) == metrics.scores(TRUTH, metrics.align(SAFETY, TRUTH))
+    assert bootstrap.scores(TRUTH, shuffled) == bootstrap.scores(TRUTH, metrics.align(SAFETY, TRUTH))
 
 
 def test_61_a_missing_row_is_named():
@@ -213,11 +213,11 @@ def test_temperature_survives_a_log_probability_of_minus_infinity():
 
 
 def test_calibration_error_of_a_sure_and_wrong_model_is_one():
-    assert calibration.expected_calibration_error(np.array([[1.0, 0, 0]] * 4), np.array([1, 1, 2, 2])) == 1
-    assert (
-        calibration.expected_calibration_error(np.array([[0.5, 0.5]] * 2), np.array([[True, False], [False, True]]))
-        == 0
-    )
+    wrong = bootstrap.scores(truth([1, 1, 2, 2]), answers("safety", [0] * 4))
+    assert wrong["calibration_error", ""] == 1
+    real = np.array([[True, False] * 3, [False, True] * 3])
+    even = bootstrap.scores(truth([0, 0], real), answers("categories", real, np.full((2, 6), 0.5)))
+    assert even["calibration_error", ""] == 0
 
 
 def test_within_a_source_the_source_name_is_no_help():
@@ -227,9 +227,9 @@ def test_within_a_source_the_source_name_is_no_help():
     test = take(told, "test", originals_only=True)
     named = test["source"].map({f"source{i}": i for i in range(3)}).to_numpy()
     run = metrics.align(predictions.make(test["id"], "safety", "baseline", np.eye(3)[named]), metrics.truth_of(test))
-    pooled = metrics.scores(metrics.truth_of(test), run)["macro_f1", ""]
-    inside, by_source = metrics.within_source(metrics.truth_of(test), run)
-    assert pooled > 0.75 and inside < 0.4 and len(by_source) == 3
+    found = bootstrap.scores(metrics.truth_of(test), run)
+    assert found["macro_f1", ""] > 0.75 and found["within_source_macro_f1", ""] < 0.4
+    assert sum(metric == "source_macro_f1" for metric, _ in found) == 3
 
 
 def test_a_single_row_of_a_level_does_not_decide_the_score_of_a_source():
@@ -239,6 +239,6 @@ def test_a_single_row_of_a_level_does_not_decide_the_score_of_a_source():
 
 
 def test_a_source_with_one_level_or_few_rows_is_not_judged():
-    value, by_source = metrics.within_source(truth([0] * 30), answers("safety", [0] * 30))
-    assert np.isnan(value) and not by_source
-    assert np.isnan(metrics.within_source(truth([0, 1] * 5), answers("safety", [0, 1] * 5))[0])
+    for levels in ([0] * 30, [0, 1] * 5):
+        found = bootstrap.scores(truth(levels), answers("safety", levels))
+        assert np.isnan(found["within_source_macro_f1", ""]) and ("source_macro_f1", "a") not in found

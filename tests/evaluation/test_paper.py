@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from analysis_world import answers_of, evidence, made_up_rows, model_table
 
-from emosafe_lib.evaluation import baselines, claims, metrics, paper, results
+from emosafe_lib.evaluation import baselines, bootstrap, claims, metrics, paper, results
 from emosafe_lib.study.errors import PredictionError
 from emosafe_lib.study.taxonomy import CATEGORIES, FIVE_SHOTS
 
@@ -68,7 +68,7 @@ def test_a_category_that_nobody_was_asked_leaves_the_mean_of_all_out():
     assert table.loc[("1B, LoRA", "mean of the three"), "value"] > 0.4
     answers = HERE.answers[results.Key("nano-1", "categories", "fine-tuned", "", 0)]
     truth = metrics.truth_of(unasked[unasked["split"] == "test"])
-    assert np.isnan(metrics.scores(truth, answers)["accuracy", ""])
+    assert np.isnan(bootstrap.scores(truth, answers)["accuracy", ""])
 
 
 def test_the_papers_means_follow_from_its_own_numbers():

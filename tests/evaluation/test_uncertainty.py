@@ -7,9 +7,10 @@ import pytest
 from analysis_world import answers_of, made_up_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scikit_scores import scores_by_scikit_learn, within_sources_by_scikit_learn
 
 from emosafe_lib.evaluation import alarms, metrics, paired_tests, predictions
-from emosafe_lib.evaluation.bootstrap import Bootstrap, Ranking, interval
+from emosafe_lib.evaluation.bootstrap import Bootstrap, interval, ranking, scores
 from emosafe_lib.study.rows import take
 
 ROWS = made_up_rows(400, sources=3)
@@ -26,20 +27,44 @@ def run(task, setting="zero-shot", skill=1.0, seed=0, lost=0.05):
     return metrics.align(table, TRUTH)
 
 
-def all_scores(truth, answers):
-    found = metrics.scores(truth, answers)
-    found["within_source_macro_f1", ""], by_source = metrics.within_source(truth, answers)
-    return found | {("source_macro_f1", name): value for name, value in by_source.items()}
+def cut_down(what):
+    """The truth, on which some scores are undefined: without unsafe rows, without categories, by few rows a source."""
+    first = {"no unsafe": TRUTH.safety < 2, "one level": TRUTH.safety == 1, "few rows": np.arange(len(TRUTH)) < 25}
+    mask = first.get(what, np.ones(len(TRUTH), bool))
+    changed = {"no positives": {"categories": TRUTH.categories & False}, "all positive": {"categories": TRUTH.known}}
+    changed["nothing known"] = {"known": TRUTH.known & False}
+    return metrics.Truth(**vars(TRUTH) | changed.get(what, {})), mask
+
+
+CASES = ("whole", "no unsafe", "one level", "few rows", "no positives", "all positive", "nothing known")
+
+
+@pytest.mark.parametrize("lost", [0.05, 1])
+@pytest.mark.parametrize("what", CASES)
+@pytest.mark.parametrize("task", ["safety", "categories"])
+def test_counts_give_what_scikit_learn_gives_ties_lost_answers_and_undefined_scores_included(task, what, lost):
+    truth, mask = cut_down(what)
+    answers = run(task, lost=lost).on(mask)
+    costs = np.array([[0, 1, 5], [2, 0, 1], [9, 4, 0]])
+    wanted = scores_by_scikit_learn(truth, answers, costs) | within_sources_by_scikit_learn(truth, answers)
+    found = scores(truth, answers, costs)
+    assert {name: found.pop(name) for name in wanted} == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+    assert {metric for metric, _ in found} == (ALARMS if task == "safety" else set())  # test_use holds those against it
 
 
 @pytest.mark.parametrize("task", ["safety", "categories"])
-def test_counts_give_what_scikit_learn_gives_ties_and_lost_answers_included(task):
-    answers, bootstrap = run(task), Bootstrap(TRUTH.group, 1)
-    measure = bootstrap.measure(TRUTH, answers)
-    plain = measure.evaluate(np.ones((1, bootstrap.groups), np.float32))[0]
-    found, wanted = dict(zip(measure.names, plain, strict=True)), all_scores(TRUTH, answers)
-    assert {name: found.pop(name) for name in wanted} == pytest.approx(wanted, abs=1e-5, nan_ok=True)
-    assert {metric for metric, _ in found} == (ALARMS if task == "safety" else set())  # test_use holds those against it
+def test_a_run_without_a_row_has_its_scores_undefined(task):
+    nothing = run(task).on(np.zeros(len(TRUTH), bool))
+    found = scores(TRUTH, nothing)
+    assert {"macro_f1", "accuracy", "calibration_error"} < {metric for metric, _ in found}
+    assert np.isnan(list(found.values())).all()
+
+
+@pytest.mark.parametrize("task", ["safety", "categories"])
+def test_the_score_of_the_rows_is_that_of_every_group_drawn_once(task):
+    bootstrap = Bootstrap(TRUTH.group, 1)
+    by_group = bootstrap.measure(TRUTH, run(task)).values(bootstrap.groups)
+    assert by_group == pytest.approx(scores(TRUTH, run(task)), abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("task", ["safety", "categories"])
@@ -74,7 +99,7 @@ def test_a_resample_scores_like_its_rows_written_out(task):
         answers.probabilities[repeated],
         answers.usable[repeated],
     )
-    plain = metrics.scores(TRUTH.at(repeated), written)
+    plain = scores_by_scikit_learn(TRUTH.at(repeated), written)
     for name, value in zip(measure.names, drawn, strict=True):
         if name in plain:
             assert value == pytest.approx(plain[name], abs=1e-5, nan_ok=True), name
@@ -137,7 +162,7 @@ def scored(level, chosen, bootstrap):
     )
     answers = metrics.Answers("safety", np.arange(n), chosen, np.eye(3)[chosen], np.ones(n, bool))
     draws = bootstrap.draws(bootstrap.measure(truth, answers))[:, 0]
-    return metrics.scores(truth, answers)["macro_f1", ""], draws
+    return scores(truth, answers)["macro_f1", ""], draws
 
 
 def test_a_planted_difference_is_found_in_pairs_and_missed_by_two_intervals():
@@ -199,12 +224,11 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_skips_what_is_u
 def test_average_precision_with_weights_is_scikit_learns(cells):
     from sklearn.metrics import average_precision_score
 
-    scores, real, weights = (np.array(column) for column in zip(*cells, strict=True))
-    found = Ranking(real, scores, np.arange(len(cells)), len(cells)).average_precision(
-        weights[:, None].astype(np.float32)
-    )[0]
+    ranks, real, weights = (np.array(column) for column in zip(*cells, strict=True))
+    steps = ranking(real, ranks, np.arange(len(cells)), len(cells))
+    found = alarms.average_precision(*steps.counts(weights[:, None].astype(np.float32)))[0]
     if weights[real].sum() and weights[~real].sum():
-        assert found == pytest.approx(average_precision_score(real, scores, sample_weight=weights), abs=1e-5)
+        assert found == pytest.approx(average_precision_score(real, ranks, sample_weight=weights), abs=1e-5)
     else:
         assert np.isnan(found)
 
