@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from emosafe_lib.study.errors import PredictionError
+from emosafe_lib.evaluation.predictions import refuse_ids
 from emosafe_lib.study.rows import category_matrix, known_matrix
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, TASK_LABELS, USABLE_OUTCOMES
 
@@ -71,9 +71,7 @@ class Truth:
 def safety_levels(rows: pd.DataFrame) -> np.ndarray:
     """The safety level as an index into `SAFETY_LEVELS`, int array (n,); PredictionError for an unknown level."""
     index = pd.Index(SAFETY_LEVELS).get_indexer(rows["safety"])
-    if (index < 0).any():
-        ids = ", ".join(rows.loc[index < 0, "id"].head(3))
-        raise PredictionError("rows", f"safety level unknown, ids {ids}", "rerun notebook 01")
+    refuse_ids(rows["id"][index < 0], "rows", "safety level unknown", "rerun notebook 01")
     return index
 
 
@@ -130,26 +128,22 @@ def align(table: pd.DataFrame, truth: Truth, expected=None, where: object = "pre
     """
     task = table["task"].iloc[0]
     rows = pd.Index(truth.ids).get_indexer(table["id"])
-    refuse_ids(table["id"][rows < 0], where, "predicts rows that are not in this study's test split")
-    refuse_ids(table["id"][table["id"].duplicated()], where, "predicts a row twice")
     expected = pd.Index(truth.ids if expected is None else expected)
-    refuse_ids(expected.difference(table["id"], sort=False), where, "leaves rows without a prediction")
-    odd = table["label"].map(lambda names: not set(names) <= set(TASK_LABELS[task]))
-    refuse_ids(table["id"][odd.astype(bool)], where, f"has labels that are not of the task {task}")
+    odd = table["label"].map(lambda names: not set(names) <= set(TASK_LABELS[task])).astype(bool)
+    refused = {
+        "predicts rows that are not in this study's test split": table["id"][rows < 0],
+        "predicts a row twice": table["id"][table["id"].duplicated()],
+        "leaves rows without a prediction": expected.difference(table["id"], sort=False),
+        f"has labels that are not of the task {task}": table["id"][odd],
+    }
+    for what, ids in refused.items():
+        refuse_ids(ids, where, what, "score this study's rows again")
     order = np.argsort(rows, kind="stable")
     table = table.iloc[order]
     usable = table["outcome"].isin(USABLE_OUTCOMES).to_numpy()
     probabilities = np.stack(table["probabilities"].to_list()).astype(float)
     probabilities[~usable] = 0.0  # may be NaN there, which no weight of zero takes out of a sum
     return Answers(task, rows[order], chosen_labels(table["label"], task), probabilities, usable)
-
-
-def refuse_ids(ids, where: object, what: str) -> None:
-    """PredictionError that names up to three ids, if there are any."""
-    if len(ids):
-        named = ", ".join(str(value) for value in list(ids)[:3])
-        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-        raise PredictionError(where, f"{what}: ids {named}{more}", "score this study's rows again")
 
 
 def chosen_labels(labels: pd.Series, task: str) -> np.ndarray:

@@ -17,18 +17,8 @@ from emosafe_lib.study.taxonomy import OUTCOMES, SETTINGS, TASK_LABELS, TASKS, U
 
 COLUMNS = ("id", "task", "setting", "variant", "seed", "label", "probabilities", "outcome")
 KEY = ["task", "setting", "variant", "seed", "id"]
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("setting", pa.string(), nullable=False),
-        pa.field("variant", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("label", pa.list_(pa.string()), nullable=False),
-        pa.field("probabilities", pa.list_(pa.float64()), nullable=False),
-        pa.field("outcome", pa.string(), nullable=False),
-    ]
-)
+NO_TEXT = {"seed": pa.int64(), "label": pa.list_(pa.string()), "probabilities": pa.list_(pa.float64())}
+SCHEMA = pa.schema([pa.field(name, NO_TEXT.get(name, pa.string()), nullable=False) for name in COLUMNS])
 
 
 def make(ids, task, setting, probabilities, *, variant="", seed=0, thresholds=None, outcomes=None) -> pd.DataFrame:
@@ -58,18 +48,16 @@ def make(ids, task, setting, probabilities, *, variant="", seed=0, thresholds=No
         limits = np.full(len(names), 0.5) if thresholds is None else np.asarray(thresholds)
         labels = [[name for name, on in zip(names, row, strict=True) if on] for row in probabilities >= limits]
     labels = [label if outcome in USABLE_OUTCOMES else [] for label, outcome in zip(labels, outcomes, strict=True)]
-    return pd.DataFrame(
-        {
-            "id": list(ids),
-            "task": task,
-            "setting": setting,
-            "variant": variant,
-            "seed": seed,
-            "label": labels,
-            "probabilities": list(probabilities),
-            "outcome": outcomes,
-        }
-    )
+    values = list(ids), task, setting, variant, seed, labels, list(probabilities), outcomes
+    return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)))
+
+
+def refuse_ids(ids, where: object, what: str, remedy: str) -> None:
+    """PredictionError that names up to three ids, if there are any."""
+    if len(ids):
+        named = ", ".join(str(value) for value in list(ids)[:3])
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        raise PredictionError(where, f"{what}: ids {named}{more}", remedy)
 
 
 def check(table: pd.DataFrame, where: object = "predictions") -> None:
@@ -82,19 +70,13 @@ def check(table: pd.DataFrame, where: object = "predictions") -> None:
         if unknown:
             raise PredictionError(where, f"{column} {unknown[0]!r} is unknown", f"use one of {', '.join(allowed)}")
     twice = table.duplicated(KEY)
-    if twice.any():
-        ids = ", ".join(table.loc[twice, "id"].head(3))
-        raise PredictionError(where, f"two predictions under one key, ids {ids}", "keep one run per key")
+    refuse_ids(table["id"][twice], where, "two predictions under one key", "keep one run per key")
     for task, part in table.groupby("task"):
-        lengths = part["probabilities"].map(len)
-        if (lengths != len(TASK_LABELS[task])).any():
-            ids = ", ".join(part.loc[lengths != len(TASK_LABELS[task]), "id"].head(3))
-            raise PredictionError(where, f"{task} probabilities of the wrong length, ids {ids}", "rerun the stage")
-        values = np.stack(part["probabilities"].to_list())
-        bad = ~np.isfinite(values).all(axis=1) & part["outcome"].isin(USABLE_OUTCOMES).to_numpy()
-        if bad.any():
-            ids = ", ".join(part.loc[bad, "id"].head(3))
-            raise PredictionError(where, f"probabilities that are not finite, ids {ids}", "rerun the stage")
+        odd = part["probabilities"].map(len) != len(TASK_LABELS[task])
+        refuse_ids(part["id"][odd], where, f"{task} probabilities of the wrong length", "rerun the stage")
+        finite = np.isfinite(np.stack(part["probabilities"].to_list())).all(axis=1)
+        odd = ~finite & part["outcome"].isin(USABLE_OUTCOMES)
+        refuse_ids(part["id"][odd], where, "probabilities that are not finite", "rerun the stage")
 
 
 def write(table: pd.DataFrame, path: Path, *, model: str, data_sha256: str) -> Path:

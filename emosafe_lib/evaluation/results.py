@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.evaluation import metrics, predictions
-from emosafe_lib.evaluation.baselines import BASELINE_TITLES, BASELINES
+from emosafe_lib.evaluation.baselines import BASELINES
 from emosafe_lib.evaluation.bootstrap import Bootstrap, interval
 from emosafe_lib.evaluation.metrics import UNDEFINED, Answers, Truth
 from emosafe_lib.evaluation.paired_tests import Difference, difference
@@ -23,21 +23,8 @@ from emosafe_lib.study.parameters import ModelParams, StudyParams
 from emosafe_lib.study.rows import take, tasks_asked
 from emosafe_lib.study.taxonomy import CATEGORIES, FIVE_SHOTS, LEFT_OUT, TASKS
 
-RESULT_COLUMNS = (
-    "model",
-    "family",
-    "parameters",
-    "task",
-    "setting",
-    "variant",
-    "metric",
-    "category",
-    "value",
-    "low",
-    "high",
-    "n",
-    "coverage",
-    "seeds",
+RESULT_COLUMNS = tuple(
+    "model family parameters task setting variant metric category value low high n coverage seeds".split()
 )
 PROMPTED = ("zero-shot", "few-shot", FIVE_SHOTS)
 FIRST_SEED, NO_LADDER = "first-seed", "none"
@@ -123,10 +110,6 @@ class Evidence:
     def family(self, model: str) -> str:
         """The model's family; baselines are a family of their own."""
         return self.models[model].family if model in self.models else "baseline"
-
-    def title(self, model: str) -> str:
-        """The model's name for a reader."""
-        return (self.models[model].title or model) if model in self.models else BASELINE_TITLES.get(model, model)
 
     def ladder(self, name: str) -> list[str]:
         """The models of a ladder from small to large; those whose number of parameters is unknown come in no order. Models
@@ -360,22 +343,10 @@ def results_table(evidence: Evidence) -> pd.DataFrame:
 
 def record(evidence: Evidence, cell: Cell, score: Score, metric: str, category: str, value, low, high) -> dict:
     """One row of `results.csv`."""
-    return {
-        "model": cell.model,
-        "family": evidence.family(cell.model),
-        "parameters": evidence.parameters.get(cell.model) or "",
-        "task": cell.task,
-        "setting": cell.setting,
-        "variant": cell.shown,
-        "metric": metric,
-        "category": category,
-        "value": value,
-        "low": low,
-        "high": high,
-        "n": score.n,
-        "coverage": score.coverage,
-        "seeds": len({key.seed for key in score.keys}),
-    }
+    model = cell.model, evidence.family(cell.model), evidence.parameters.get(cell.model) or ""
+    number = cell.task, cell.setting, cell.shown, metric, category, value, low, high
+    basis = score.n, score.coverage, len({key.seed for key in score.keys})
+    return dict(zip(RESULT_COLUMNS, (*model, *number, *basis), strict=True))
 
 
 def metric_records(evidence: Evidence, cell: Cell, score: Score, truth: Truth) -> list[dict]:
@@ -401,27 +372,18 @@ def spread_records(evidence: Evidence, cell: Cell, score: Score) -> list[dict]:
     """How far macro-F1 moves between prompt wordings and between seeds: width, smallest, largest."""
     found = []
     for metric in ("macro_f1", "within_source_macro_f1"):
-        for name, groups in (("variant", variant_means(score, metric)), ("seed", seed_means(score, metric))):
-            if len(groups) > 1:
-                low, high = min(groups.values()), max(groups.values())
+        for name in ("variant", "seed"):
+            means = run_means(score, metric, name)
+            if len(means) > 1:
+                low, high = means.min(), means.max()
                 found.append(record(evidence, cell, score, f"{name}_spread_{metric}", "", high - low, low, high))
     return found
 
 
-def variant_means(score: Score, metric: str) -> dict[str, float]:
-    """The metric by prompt wording, averaged over seeds."""
-    return run_means(score, metric, "variant")
-
-
-def seed_means(score: Score, metric: str) -> dict[int, float]:
-    """The metric by seed, averaged over wordings."""
-    return run_means(score, metric, "seed")
-
-
-def run_means(score: Score, metric: str, by: str) -> dict:
-    """The metric of a cell's runs, averaged within each value of one part of their keys."""
+def run_means(score: Score, metric: str, by: str) -> pd.Series:
+    """The metric of a cell's runs by prompt wording (`variant`), averaged over seeds, or by seed, averaged over wordings."""
     values = pd.Series([run[metric, ""] for run in score.runs])
-    return values.groupby([getattr(key, by) for key in score.keys]).mean().to_dict()
+    return values.groupby([getattr(key, by) for key in score.keys]).mean()
 
 
 def origin_records(evidence: Evidence, cell: Cell, mask: np.ndarray) -> list[dict]:
