@@ -74,7 +74,7 @@ def pretraining_tokens(model: ModelParams) -> float:
     return next((float(sum(run["tokens"].values())) for run in runs if run["rung"] == weights.name), np.nan)
 
 
-def points(evidence: Evidence, table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+def points(table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     """The headline rows of `results.csv` that belong on a size axis, with the facts of `sizes` joined; models of unknown
     size have no place on it.
     """
@@ -91,24 +91,6 @@ def kendall(sizes_: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.mean(signs, axis=0)
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """How well size orders the scores.
-
-    `tau` is Kendall's tau-a, `low` and `high` its bootstrap interval, `same_order` the share of resamples that rank the
-    models exactly as the point values do. `trend` is 1 where the score rises with size, -1 where it falls, else 0: see
-    `trend_of`. `status` is "ok" or "insufficient".
-    """
-
-    status: str
-    sizes: int
-    tau: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    same_order: float = np.nan
-    trend: int = 0
-
-
 def trend_of(count: np.ndarray, draws: np.ndarray, confidence: float) -> int:
     """1 where scores (k, resamples) rise with size, -1 where they fall, else 0.
 
@@ -120,18 +102,25 @@ def trend_of(count: np.ndarray, draws: np.ndarray, confidence: float) -> int:
     return ranks if ranks == ends and -ranks not in steps else 0
 
 
-def rank_stability(evidence: Evidence, models: list[str], task: str, setting: str, metric: str = "macro_f1") -> Ranks:
-    """Rank correlation of size and score with its uncertainty; "insufficient" for fewer than three sizes or equal
-    scores.
+def rank_stability(evidence: Evidence, models: list[str], task: str, setting: str, metric: str = "macro_f1") -> dict:
+    """How well size orders the scores.
+
+    Returns
+    -------
+    status ("ok", or "insufficient" for fewer than three sizes or equal scores) and how many sizes; tau (Kendall's tau-a)
+    with its bootstrap interval low and high; same_order, the share of resamples that rank the models exactly as the point
+    values do; trend, 1 where the score rises with size, -1 where it falls, else 0 (see `trend_of`)
     """
-    stacked = ladder_scores(evidence, models, task, setting, metric)
+    found = {"status": INSUFFICIENT, "sizes": len(with_runs(evidence, models, task, setting))}
+    found |= dict.fromkeys(("tau", "low", "high", "same_order"), np.nan) | {"trend": 0}
+    stacked, level = ladder_scores(evidence, models, task, setting, metric), evidence.study.analysis.confidence
     if stacked is None:
-        return Ranks(INSUFFICIENT, len(with_runs(evidence, models, task, setting)))
+        return found
     count, values, draws = stacked
-    low, high = interval(kendall(count, draws), evidence.study.analysis.confidence)
+    low, high = interval(kendall(count, draws), level)
     same = (draws.argsort(axis=0) == values.argsort()[:, None]).all(axis=0).mean()
-    trend = trend_of(count, draws, evidence.study.analysis.confidence)
-    return Ranks("ok", len(count), float(kendall(count, values)), low, high, float(same), trend)
+    found |= {"status": "ok", "tau": float(kendall(count, values)), "low": low, "high": high}
+    return found | {"same_order": float(same), "trend": trend_of(count, draws, level)}
 
 
 def with_runs(evidence: Evidence, models: list[str], task: str, setting: str) -> list[str]:
@@ -180,7 +169,7 @@ def power_law(size, ceiling, scale, exponent):
     return ceiling - scale * np.asarray(size, float) ** -exponent
 
 
-def fit_curve(count: np.ndarray, values: np.ndarray, draws: np.ndarray, confidence: float = 0.95) -> Curve:
+def saturating_curve(count: np.ndarray, values: np.ndarray, draws: np.ndarray, confidence: float = 0.95) -> Curve:
     """Fit the curve where that is honest.
 
     Parameters
@@ -226,7 +215,7 @@ def curve_of(evidence: Evidence, models: list[str], task: str, setting: str, met
         stacked = ladder_scores(evidence, models, task, setting, metric)
         none = Curve(INSUFFICIENT, "fewer than three sizes, or equal scores")
         level = evidence.study.analysis.confidence
-        evidence.cache[place] = none if stacked is None else fit_curve(*stacked, level)
+        evidence.cache[place] = none if stacked is None else saturating_curve(*stacked, level)
     return evidence.cache[place]
 
 
@@ -252,9 +241,8 @@ def rank_table(evidence: Evidence, ladder: str, metrics: Sequence[str] = METRICS
     for metric, task, setting in product(metrics, evidence.tasks, SCALED_SETTINGS):
         ranks = rank_stability(evidence, models, task, setting, metric)
         curve = curve_of(evidence, models, task, setting, metric)
-        row = {"ladder": ladder, "task": task, "setting": setting, "metric": metric, "status": ranks.status}
-        row |= {"sizes": ranks.sizes, "tau": ranks.tau, "low": ranks.low, "high": ranks.high}
-        row |= {"same_order": ranks.same_order, "trend": ranks.trend, "curve": curve.status, "reason": curve.reason}
+        row = {"ladder": ladder, "task": task, "setting": setting, "metric": metric, **ranks}
+        row |= {"curve": curve.status, "reason": curve.reason}
         rows.append(row | {"exponent": curve.exponent, "ceiling": curve.ceiling})
     return pd.DataFrame(rows)
 
@@ -328,7 +316,7 @@ COMPARISON_COLUMNS = (
 
 
 def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell, metric: str) -> dict:
-    """One paired comparison: first minus second on the rows that both answered.
+    """One paired comparison: first minus second on the rows that both answered; McNemar's test is of the first run of each.
 
     What is held against the source's name stands beside the headline scores, and so rests on their rows.
     """
@@ -336,19 +324,14 @@ def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell
     if family == "source name":
         mask &= evidence.common(first.task)
     found = evidence.contrast([(1, first), (-1, second)], metric, mask=mask)
-    flips = flips_of(evidence, first, second, mask)
+    sides = [evidence.answers[evidence.keys(cell)[0]].on(mask) for cell in (first, second)]
+    flips = mcnemar(*(right_rows(evidence.truth, side) for side in sides))
     row = {"family": family, "task": first.task, "metric": metric}
     row |= {"first": first.model, "first_setting": first.setting, "first_variant": first.shown}
     row |= {"second": second.model, "second_setting": second.setting, "second_variant": second.shown}
     row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
     row |= {"gained": flips.gained, "lost": flips.lost, "mcnemar_p": flips.p, "cohens_g": flips.g}
     return row | {"n": int(mask.sum()), "error": found.error}
-
-
-def flips_of(evidence: Evidence, first: Cell, second: Cell, mask: np.ndarray):
-    """McNemar's test between the first run of each cell, on the rows of `mask`."""
-    sides = [evidence.answers[evidence.keys(cell)[0]].on(mask) for cell in (first, second)]
-    return mcnemar(*(right_rows(evidence.truth, side) for side in sides))
 
 
 def size_gains(evidence: Evidence, ladder: str) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def test_58_a_missing_seed_is_named():
 def test_58_a_missing_size_leaves_the_ladder_insufficient_not_shorter():
     here = evidence(ROWS, {name: SKILLS[name] for name in ("nano-1", "nano-2")})
     ranks = scaling.rank_stability(here, here.ladder("nano"), "safety", "zero-shot")
-    assert (ranks.status, ranks.sizes) == ("insufficient", 2) and np.isnan(ranks.tau)
+    assert (ranks["status"], ranks["sizes"]) == ("insufficient", 2) and np.isnan(ranks["tau"])
 
 
 def test_62_two_runs_under_one_key_are_refused(tmp_path):
@@ -100,34 +100,36 @@ def noisy(values, width=0.002):
 
 
 def test_63_two_sizes_or_equal_scores_get_no_curve():
-    assert scaling.fit_curve(COUNT[:2], np.array([0.1, 0.2]), noisy([0.1, 0.2])).status == "insufficient"
-    assert scaling.fit_curve(COUNT, np.full(4, 0.3), noisy([0.3] * 4)).status == "insufficient"
+    assert scaling.saturating_curve(COUNT[:2], np.array([0.1, 0.2]), noisy([0.1, 0.2])).status == "insufficient"
+    assert scaling.saturating_curve(COUNT, np.full(4, 0.3), noisy([0.3] * 4)).status == "insufficient"
 
 
 def test_63_four_runs_of_one_size_get_no_curve():
     assert (
-        scaling.fit_curve(np.full(4, 1e6), np.array([0.1, 0.2, 0.3, 0.4]), noisy([0.1, 0.2, 0.3, 0.4])).status
+        scaling.saturating_curve(np.full(4, 1e6), np.array([0.1, 0.2, 0.3, 0.4]), noisy([0.1, 0.2, 0.3, 0.4])).status
         == "insufficient"
     )
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.4, 0.6, 0.7], [0.7, 0.6, 0.5, 0.4]], ids=["bent", "falling"])
 def test_scores_that_do_not_rise_get_no_curve(values):
-    assert scaling.fit_curve(COUNT, np.array(values), noisy(values)).status == "not honest"
+    assert scaling.saturating_curve(COUNT, np.array(values), noisy(values)).status == "not honest"
 
 
 def test_scores_that_rise_only_within_noise_get_no_curve():
     values = [0.40, 0.41, 0.42, 0.43]
-    assert scaling.fit_curve(COUNT, np.array(values), noisy(values, 0.1)).status == "not honest"
+    assert scaling.saturating_curve(COUNT, np.array(values), noisy(values, 0.1)).status == "not honest"
 
 
 def test_three_sizes_get_no_curve_of_three_parameters():
-    assert scaling.fit_curve(COUNT[:3], np.array([0.1, 0.2, 0.25]), noisy([0.1, 0.2, 0.25])).status == "not honest"
+    assert (
+        scaling.saturating_curve(COUNT[:3], np.array([0.1, 0.2, 0.25]), noisy([0.1, 0.2, 0.25])).status == "not honest"
+    )
 
 
 def test_a_planted_power_law_is_found_again_and_never_extrapolated():
     values = scaling.power_law(COUNT / COUNT[0], 0.7, 0.25, 0.4)
-    curve = scaling.fit_curve(COUNT, values, noisy(values))
+    curve = scaling.saturating_curve(COUNT, values, noisy(values))
     assert curve.status == "fitted"
     assert (curve.ceiling, curve.exponent) == pytest.approx((0.7, 0.4), abs=0.02)
     assert min(curve.grid) >= COUNT[0] * 0.999 and max(curve.grid) <= COUNT[-1] * 1.001
@@ -138,7 +140,7 @@ def test_a_planted_power_law_is_found_again_and_never_extrapolated():
 def test_a_ladder_of_billions_has_a_ceiling_as_one_of_thousands_has(exponent):
     count = np.array([1.24e9, 3.21e9, 8.03e9, 70.6e9])
     values = scaling.power_law(count / count[0], 0.9, 0.4, exponent)
-    curve = scaling.fit_curve(count, values, noisy(values))
+    curve = scaling.saturating_curve(count, values, noisy(values))
     assert curve.status == "fitted" and curve.ceiling == pytest.approx(0.9, abs=0.02)
     assert curve.middle[0] == pytest.approx(values[0], abs=0.01)
 
@@ -150,7 +152,7 @@ def test_a_straight_line_that_noise_bends_gets_no_curve(monkeypatch):
     for _ in range(20):
         values = line + random.normal(0, 0.008, 4)
         draws = values[:, None] + random.normal(0, 0.008, (4, 400))
-        fitted += scaling.fit_curve(COUNT, values, draws).status == "fitted"
+        fitted += scaling.saturating_curve(COUNT, values, draws).status == "fitted"
     assert fitted <= 2
 
 
@@ -170,7 +172,7 @@ def test_a_score_rises_with_size_only_if_the_ends_do_and_no_step_falls(values, t
 
 def test_scores_without_a_ceiling_in_sight_get_no_curve():
     values = np.array([0.1, 0.2, 0.35, 0.55])
-    assert scaling.fit_curve(COUNT, values, noisy(values)).status == "not honest"
+    assert scaling.saturating_curve(COUNT, values, noisy(values)).status == "not honest"
 
 
 def test_tau_is_kendalls():
@@ -183,7 +185,7 @@ def test_tau_is_kendalls():
 def test_a_ladder_is_ordered_by_size_and_ranks_are_stable_where_skill_grows(known):
     assert known.ladder("nano") == list(SKILLS)
     ranks = scaling.rank_stability(known, known.ladder("nano"), "safety", "zero-shot")
-    assert ranks.status == "ok" and ranks.tau == 1 and ranks.low > 0
+    assert ranks["status"] == "ok" and ranks["tau"] == 1 and ranks["low"] > 0
 
 
 def test_results_have_the_promised_columns_and_one_row_a_number(known, tmp_path):
@@ -315,7 +317,7 @@ def test_a_model_of_unknown_size_is_neither_larger_nor_smaller_and_still_meets_t
     assert {"nano-4", "minilm"} in pairs["encoder"]
     facts = scaling.sizes(here.models).set_index("model")
     facts.loc["nano-4", "parameters"] = np.nan
-    on_axis = scaling.points(here, results.results_table(here), facts.reset_index())
+    on_axis = scaling.points(results.results_table(here), facts.reset_index())
     assert "nano-4" not in set(on_axis["model"]) and "nano-3" in set(on_axis["model"])
 
 
