@@ -4,14 +4,12 @@ import itertools
 
 import pandas as pd
 
-from emosafe_lib.study.style import LINES, PALETTE, WIDTH
+from emosafe_lib.study.style import LINES, PALETTE, WIDTH, subplots
 
 
 def augmentation_outcomes(table: pd.DataFrame):
     """What became of the requests of an augmentation; `table` has the columns outcome and requests."""
-    import matplotlib.pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(WIDTH, 1.0 + 0.3 * len(table)))
+    figure, panel = subplots(figsize=(WIDTH, 1.0 + 0.3 * len(table)))
     colours = [PALETTE[2] if name == "accepted" else PALETTE[1] for name in table["outcome"]]
     bars = panel.barh(table["outcome"], table["requests"], color=colours)
     panel.bar_label(bars, padding=3, fontsize=8)
@@ -22,10 +20,9 @@ def augmentation_outcomes(table: pd.DataFrame):
 
 def augmentation_similarity(table: pd.DataFrame):
     """Cosine similarities of text pairs, one curve a kind; `table` has the columns kind and similarity."""
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
-    figure, panel = plt.subplots(figsize=(WIDTH, 2.8))
+    figure, panel = subplots(figsize=(WIDTH, 2.8))
     sns.ecdfplot(table, x="similarity", hue="kind", ax=panel)
     for line, style_of_line in zip(panel.get_lines()[::-1], itertools.cycle(LINES)):
         line.set_linestyle(style_of_line)

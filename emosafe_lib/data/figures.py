@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emosafe_lib.study.style import WIDTH
+from emosafe_lib.study.style import WIDTH, subplots
 
 
 def data_shortcuts(table: pd.DataFrame):
@@ -10,13 +10,12 @@ def data_shortcuts(table: pd.DataFrame):
 
     `table` has the columns merge, reader, metric, label and value; undefined scores leave a gap.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
     table = table.assign(bar=table["reader"].str.replace("_", " ") + ", " + table["merge"])
     parts = [part for _, part in table.groupby("metric", sort=False)]
     heights = [1 + part["label"].nunique() for part in parts]
-    figure, panels = plt.subplots(
+    figure, panels = subplots(
         len(parts), 1, figsize=(WIDTH + 1, 0.75 * sum(heights)), height_ratios=heights, squeeze=False
     )
     for panel, part in zip(panels[:, 0], parts, strict=True):

@@ -15,6 +15,7 @@ from emosafe_lib.study.style import (
     joined,
     look,
     short_number,
+    subplots,
     whiskers,
 )
 
@@ -28,11 +29,10 @@ def score_by_size(table: pd.DataFrame, references: pd.DataFrame, curves: pd.Data
     drawn only for `curves` (task, metric, setting, ladder, parameters, low, high), which hold the fits that are honest,
     within the fitted sizes.
     """
-    import matplotlib.pyplot as plt
-
     tasks, metrics = list(dict.fromkeys(table["task"])), list(dict.fromkeys(table["metric"]))
-    shape = {"nrows": max(1, len(metrics)), "ncols": max(1, len(tasks)), "sharey": True, "squeeze": False}
-    figure, panels = plt.subplots(figsize=(WIDTH + 3, 0.8 + 3.2 * shape["nrows"]), **shape)
+    rows, columns = max(1, len(metrics)), max(1, len(tasks))
+    size = (WIDTH + 3, 0.8 + 3.2 * rows)
+    figure, panels = subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     looks = look(table["setting"])
     for row, metric in zip(panels, metrics, strict=False):
         for panel, task in zip(row, tasks, strict=False):
@@ -68,12 +68,10 @@ def score_by_label(table: pd.DataFrame):
 
     `table` has the columns task, category, setting, ladder, parameters, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
     labels = list(dict.fromkeys(table["category"]))
     rows = max(1, -(-len(labels) // LABEL_COLUMNS))
     size = {"figsize": (WIDTH + 3, 0.6 + 2.3 * rows), "sharex": True, "sharey": True, "squeeze": False}
-    figure, panels = plt.subplots(rows, LABEL_COLUMNS, **size)
+    figure, panels = subplots(rows, LABEL_COLUMNS, **size)
     looks, nothing = look(table["setting"]), table.iloc[:0]
     for panel, label in zip(panels.flat, labels, strict=False):
         size_panel(panel, table[table["category"] == label], nothing, nothing, looks, "parameters")
@@ -91,10 +89,8 @@ def budget_curves(table: pd.DataFrame):
 
     `table` has the columns task, model, rows, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 3.8), sharey=True, squeeze=False)
+    figure, panels = subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 3.8), sharey=True, squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=False):
         for name, (colour, marker, line) in look(table["model"]).items():
             part = table[(table["task"] == task) & (table["model"] == name)].sort_values("rows")
@@ -114,11 +110,9 @@ def pooled_and_within(table: pd.DataFrame):
 
     `table` has the columns task, run, metric, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"]))
     height = 1.2 + 0.27 * table["run"].nunique()
-    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, height), sharey=True, squeeze=False)
+    figure, panels = subplots(1, max(1, len(tasks)), figsize=(WIDTH + 2, height), sharey=True, squeeze=False)
     runs = list(dict.fromkeys(table["run"]))[::-1]
     for panel, task in zip(panels[0], tasks, strict=False):
         for shift, (name, (colour, marker, _)) in zip((0.15, -0.15), look(table["metric"]).items(), strict=False):
@@ -138,9 +132,7 @@ def differences(table: pd.DataFrame, meaning: str):
     `table` has the columns label, value, low, high, detectable and clear (bool); `meaning` says what is subtracted from
     what.
     """
-    import matplotlib.pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(WIDTH + 1, 1.2 + 0.27 * len(table)))
+    figure, panel = subplots(figsize=(WIDTH + 1, 1.2 + 0.27 * len(table)))
     place = np.arange(len(table))[::-1]
     panel.axvline(0, color="black", linewidth=1)
     panel.errorbar(table["value"], place, xerr=whiskers(table), fmt="none", ecolor=PALETTE[0], capsize=2)
@@ -160,10 +152,8 @@ def gains_by_label(table: pd.DataFrame):
 
     `table` has the columns task, setting, category, value, low and high; an empty category is the macro average.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 4.2), squeeze=False)
+    figure, panels = subplots(1, max(1, len(tasks)), figsize=(WIDTH + 3, 4.2), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=False):
         part = table[table["task"] == task].assign(category=lambda t: t["category"].replace("", "all (macro)"))
         labels = list(dict.fromkeys(part["category"]))[::-1]
@@ -183,10 +173,8 @@ def spreads(table: pd.DataFrame):
 
     `table` has the columns run, kind ("sampling", "wording" or "seed"), low and high.
     """
-    import matplotlib.pyplot as plt
-
     runs = list(dict.fromkeys(table["run"]))[::-1]
-    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.35 * len(runs)))
+    figure, panel = subplots(figsize=(WIDTH, 1.2 + 0.35 * len(runs)))
     for number, (name, (colour, _, line)) in enumerate(look(table["kind"]).items()):
         part = table[table["kind"] == name]
         place = [runs.index(run) + 0.2 * (1 - number) for run in part["run"]]
@@ -201,10 +189,8 @@ def sources_apart(table: pd.DataFrame):
 
     `table` has the columns source, run and value.
     """
-    import matplotlib.pyplot as plt
-
     order = table.groupby("source")["value"].mean().sort_values().index.tolist()
-    figure, panel = plt.subplots(figsize=(WIDTH, 1.6 + 0.27 * len(order)))
+    figure, panel = subplots(figsize=(WIDTH, 1.6 + 0.27 * len(order)))
     for name, (colour, marker, _) in look(table["run"]).items():
         part = table[table["run"] == name]
         panel.scatter(part["value"], [order.index(s) for s in part["source"]], color=colour, marker=marker, label=name)
@@ -218,10 +204,8 @@ def paper_beside_ours(table: pd.DataFrame):
 
     `table` has the columns role, category, printed, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
     names = list(dict.fromkeys(table["category"]))[::-1]
-    figure, panel = plt.subplots(figsize=(WIDTH + 1, 1.2 + 0.5 * len(names)))
+    figure, panel = subplots(figsize=(WIDTH + 1, 1.2 + 0.5 * len(names)))
     looks = look(table["role"])
     for number, (role, (colour, marker, _)) in enumerate(looks.items()):
         part = table[table["role"] == role]
@@ -238,9 +222,7 @@ def curves(panels: dict[tuple[str, str], pd.DataFrame]):
 
     Each table has the columns run, x, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH + 3, 3.8), squeeze=False)
+    figure, axes = subplots(1, len(panels), figsize=(WIDTH + 3, 3.8), squeeze=False)
     looks = look(name for table in panels.values() for name in table["run"])
     for panel, ((x, y), table) in zip(axes[0], panels.items(), strict=True):
         for name, part in table.groupby("run", sort=False):
@@ -258,11 +240,9 @@ def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
 
     `table` has the columns source, run, value, low and high; `humans` has source, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
     sources, runs = list(humans["source"]), list(dict.fromkeys(table["run"]))[::-1]
     height = 1.4 + 0.27 * len(runs)
-    figure, panels = plt.subplots(1, len(sources), figsize=(WIDTH + 1, height), sharey=True, squeeze=False)
+    figure, panels = subplots(1, len(sources), figsize=(WIDTH + 1, height), sharey=True, squeeze=False)
     for panel, person in zip(panels[0], humans.itertuples(), strict=True):
         part = table[table["source"] == person.source]
         place = [runs.index(run) for run in part["run"]]
@@ -280,10 +260,8 @@ def rates(tables: dict[str, pd.DataFrame], xlabel: str):
 
     Each table has the columns group, value, low and high.
     """
-    import matplotlib.pyplot as plt
-
     names = sorted({name for table in tables.values() for name in table["group"]})[::-1]
-    figure, panel = plt.subplots(figsize=(WIDTH, 1.2 + 0.4 * len(names)))
+    figure, panel = subplots(figsize=(WIDTH, 1.2 + 0.4 * len(names)))
     for number, (run, (colour, marker, _)) in enumerate(look(tables).items()):
         part = tables[run]
         place = np.array([names.index(name) for name in part["group"]]) + 0.2 * (len(tables) / 2 - number - 0.5)

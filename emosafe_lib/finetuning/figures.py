@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emosafe_lib.study.style import PALETTE, WIDTH, beneath, beside, few_ticks, joined, look
+from emosafe_lib.study.style import PALETTE, WIDTH, beneath, beside, few_ticks, joined, look, subplots
 
 
 def training_curves(table: pd.DataFrame):
@@ -11,11 +11,10 @@ def training_curves(table: pd.DataFrame):
     `table` has the columns task, variant, seed, epoch, train_loss and validation_loss; hollow points and a dashed line
     are training, filled points and a solid one validation; the colour tells variants apart.
     """
-    import matplotlib.pyplot as plt
     from matplotlib import ticker
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.6), squeeze=False)
+    figure, panels = subplots(1, len(tasks), figsize=(WIDTH, 3.6), squeeze=False)
     looks = look(table["variant"])
     for panel, task in zip(panels[0], tasks, strict=True):
         for (variant, seed), part in table[table["task"] == task].groupby(["variant", "seed"], sort=False):
@@ -37,10 +36,8 @@ def padding_comparison(table: pd.DataFrame):
 
     `table` has the columns batching, batch, text and padding.
     """
-    import matplotlib.pyplot as plt
-
     ways = list(dict.fromkeys(table["batching"]))
-    figure, panels = plt.subplots(1, len(ways), figsize=(WIDTH + 2, 2.8), sharey=True, squeeze=False)
+    figure, panels = subplots(1, len(ways), figsize=(WIDTH + 2, 2.8), sharey=True, squeeze=False)
     for panel, way in zip(panels[0], ways, strict=True):
         part = table[table["batching"] == way]
         panel.bar(part["batch"], part["text"], width=1.0, color=PALETTE[0], label="text")
@@ -57,11 +54,10 @@ def label_bars(table: pd.DataFrame):
 
     `table` has the columns task, label, way and f1; undefined scores leave a gap.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(len(tasks), 1, figsize=(WIDTH + 2, 2.6 * len(tasks)), squeeze=False)
+    figure, panels = subplots(len(tasks), 1, figsize=(WIDTH + 2, 2.6 * len(tasks)), squeeze=False)
     for panel, task in zip(panels[:, 0], tasks, strict=True):
         part = table[table["task"] == task]
         sns.barplot(part, y="label", x="f1", hue="way", ax=panel, errorbar=None)
@@ -75,10 +71,8 @@ def learning_curve(table: pd.DataFrame):
 
     `table` has the columns task, label, positives and f1; rows with no positive are left out.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH + 1, 4.4), sharey=True, squeeze=False)
+    figure, panels = subplots(1, len(tasks), figsize=(WIDTH + 1, 4.4), sharey=True, squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         part = table[(table["task"] == task) & (table["positives"] > 0)].sort_values("positives")
         for label, (colour, marker, line) in look(part["label"]).items():

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emosafe_lib.study.style import MARKERS, PALETTE, WIDTH, look, short_number, whiskers
+from emosafe_lib.study.style import MARKERS, PALETTE, WIDTH, look, short_number, subplots, whiskers
 
 SIZE = "parameters outside the embedding (log scale)"
 SCORES = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision"}
@@ -10,9 +10,7 @@ SCORES = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision"}
 
 def ladder_curves(table: pd.DataFrame):
     """Training loss against tokens read, one line a rung; `table` has the columns rung, tokens and loss."""
-    import matplotlib.pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(WIDTH, 3.8))
+    figure, panel = subplots(figsize=(WIDTH, 3.8))
     for rung, (colour, _, line) in look(table["rung"]).items():
         part = table[table["rung"] == rung]
         panel.plot(part["tokens"], part["loss"], color=colour, linestyle=line, label=rung)
@@ -26,10 +24,8 @@ def ladder_losses(table: pd.DataFrame):
 
     `table` has the columns text, parameters and loss; a line joins the means of the seeds.
     """
-    import matplotlib.pyplot as plt
-
     texts = list(dict.fromkeys(table["text"]))
-    figure, panels = plt.subplots(1, len(texts), figsize=(WIDTH + 1, 3.4), squeeze=False)
+    figure, panels = subplots(1, len(texts), figsize=(WIDTH + 1, 3.4), squeeze=False)
     for panel, text in zip(panels[0], texts, strict=True):
         part = table[table["text"] == text]
         panel.plot(part.groupby("parameters")["loss"].mean(), color=PALETTE[0])
@@ -48,10 +44,8 @@ def ladder_zero_shot(table: pd.DataFrame):
 
     `table` has the columns task, metric, parameters, value, low, high and chance.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH + 1, 3.4), squeeze=False)
+    figure, panels = subplots(1, len(tasks), figsize=(WIDTH + 1, 3.4), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         part = table[table["task"] == task].sort_values("parameters")
         marks = {"color": PALETTE[1], "marker": MARKERS[1], "capsize": 3}

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emosafe_lib.study.style import WIDTH, beside, look
+from emosafe_lib.study.style import WIDTH, beside, look, subplots
 
 STEP = 0.07  # side by side, so that no point covers another
 
@@ -12,11 +12,10 @@ def memory_plan(table: pd.DataFrame, limit_gb: float = 2.0):
 
     `table` has the columns title, dtype, weights, cache and activations, in bytes.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
     part = table.assign(gb=(table["weights"] + table["cache"] + table["activations"]) / 1e9)
-    figure, panel = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * part["title"].nunique()))
+    figure, panel = subplots(figsize=(WIDTH, 0.9 + 0.42 * part["title"].nunique()))
     sns.barplot(part, y="title", x="gb", hue="dtype", ax=panel, errorbar=None)
     panel.axvline(limit_gb, color="black", linestyle="--", label=f"{limit_gb:g} GB")
     panel.set(xscale="log", xlabel="GB at inference, computed: weights, cache, activations (log scale)", ylabel="")
@@ -31,10 +30,8 @@ def latency(table: pd.DataFrame):
 
     `table` has the columns model, dtype, batch, length, p50_ms and p95_ms.
     """
-    import matplotlib.pyplot as plt
-
     batches = list(dict.fromkeys(table["batch"]))
-    figure, panels = plt.subplots(1, len(batches), figsize=(WIDTH + 2, 3.6), squeeze=False, sharey=True)
+    figure, panels = subplots(1, len(batches), figsize=(WIDTH + 2, 3.6), squeeze=False, sharey=True)
     models = list(dict.fromkeys(table["model"]))
     colours, markers = look(table["dtype"]), look(table["length"])
     for panel, batch in zip(panels[0], batches, strict=True):

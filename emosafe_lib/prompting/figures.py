@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emosafe_lib.study.style import PALETTE, WIDTH, look
+from emosafe_lib.study.style import PALETTE, WIDTH, look, subplots
 
 
 def reliability_diagram(table: pd.DataFrame):
@@ -10,10 +10,8 @@ def reliability_diagram(table: pd.DataFrame):
 
     `table` has the columns task, way, confidence, accuracy and rows; a point's size grows with its rows.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"])) or ["no row was answered"]
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH, 3.6), sharey=True, squeeze=False)
+    figure, panels = subplots(1, len(tasks), figsize=(WIDTH, 3.6), sharey=True, squeeze=False)
     looks = look(table["way"])
     for panel, task in zip(panels[0], tasks, strict=True):
         panel.plot([0, 1], [0, 1], color=PALETTE[-1], linewidth=1)
@@ -34,10 +32,8 @@ def prompt_spread(table: pd.DataFrame):
 
     `table` has the columns task, setting, variant and macro_f1.
     """
-    import matplotlib.pyplot as plt
-
     tasks = list(dict.fromkeys(table["task"]))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(WIDTH, 2.4), sharey=True, squeeze=False)
+    figure, panels = subplots(1, len(tasks), figsize=(WIDTH, 2.4), sharey=True, squeeze=False)
     looks = look(table["variant"])
     for panel, task in zip(panels[0], tasks, strict=True):
         part = table[table["task"] == task]
@@ -57,9 +53,7 @@ def prefix_growth(table: pd.DataFrame):
 
     `table` has the columns prefix_tokens, way and seconds.
     """
-    import matplotlib.pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(WIDTH, 3.2))
+    figure, panel = subplots(figsize=(WIDTH, 3.2))
     for way, (colour, marker, line) in look(table["way"]).items():
         part = table[table["way"] == way]
         panel.plot(part["prefix_tokens"], part["seconds"], color=colour, marker=marker, linestyle=line, label=way)

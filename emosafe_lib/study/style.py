@@ -94,6 +94,13 @@ def distinct(texts) -> list[str]:
     return list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
 
 
+def subplots(rows: int = 1, columns: int = 1, **options):
+    """A figure and its panels, by `matplotlib.pyplot.subplots`: loaded by whoever draws, since figures are optional."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, **options)
+
+
 def look(names) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style per name, in order: what stands for a model in one figure does so in the next.
 
