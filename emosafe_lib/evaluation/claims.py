@@ -16,7 +16,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation import paper, power
 from emosafe_lib.evaluation.bootstrap import interval
-from emosafe_lib.evaluation.intervals import side_of_zero
+from emosafe_lib.evaluation.intervals import side_of_zero, with_interval
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.paired_tests import Difference
 from emosafe_lib.evaluation.results import Cell, Evidence, variants_asked
@@ -177,7 +177,7 @@ def numbers_of(evidence: Evidence, found: Difference) -> dict:
 
 def spoken(found: Difference) -> str:
     """A difference as text: `+0.123 [0.100, 0.150]`."""
-    return "undefined" if math.isnan(found.low) else f"{found.value:+.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return with_interval(found.value, found.low, found.high, "+.3f")
 
 
 def verdict_of(*clear: int) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation import alarms
 from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
-from emosafe_lib.evaluation.intervals import with_interval
+from emosafe_lib.evaluation.intervals import each_with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.evaluation.use import run_name
@@ -94,8 +94,7 @@ def beside_published(evidence: Evidence, reading: str = "strict") -> pd.DataFram
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """`beside_published` as text: a row a model, a column a source with its metric; and the rows behind each side."""
-    said = [with_interval(row.value, row.low, row.high) for row in table.itertuples()]
-    told = table.assign(said=said, source=table["source"] + ", " + table["metric"])
+    told = table.assign(said=each_with_interval(table), source=table["source"] + ", " + table["metric"])
     wide = told.pivot_table(index=["whose", "model"], columns="source", values="said", aggfunc="first", sort=False)
     for whose, part in told.groupby("whose", sort=False):
         first = part.drop_duplicates("source").set_index("source")

@@ -15,7 +15,7 @@ from emosafe_lib.data.sources import registry
 from emosafe_lib.data.sources.raw_tables import read_jsonl
 from emosafe_lib.evaluation import alarms
 from emosafe_lib.evaluation.bootstrap import Measure, interval
-from emosafe_lib.evaluation.intervals import wilson, with_interval
+from emosafe_lib.evaluation.intervals import each_with_interval, wilson, with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.evaluation.use import run_name
@@ -98,8 +98,7 @@ def false_alarms(evidence: Evidence, cells: list[Cell], of: pd.Series | None = N
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """A row a run, all kinds together: what is called unsafe, what alarms where enough is found, and what is found there."""
-    said = [with_interval(row.value, row.low, row.high, ".2f") for row in table.itertuples()]
-    whole = table.assign(said=said)[table["kind"] == ALL]
+    whole = table.assign(said=each_with_interval(table, ".2f"))[table["kind"] == ALL]
     wide = whole.pivot(index="run", columns="reading", values="said").reindex(index=whole["run"].unique())
     counted = whole.groupby("reading")["n"].first()
     return wide[[*READINGS]].set_axis([f"{title} (n = {counted[name]})" for name, title in READINGS.items()], axis=1)
@@ -118,7 +117,8 @@ def in_words(table: pd.DataFrame) -> str:
     if part.empty:
         return ABSENT
     least = part.loc[part["value"].idxmin()]
+    rate = with_interval(least["value"], least["low"], least["high"], ".0%")
     return (
-        f"Where {RECALL:.0%} of all unsafe messages are found, {least['run']} alarms least: about {least['value']:.0%} "
-        f"[{least['low']:.0%}, {least['high']:.0%}] of {least['n']} harmless requests."
+        f"Where {RECALL:.0%} of all unsafe messages are found, {least['run']} alarms least: about {rate} of {least['n']} "
+        "harmless requests."
     )

@@ -12,7 +12,13 @@ def with_interval(value: float | None, low: float | None, high: float | None, fo
         return "undefined"
     if low is None or low != low:
         return f"{value:{form}}"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    limit = form.lstrip("+")
+    return f"{value:{form}} [{low:{limit}}, {high:{limit}}]"
+
+
+def each_with_interval(table, form: str = ".3f") -> list[str]:
+    """The rows of a table, which has the columns value, low and high, as text."""
+    return [with_interval(row.value, row.low, row.high, form) for row in table.itertuples()]
 
 
 def side_of_zero(low: float, high: float) -> int:

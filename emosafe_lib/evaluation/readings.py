@@ -7,6 +7,7 @@ in the table: the nano ladder's numbers are the nano ladder's.
 import numpy as np
 import pandas as pd
 
+from emosafe_lib.evaluation.intervals import each_with_interval, with_interval
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.results import FIRST_SEED
 from emosafe_lib.evaluation.scaling import INSUFFICIENT, METRICS
@@ -37,26 +38,17 @@ def headline_table(table: pd.DataFrame, compared: pd.DataFrame, confidence: floa
     The last column of a task is the paired difference to the baseline that knows only the source's name, pooled, from
     `scaling.comparisons`; a star marks one that is clear after Holm's correction.
     """
-    chosen = headline_rows(table).assign(text=lambda t: spoken(t, "{:.3f}"), column=lambda t: t["metric"])
+    chosen = headline_rows(table).assign(text=each_with_interval, column=lambda t: t["metric"])
     family = compared[(compared["family"] == "source name") & (compared["metric"] == METRICS[0])]
     stars = np.where(family["p_holm"] < 1 - confidence, " *", "")
     over = family.assign(model=family["first"], setting=family["first_setting"], column=OVER_SOURCE)
-    over = over.assign(text=spoken(family, "{:+.3f}") + stars)
+    over = over.assign(text=[text + star for text, star in zip(each_with_interval(family, "+.3f"), stars, strict=True)])
     parts = pd.concat([chosen, over])
     wide = parts.pivot_table(
         index=["model", "setting"], columns=["task", "column"], values="text", aggfunc="first", sort=False
     )
     columns = [(task, name) for task in TASKS if (parts["task"] == task).any() for name in (*METRICS, OVER_SOURCE)]
     return wide.reindex(columns=pd.MultiIndex.from_tuples(columns, names=["task", "score"])).fillna("–")
-
-
-def spoken(table: pd.DataFrame, form: str) -> pd.Series:
-    """`value [low, high]` of each row as text, `undefined` where the value is."""
-    words = [
-        "undefined" if pd.isna(value) else f"{form.format(value)} [{low:.3f}, {high:.3f}]"
-        for value, low, high in zip(table["value"], table["low"], table["high"], strict=True)
-    ]
-    return pd.Series(words, index=table.index, dtype=object)
 
 
 def reference_lines(table: pd.DataFrame) -> pd.DataFrame:
@@ -210,7 +202,7 @@ def differences(table: pd.DataFrame, what: str) -> str:
     if clear.empty:
         return f"{lead}, which does not prove that there is none."
     most, which = clear.loc[clear["value"].abs().idxmax()], agreed(len(clear), "it is", "the largest is")
-    return f"{lead}; {which} {most['label']}: {most['value']:+.3f} [{most['low']:.3f}, {most['high']:.3f}]."
+    return f"{lead}; {which} {most['label']}: {with_interval(most['value'], most['low'], most['high'], '+.3f')}."
 
 
 def gains_by_label(gains: pd.DataFrame) -> str:
@@ -220,10 +212,11 @@ def gains_by_label(gains: pd.DataFrame) -> str:
         return "The largest and the smallest model have no setting in common: where size helps cannot be said."
     better, worse = (single["low"] > 0).sum(), (single["high"] < 0).sum()
     most = single.loc[single["value"].idxmax()]
+    gain = with_interval(most["value"], most["low"], most["high"], "+.3f")
     return (
         f"By intervals that are not corrected for their number, {most['largest']} is better than {most['smallest']} in "
         f"{better} of {len(single)} label and setting pairs and worse in {worse}; the highest difference is in "
-        f"{most['category']}, {most['setting']} ({most['value']:+.3f} [{most['low']:.3f}, {most['high']:.3f}])."
+        f"{most['category']}, {most['setting']} ({gain})."
     )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from emosafe_lib.evaluation import alarms, operating
 from emosafe_lib.evaluation.bootstrap import Measure, by_group, interval
-from emosafe_lib.evaluation.intervals import with_interval
+from emosafe_lib.evaluation.intervals import each_with_interval
 from emosafe_lib.evaluation.metrics import ratio
 from emosafe_lib.evaluation.results import Cell, Evidence
 
@@ -33,8 +33,8 @@ TITLES = {
 def operating_table(table: pd.DataFrame) -> pd.DataFrame:
     """The operating points of every headline run from `results.csv`: a row a reading, model and setting, text cells."""
     rows = table[(table["variant"] == "") & table["metric"].isin(TITLES) & table["category"].isin(alarms.READINGS)]
-    said = [with_interval(row.value, row.low, row.high, ".2f") for row in rows.itertuples()]
-    told = rows.assign(text=said, metric=rows["metric"].map(TITLES)).rename(columns={"category": "unsafe is"})
+    told = rows.assign(text=each_with_interval(rows, ".2f"), metric=rows["metric"].map(TITLES))
+    told = told.rename(columns={"category": "unsafe is"})
     wide = told.pivot_table(
         index=["unsafe is", "model", "setting"], columns="metric", values="text", aggfunc="first", sort=False
     )
@@ -129,8 +129,8 @@ def review_table(evidence: Evidence, cells: list[Cell], reading: str = "loose") 
     Below the runs, what a perfect order would find, and what messages picked at random would.
     """
     found = curve(evidence, cells, REVIEW[reading])
-    said = [with_interval(row.value, row.low, row.high, ".0%") for row in found.itertuples()]
-    wide = found.assign(said=said).pivot(index="run", columns="x", values="said").loc[found["run"].unique()]
+    found = found.assign(said=each_with_interval(found, ".0%"))
+    wide = found.pivot(index="run", columns="x", values="said").loc[found["run"].unique()]
     unsafe = (evidence.truth.safety >= alarms.READINGS[reading])[evidence.answered(*cells)].mean()
     wide.loc["perfect order"] = [f"{min(1, n / 1000 / unsafe):.0%}" if unsafe > 0 else "undefined" for n in BUDGETS]
     wide.loc["at random"] = [f"{n / 1000:.0%}" for n in BUDGETS]

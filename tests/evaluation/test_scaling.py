@@ -362,6 +362,13 @@ def test_baselines_stand_beside_models():
     assert heads.loc[("majority", "baseline"), ("safety", "over_source_name")] == "–"
 
 
+def test_a_number_stands_without_its_interval_where_that_is_undefined_and_is_a_word_where_it_is_undefined_itself(known):
+    table = results.results_table(known).assign(low=np.nan, high=np.nan)
+    table.loc[table["task"] == "categories", "value"] = np.nan
+    heads = readings.headline_table(table, scaling.comparisons(known)).loc[("nano-1", "fine-tuned")]
+    assert float(heads["safety", "macro_f1"]) > 0 and heads["categories", "macro_f1"] == "undefined"
+
+
 def test_sizes_come_from_shapes_and_flops_from_sizes():
     table = scaling.sizes({"llama-1b": load_model("llama-1b"), "llama-70b": load_model("llama-70b")}).set_index("model")
     assert table.loc["llama-1b", "parameters"] == pytest.approx(1.236e9, rel=0.01)

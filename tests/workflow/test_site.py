@@ -211,14 +211,15 @@ def test_the_front_page_answers_on_its_first_screen(study):
 
 
 def test_the_effect_of_a_claim_is_the_number_that_decides():
-    gap = {"value": -0.2, "low": -0.3, "high": None}
+    gap = {"value": -0.2, "low": None, "high": None}
     claim = {"numbers": {"metric": "f1", "level": [], "smallest": "s", "categories": {"a_b": {"m": gap}}}}
     assert answers.effect_of("tuned_small_is_level", claim) == (
-        "undefined",
+        "-0.200",
         "level in 0 of 1 categories; widest gap in F1, s minus m in a b",
     )
     undefined = {"value": None, "low": None, "high": None}
-    claim["numbers"]["categories"] = {"x": {"m": undefined}, "a_b": {"m": gap | {"high": 0.1}}, "y": {"m": undefined}}
+    known = gap | {"low": -0.3, "high": 0.1}
+    claim["numbers"]["categories"] = {"x": {"m": undefined}, "a_b": {"m": known}, "y": {"m": undefined}}
     assert answers.effect_of("tuned_small_is_level", claim)[0] == "-0.200 [-0.300, 0.100]"
     assert answers.effect_of("larger_is_stronger@nano", {"because": "2 sizes have runs"}) == ("", "2 sizes have runs")
     sizes = {"gigabytes": {"float32": 4.99, "int4": 1.05}, "below": ["int4"], "model": "m", "limit": 2.0}

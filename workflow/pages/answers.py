@@ -8,6 +8,7 @@ import math
 from collections import Counter
 
 from emosafe_lib.evaluation.claims import STATEMENTS
+from emosafe_lib.evaluation.intervals import with_interval
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 
 
@@ -56,9 +57,7 @@ def effect_of(name: str, claim: dict) -> tuple[str, str]:
 
 def spoken(found: dict) -> str:
     """A difference as `+0.123 [0.100, 0.150]`."""
-    if found["low"] is None or found["high"] is None:
-        return "undefined"
-    return f"{found['value']:+.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    return with_interval(found["value"], found["low"], found["high"], "+.3f")
 
 
 def widest(gaps: dict) -> str:
