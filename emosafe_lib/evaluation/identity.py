@@ -1,6 +1,6 @@
 """Does a message that names somebody raise more false alarms for being about them?
 
-HateCheck says of every case which group it speaks of and which ability it tests. A model may learn that a group's name
+HateCheck says of every case which group it speaks of. A model may learn that a group's name
 is itself a sign of hate; so the harmless cases of each group are held against those of all the others. A group has a
 handful of cases, all of which may be alarmed about: a bootstrap would call that certain, so intervals are Wilson's and
 the test is Fisher's exact one. That nothing is clear would not show that there is nothing.
@@ -16,29 +16,27 @@ from emosafe_lib.evaluation.paired_tests import holm
 from emosafe_lib.evaluation.results import Cell, Evidence
 
 
-def facts() -> pd.DataFrame:
-    """What HateCheck says of its cases, by id of the merged row: functionality and target; empty where it is not at hand."""
+def named_groups() -> pd.Series:
+    """The group that each of HateCheck's cases speaks of, by id of the merged row; empty where it is not at hand."""
     if registry.missing([registry.registry()["hatecheck"]]):
-        return pd.DataFrame(columns=["id", "functionality", "target"])
+        return pd.Series(dtype=object)
     table = read_table(registry.files("hatecheck")["test_suite_cases.csv"])
-    columns = {"id": "hatecheck:" + table["case_id"], "functionality": table["functionality"]}
-    return pd.DataFrame(columns | {"target": table["target_ident"].replace("", "nobody named")})
+    return table.set_index("hatecheck:" + table["case_id"])["target_ident"].replace("", "nobody named")
 
 
-def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series, lowest: int = 1) -> pd.DataFrame:
+def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series) -> pd.DataFrame:
     """False alarms of a run among harmless messages of each group, and each group against all the others.
 
     Parameters
     ----------
     groups : the group of each message, by id; messages without one are left out
-    lowest : the lowest level that is an alarm
 
     Returns
     -------
     one row a group with at least two harmless messages: group, n, value, low, high (the false-alarm rate, averaged over
     seeds); `more`, more_low, more_high, p (rate minus that of all the others) and p_holm over groups
     """
-    confidence, alarm = evidence.study.analysis.confidence, alarming_share(evidence, cell, lowest)
+    confidence, alarm = evidence.study.analysis.confidence, alarming_share(evidence, cell)
     named, asked = pd.Series(evidence.truth.ids).map(groups), evidence.truth.safety == 0
     harmless = np.flatnonzero(asked & named.notna().to_numpy() & ~np.isnan(alarm))
     label, codes, found = named.to_numpy()[harmless], evidence.bootstrap.codes[harmless], []
@@ -55,12 +53,14 @@ def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series, lowest: i
     return table.assign(p_holm=holm(table["p"]) if len(table) else [])
 
 
-def alarming_share(evidence: Evidence, cell: Cell, lowest: int) -> np.ndarray:
-    """The share of a run's seeds that alarm about each row of the truth, NaN where none was asked; no answer is an alarm."""
+def alarming_share(evidence: Evidence, cell: Cell) -> np.ndarray:
+    """The share of a run's seeds that alarm about each row of the truth, NaN where none was asked; any level but safe is an
+    alarm, and so is no answer.
+    """
     told = np.full((len(evidence.keys(cell)), len(evidence.truth)), np.nan)
     for seed, key in enumerate(evidence.keys(cell)):
         answers = evidence.answers[key]
-        told[seed, answers.rows] = (answers.chosen < 0) | (answers.chosen >= lowest)
+        told[seed, answers.rows] = answers.chosen != 0
     return told.mean(axis=0)
 
 

@@ -34,11 +34,6 @@ class Difference:
         return side_of_zero(self.low, self.high)
 
 
-def paired(first: float, second: float, draws_first, draws_second, confidence: float = 0.95) -> Difference:
-    """The difference of two scores with its paired bootstrap interval and p-value."""
-    return difference(first - second, np.asarray(draws_first, float) - np.asarray(draws_second, float), confidence)
-
-
 def difference(value: float, draws: np.ndarray, confidence: float = 0.95) -> Difference:
     """Interval and two-sided p-value of any contrast whose value is zero if there is nothing to find.
 
@@ -49,7 +44,7 @@ def difference(value: float, draws: np.ndarray, confidence: float = 0.95) -> Dif
     low, high = interval(draws, confidence)
     if np.isnan(low):
         return Difference(value, low, high, UNDEFINED, UNDEFINED, draws)
-    error = float(np.nanstd(draws, ddof=1))
+    error = float(np.nanstd(draws, ddof=1, dtype=float))
     p = float(2 * norm.sf(abs(value) / error)) if error else float(value == 0)
     return Difference(value, low, high, p, error, draws)
 
@@ -92,12 +87,12 @@ def right_rows(truth: Truth, answers: Answers) -> np.ndarray:
     return ((chosen == asked.categories) | ~asked.known).all(axis=1)
 
 
-def holm(p_values, confidence: float = 0.95) -> np.ndarray:
+def holm(p_values) -> np.ndarray:
     """Holm's correction for many comparisons: adjusted p-values, NaN where undefined (those are not counted)."""
     from statsmodels.stats.multitest import multipletests
 
     p_values = np.asarray(p_values, float)
     adjusted, defined = np.full(p_values.shape, UNDEFINED), ~np.isnan(p_values)
     if defined.any():
-        adjusted[defined] = multipletests(p_values[defined], alpha=1 - confidence, method="holm")[1]
+        adjusted[defined] = multipletests(p_values[defined], method="holm")[1]
     return adjusted

@@ -29,9 +29,7 @@ NEVER = "no alarm at all"
 MEANS = {"mean of the three": NAMED, "mean of all six": CATEGORIES}
 
 
-def mean_over(
-    values: dict[str, float], categories: Sequence[str] = NAMED, where: object = "mean of categories"
-) -> float:
+def mean_over(values: dict[str, float], categories: Sequence[str] = NAMED) -> float:
     """The mean of values by category over exactly these categories.
 
     Raises
@@ -40,7 +38,8 @@ def mean_over(
     """
     lacking = [name for name in categories if pd.isna(values.get(name, float("nan")))]
     if lacking:
-        raise PredictionError(where, f"has no value for {', '.join(lacking)}", "average over categories that all have")
+        what = f"has no value for {', '.join(lacking)}"
+        raise PredictionError("mean of categories", what, "average over categories that all have")
     return sum(values[name] for name in categories) / len(categories)
 
 
@@ -50,9 +49,9 @@ def shown_examples(evidence: Evidence, model: str, task: str) -> Cell:
     return five if evidence.keys(five) else five._replace(setting="few-shot")
 
 
-def counterparts(evidence: Evidence, ladder: str, task: str = "categories") -> dict[str, Cell]:
+def counterparts(evidence: Evidence, ladder: str) -> dict[str, Cell]:
     """Who stands for whom, complete runs only: the ladder's ends for 1B and 70B, the study's own encoder for BERT."""
-    models, encoders = evidence.sized(ladder), evidence.encoders
+    models, encoders, task = evidence.sized(ladder), evidence.encoders, "categories"
     cells = {"1B, LoRA": [Cell(name, task, "fine-tuned") for name in models[:1]]}
     cells |= {"70B, FS-5": [shown_examples(evidence, name, task) for name in models[1:][-1:]]}
     cells |= {"BERT": [Cell(name, task, "fine-tuned") for name in encoders[:1]]}

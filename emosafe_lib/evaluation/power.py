@@ -15,15 +15,15 @@ POWER = 0.8
 UNDERPOWERED, NEAR_MARGIN, UNSETTLED_RANKS, LEVEL = "underpowered", "near the margin", "ranks not settled", "level"
 
 
-def detectable(error, tests: int = 1, confidence: float = 0.95, power: float = POWER):
-    """The smallest true difference that a two-sided test finds with this power, from its standard error.
+def detectable(error, tests: int = 1, confidence: float = 0.95):
+    """The smallest true difference that a two-sided test finds with the chance `POWER`, from its standard error.
 
     `tests` is how many are corrected for by Holm's method; its first step, which the smallest p-value has to pass, asks
     for the full Bonferroni level.
     """
     from scipy.stats import norm
 
-    return (norm.isf((1 - confidence) / tests / 2) + norm.ppf(power)) * np.asarray(error, float)
+    return (norm.isf((1 - confidence) / tests / 2) + norm.ppf(POWER)) * np.asarray(error, float)
 
 
 def chance_of_level(
@@ -54,8 +54,9 @@ def reason(chance: float) -> str:
     return UNDERPOWERED if not chance >= POWER else NEAR_MARGIN
 
 
-def what_rows_buy(evidence: Evidence, ladder: str, task: str = "safety", metric: str = "within_source_macro_f1"):
-    """What the smallest model's paired tests could show with fewer of the test rows, with all, and with four times as many.
+def what_rows_buy(evidence: Evidence, ladder: str) -> pd.DataFrame:
+    """What the smallest model's paired tests on safety, in macro-F1 within sources, could show with a quarter, a half and all
+    of the test rows, and with four times as many.
 
     Rows come in a stable random order, so the first n are what a study capped at n would have scored. One row a rival
     and number of rows: rival, rows, error, detectable (one test), chance_of_level; the error beyond the rows at hand is
@@ -65,11 +66,12 @@ def what_rows_buy(evidence: Evidence, ladder: str, task: str = "safety", metric:
     margin, confidence = evidence.study.analysis.margin, evidence.study.analysis.confidence
     rivals = dict.fromkeys([*models[1:][-1:], *evidence.encoders]) if models else {}
     for rival in (name for name in rivals if name != models[0]):
-        own = Cell(models[0], task, "fine-tuned")
+        own = Cell(models[0], "safety", "fine-tuned")
         both = evidence.answered(own, own._replace(model=rival))
-        for rows in row_steps(int(both.sum())):
-            mask = both & (np.cumsum(both) <= rows)
-            gap = evidence.contrast([(1, own), (-1, own._replace(model=rival))], metric, mask=mask)
+        everything = int(both.sum())
+        for rows in sorted({everything // 4, everything // 2, everything} - {0}):
+            mask, terms = both & (np.cumsum(both) <= rows), [(1, own), (-1, own._replace(model=rival))]
+            gap = evidence.contrast(terms, "within_source_macro_f1", mask=mask)
             if gap is None:
                 break
             found.append((rival, rows, gap.error, gap.draws))
@@ -81,11 +83,6 @@ def what_rows_buy(evidence: Evidence, ladder: str, task: str = "safety", metric:
     ]
     table = table.assign(chance_of_level=level)
     return table.assign(detectable=detectable(table["error"], confidence=confidence))
-
-
-def row_steps(rows: int) -> list[int]:
-    """Rows to look at: a quarter, a half and all of them."""
-    return sorted({rows // 4, rows // 2, rows} - {0})
 
 
 def open_verdicts(tests: pd.DataFrame, margin: float, confidence: float = 0.95) -> pd.DataFrame:

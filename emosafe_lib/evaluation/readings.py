@@ -86,9 +86,11 @@ def runs_labelled(table: pd.DataFrame) -> pd.DataFrame:
     return headline_rows(table).assign(run=lambda t: t["model"] + ", " + t["setting"])
 
 
-def family_of_tests(comparisons: pd.DataFrame, family: str, confidence: float, metric="macro_f1") -> pd.DataFrame:
-    """One family of paired comparisons with a `label` in words and whether Holm's correction leaves it `clear`."""
-    part = comparisons[(comparisons["family"] == family) & (comparisons["metric"] == metric)]
+def family_of_tests(comparisons: pd.DataFrame, family: str, confidence: float) -> pd.DataFrame:
+    """One family of paired comparisons of pooled macro-F1, with a `label` in words and whether Holm's correction leaves it
+    `clear`.
+    """
+    part = comparisons[(comparisons["family"] == family) & (comparisons["metric"] == METRICS[0])]
     sides = {}
     for side in ("first", "second"):
         names = part[[side, f"{side}_setting", f"{side}_variant"]].astype(str)

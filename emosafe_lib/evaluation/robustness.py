@@ -25,18 +25,9 @@ LONG = re.compile(r"[A-Za-z]{5,}")
 EMOJI = " \U0001f602"
 CHAT = {"you": "u", "are": "r", "your": "ur", "because": "cuz", "please": "pls", "people": "ppl", "going to": "gonna"}
 CHAT |= {"want to": "wanna", "i am": "im", "do not": "dont", "cannot": "cant", "to": "2", "for": "4", "really": "rly"}
-PAST = {
-    "am": "was",
-    "is": "was",
-    "are": "were",
-    "have": "had",
-    "has": "had",
-    "do": "did",
-    "does": "did",
-    "can": "could",
-}
-PAST |= {"will": "would", "feel": "felt", "want": "wanted", "need": "needed", "think": "thought", "hate": "hated"}
-PAST |= {"know": "knew", "say": "said", "make": "made", "get": "got", "go": "went", "i'm": "i was"}
+PAST = {"am": "was", "is": "was", "are": "were", "have": "had", "has": "had", "do": "did", "does": "did"}
+PAST |= {"can": "could", "will": "would", "feel": "felt", "want": "wanted", "need": "needed", "think": "thought"}
+PAST |= {"hate": "hated", "know": "knew", "say": "said", "make": "made", "get": "got", "go": "went", "i'm": "i was"}
 AUXILIARY = ("am", "is", "are", "was", "were", "will", "would", "can", "could", "should", "must", "i'm")
 
 

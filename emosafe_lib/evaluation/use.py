@@ -6,7 +6,6 @@ does. A rule that is no better than both is of no use, whatever its F1.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -61,15 +60,15 @@ def risk_measure(truth, answers, codes, groups) -> Measure:
     return Measure([("risk", str(c)) for c in COVERAGES], evaluate)
 
 
-def benefit_measure(truth, answers, codes, groups, lowest: int = 2) -> Measure:
+def benefit_measure(truth, answers, codes, groups) -> Measure:
     """Net benefit a message at each threshold probability (Vickers & Elkin 2006, doi 10.1177/0272989X06295361).
 
     Found messages less false alarms, where a threshold of p says that one found is worth (1 - p) / p false alarms.
     """
-    real = truth.safety >= lowest
-    raised = alarms.unsafe_scores(answers, real, lowest)[:, None] >= np.array(THRESHOLDS)
-    worth = np.where(real[:, None], 1.0, -np.array(THRESHOLDS) / (1 - np.array(THRESHOLDS)))
-    sums = by_group(np.column_stack([raised * worth, np.ones(len(real))]), codes, groups)
+    unsafe = truth.safety == 2
+    raised = alarms.unsafe_scores(answers, unsafe, 2)[:, None] >= np.array(THRESHOLDS)
+    worth = np.where(unsafe[:, None], 1.0, -np.array(THRESHOLDS) / (1 - np.array(THRESHOLDS)))
+    sums = by_group(np.column_stack([raised * worth, np.ones(len(unsafe))]), codes, groups)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         total = weights @ sums
@@ -78,9 +77,9 @@ def benefit_measure(truth, answers, codes, groups, lowest: int = 2) -> Measure:
     return Measure([("net_benefit", str(p)) for p in THRESHOLDS], evaluate)
 
 
-def review_measure(truth, answers, codes, groups, lowest: int = 2) -> Measure:
+def review_measure(truth, answers, codes, groups) -> Measure:
     """The share of unsafe messages that a person finds who reads N of a thousand, highest scores first."""
-    raised = alarms.alarms_of(truth, answers, codes, groups, lowest)
+    raised = alarms.alarms_of(truth, answers, codes, groups, alarms.READINGS["loose"])
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         found, false = raised.counts(np.ascontiguousarray(weights.T))
@@ -103,10 +102,6 @@ def alarm_measure(truth, answers, codes, groups, thresholds: tuple[float, ...]) 
     return Measure([(rate, str(place)) for rate in operating.AIMS for place in range(count)], evaluate)
 
 
-BENEFIT = {name: partial(benefit_measure, lowest=lowest) for name, lowest in alarms.READINGS.items()}
-REVIEW = {name: partial(review_measure, lowest=lowest) for name, lowest in alarms.READINGS.items()}
-
-
 def curve(evidence: Evidence, cells: list[Cell], build: Callable) -> pd.DataFrame:
     """A measure of several runs on the rows that all of them answered; columns: run, x, value, low, high."""
     mask, rows = evidence.answered(*cells), []
@@ -123,15 +118,15 @@ def run_name(cell: Cell) -> str:
     return cell.model if cell.setting == "baseline" else f"{cell.model}, {cell.setting}"
 
 
-def review_table(evidence: Evidence, cells: list[Cell], reading: str = "loose") -> pd.DataFrame:
+def review_table(evidence: Evidence, cells: list[Cell]) -> pd.DataFrame:
     """What a budget of N reviews a thousand messages finds: a row a run, a column a budget, shares of the unsafe ones.
 
     Below the runs, what a perfect order would find, and what messages picked at random would.
     """
-    found = curve(evidence, cells, REVIEW[reading])
+    found = curve(evidence, cells, review_measure)
     found = found.assign(said=each_with_interval(found, ".0%"))
     wide = found.pivot(index="run", columns="x", values="said").loc[found["run"].unique()]
-    unsafe = (evidence.truth.safety >= alarms.READINGS[reading])[evidence.answered(*cells)].mean()
+    unsafe = (evidence.truth.safety == 2)[evidence.answered(*cells)].mean()
     wide.loc["perfect order"] = [f"{min(1, n / 1000 / unsafe):.0%}" if unsafe > 0 else "undefined" for n in BUDGETS]
     wide.loc["at random"] = [f"{n / 1000:.0%}" for n in BUDGETS]
     return wide.set_axis([f"{n} of 1,000" for n in BUDGETS], axis=1)

@@ -162,7 +162,7 @@ def measure_zero_shot(rows: pd.DataFrame, settings: PromptingParams) -> list[dic
     smallest = {entry["task"]: entry for entry in records[: len(TASKS)]}
     for entry in records:
         first = smallest[entry["task"]]
-        found = paired_tests.paired(entry["value"], first["value"], entry["draws"], first["draws"])
+        found = paired_tests.difference(entry["value"] - first["value"], entry["draws"] - first["draws"])
         entry |= {"above_smallest": found.value, "above_low": found.low, "above_high": found.high}
     return [{key: value for key, value in entry.items() if key != "draws"} for entry in records]
 

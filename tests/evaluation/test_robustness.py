@@ -118,11 +118,11 @@ def test_a_handful_of_cases_that_are_all_alarmed_about_is_no_finding():
 def test_every_seed_of_a_run_counts():
     here, _ = biased_world("blue", 0.0)
     cell, (key,) = Cell("nano-1", "safety", "fine-tuned"), here.keys(Cell("nano-1", "safety", "fine-tuned"))
-    before = identity.alarming_share(here, cell, 1)
+    before = identity.alarming_share(here, cell)
     one = here.answers[key]
     silent = dataclasses.replace(one, chosen=np.zeros_like(one.chosen))
     both = dataclasses.replace(here, answers=here.answers | {key._replace(seed=7): silent}, cache={})
-    assert np.allclose(identity.alarming_share(both, cell, 1), before / 2, equal_nan=True)
+    assert np.allclose(identity.alarming_share(both, cell), before / 2, equal_nan=True)
 
 
 def test_a_change_of_a_few_messages_has_no_interval():
@@ -139,7 +139,7 @@ def test_a_study_that_names_nobody_says_so():
 
 
 @pytest.mark.skipif(registry.missing([registry.registry()["hatecheck"]]) != [], reason="raw files are not at hand")
-def test_the_facts_of_hatecheck_belong_to_the_ids_of_merged_rows():
-    known = identity.facts()
-    assert set(registry.read("hatecheck")["id"]) <= set(known["id"])
-    assert known["target"].nunique() == 8 and known["functionality"].nunique() > 20
+def test_the_groups_of_hatecheck_belong_to_the_ids_of_merged_rows():
+    known = identity.named_groups()
+    assert set(registry.read("hatecheck")["id"]) <= set(known.index)
+    assert known.nunique() == 8

@@ -83,7 +83,7 @@ def test_risk_at_full_coverage_is_the_error_and_falls_with_coverage_for_a_model_
 
 def test_alarming_always_and_never_are_the_two_rivals_of_a_decision_curve():
     cells = [results.Cell(name, "safety", "baseline") for name in ("always-unsafe", "always-safe")]
-    table = use.curve(HERE, cells, use.BENEFIT["loose"]).set_index(["run", "x"])["value"]
+    table = use.curve(HERE, cells, use.benefit_measure).set_index(["run", "x"])["value"]
     share = (TRUTH.safety == 2).mean()
     for threshold in (0.1, 0.5):
         expected = share - (1 - share) * threshold / (1 - threshold)
@@ -97,7 +97,7 @@ def test_a_budget_of_reviews_finds_no_more_than_a_perfect_order_and_a_constant_n
     share = (TRUTH.safety == 2).mean()
     assert table.loc["perfect order", "100 of 1,000"] == f"{0.1 / share:.0%}"
     assert table.loc["always-unsafe", "100 of 1,000"].startswith("10%")
-    found = use.curve(HERE, cells, use.REVIEW["loose"])
+    found = use.curve(HERE, cells, use.review_measure)
     assert (found["value"] <= np.minimum(1, found["x"] / 1000 / share) + 1e-6).all()
     assert found.loc[found["run"] == "minilm, fine-tuned", "value"].is_monotonic_increasing
 
