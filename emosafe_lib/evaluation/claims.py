@@ -133,13 +133,13 @@ def rests_on(name: str, yardstick: Yardstick) -> tuple[str, ...]:
 
 def gaps_of_claim(evidence: Evidence, ladder: str, name: str, yardstick: Yardstick) -> list[str]:
     """The runs that a claim would rest on, were they not missing: "model: task, setting", in the order of the gaps."""
-    gaps, settings = evidence.gaps, rests_on(name, yardstick)
-    if gaps.empty or not settings:
-        return []
-    asked_beside = {variant for _, variant in variants_asked(evidence.study)}
-    concerned = gaps["model"].isin(evidence.ladder(ladder)) & gaps["setting"].isin(settings)
-    own = gaps[concerned & ~gaps["missing"].isin(asked_beside)]
-    return [f"{row.model}: {row.task}, {row.setting}" for row in own.itertuples()]
+    models, settings = evidence.ladder(ladder), rests_on(name, yardstick)
+    beside = {(model, variant) for model in models for _, variant in variants_asked(evidence.study.for_model(model))}
+    return [
+        f"{row.model}: {row.task}, {row.setting}"
+        for row in evidence.gaps.itertuples()
+        if row.model in models and row.setting in settings and (row.model, row.missing) not in beside
+    ]
 
 
 def with_gaps(claim: Claim, missing: list[str]) -> Claim:

@@ -55,8 +55,8 @@ def reason(chance: float) -> str:
 
 
 def what_rows_buy(evidence: Evidence, ladder: str) -> pd.DataFrame:
-    """What the smallest model's paired tests on safety, in macro-F1 within sources, could show with a quarter, a half and all
-    of the test rows, and with four times as many.
+    """What the smallest model's paired tests on safety, in macro-F1 within sources, could show with a quarter, a half and
+    all of the test rows, and with four times as many.
 
     Rows come in a stable random order, so the first n are what a study capped at n would have scored. One row a rival
     and number of rows: rival, rows, error, detectable (one test), chance_of_level; the error beyond the rows at hand is

@@ -351,14 +351,19 @@ def record(evidence: Evidence, cell: Cell, score: Score, metric: str, category: 
 
 def metric_records(evidence: Evidence, cell: Cell, score: Score, truth: Truth) -> list[dict]:
     """All metrics of a cell with their sampling intervals; `truth` holds the rows that they are made of."""
-    level, found = evidence.study.analysis.confidence, []
+    found = []
     for (metric, category), value in score.values.items():
-        # A sum of absolute gaps is larger in nearly every resample than in the sample: their range would not hold the value.
-        biased = metric == "calibration_error"
-        limits = (UNDEFINED, UNDEFINED) if biased else interval(score.draws[metric, category], level)
+        limits = limits_of(score, (metric, category), evidence.study.analysis.confidence)
         row = record(evidence, cell, score, metric, category, value, *limits)
         found.append(row | {"n": rows_behind(truth, metric, category)})
     return found
+
+
+def limits_of(score: Score, key: tuple[str, str], confidence: float) -> tuple[float, float]:
+    """The sampling interval of one of a cell's numbers, NaN twice where it is undefined, as for the calibration error: a
+    sum of absolute gaps is larger in nearly every resample than in the sample, so that their range would not hold the value.
+    """
+    return (UNDEFINED, UNDEFINED) if key[0] == "calibration_error" else interval(score.draws[key], confidence)
 
 
 def rows_behind(truth: Truth, metric: str, category: str) -> int:

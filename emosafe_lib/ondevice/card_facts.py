@@ -12,7 +12,6 @@ import pandas as pd
 
 from emosafe_lib.data.sources.registry import known_sources
 from emosafe_lib.evaluation import harmless, metrics, operating, results, use
-from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.results import Cell, Evidence
 from emosafe_lib.finetuning.finished_runs import Finetuned
 from emosafe_lib.finetuning.plan import Plan, make_plan
@@ -113,7 +112,7 @@ def numbers_of(
     answers = pd.concat(tables, ignore_index=True).assign(model=plan.model.name)
     evidence = results.gather(study, {plan.model.name: plan.model}, {plan.model.name: None}, rows, answers)
     cells = {task: Cell(plan.model.name, task, "fine-tuned", seed=run.seed) for task, run in runs.items()}
-    found = [entry for task, cell in cells.items() for entry in scores_of(evidence, cell)]
+    found = [entry for task, cell in cells.items() for entry in part_of("scores", evidence, cell, SCORES[task])]
     found += failures_of(evidence, cells["safety"], runs["safety"])
     return found + at_points(evidence, cells["safety"], curve) + harmless_of(evidence, cells["safety"])
 
@@ -127,7 +126,7 @@ def measured(part: str, name: str, value: float, low: float, high: float, rows: 
 
 def with_limits(evidence: Evidence, score: results.Score, key: tuple[str, str]) -> tuple[float, float, float]:
     """A score and its interval."""
-    return score.values[key], *interval(score.draws[key], evidence.study.analysis.confidence)
+    return score.values[key], *results.limits_of(score, key, evidence.study.analysis.confidence)
 
 
 def rows_of(truth: metrics.Truth, key: tuple[str, str]) -> int:
@@ -137,33 +136,22 @@ def rows_of(truth: metrics.Truth, key: tuple[str, str]) -> int:
     return results.rows_behind(truth, *key)
 
 
-def scores_of(evidence: Evidence, cell: Cell) -> list[dict]:
-    """The scores of one task on its test rows."""
-    score = evidence.score(cell)
-    truth = evidence.truth.at(evidence.answered(cell))
-    return [
-        measured("scores", name, *with_limits(evidence, score, key), rows_of(truth, key))
-        for key, name in SCORES[cell.task].items()
-    ]
+def part_of(part: str, evidence: Evidence, cell: Cell, named: dict[tuple[str, str], str]) -> list[dict]:
+    """Scores of one task on its test rows, those that have a name."""
+    score, truth = evidence.score(cell), evidence.truth.at(evidence.answered(cell))
+    return [measured(part, named[key], *with_limits(evidence, score, key), rows_of(truth, key)) for key in named]
 
 
 def failures_of(evidence: Evidence, cell: Cell, run: Finetuned) -> list[dict]:
     """Where the levels fail: dangers called safe, the source that it knows least, and what it could not read whole."""
-    score = evidence.score(cell)
-    truth = evidence.truth.at(evidence.answered(cell))
-    known = dict(FAILURES)
-    by_source = {
-        key: value for key, value in score.values.items() if key[0] == "source_macro_f1" and not pd.isna(value)
-    }
+    score, named = evidence.score(cell), dict(FAILURES)
+    by_source = {key: value for key, value in score.values.items() if key[0] == "source_macro_f1"}
     if by_source:
         worst = min(by_source, key=by_source.get)
-        known[worst] = f"weakest source, {worst[1]}: macro-F1"
-    found = [
-        measured("failures", name, *with_limits(evidence, score, key), rows_of(truth, key))
-        for key, name in known.items()
-    ]
+        named[worst] = f"weakest source, {worst[1]}: macro-F1"
     cut = np.mean([outcome == "truncated" for outcome in run.test_outcomes])
-    return [*found, measured("failures", "messages whose end was cut off", cut, np.nan, np.nan, score.n)]
+    told = measured("failures", "messages whose end was cut off", cut, np.nan, np.nan, score.n)
+    return [*part_of("failures", evidence, cell, named), told]
 
 
 def at_points(evidence: Evidence, cell: Cell, curve: dict) -> list[dict]:

@@ -8,7 +8,7 @@ import pytest
 from analysis_world import evidence, made_up_rows, model_table
 
 from emosafe_lib.evaluation import baselines, claims, metrics, results
-from emosafe_lib.study.parameters import load_model
+from emosafe_lib.study.parameters import ModelCaps, load_model
 
 ROWS = made_up_rows(900, sources=2)
 RISING = {"nano-1": 0.2, "nano-2": 0.8, "nano-3": 1.4, "nano-4": 2.0}
@@ -269,3 +269,12 @@ def test_a_claim_names_the_runs_that_it_had_to_do_without(rising):
     for claim in (claim for claim in found.values() if claim.missing):
         assert claim.missing == ["nano-2: safety, fine-tuned"] and claim.because.endswith("runs are missing of nano-2")
     assert claims.as_json({"nano": found})["small_is_viable"]["missing"] == ["nano-2: safety, fine-tuned"]
+
+
+def test_a_training_budget_that_one_model_alone_is_asked_for_and_lacks_is_no_run_that_a_claim_rests_on(rising):
+    caps = {"model_caps": [ModelCaps(model="nano-2", budgets=[64])]}
+    lacking = dataclasses.replace(rising, study=rising.study.model_copy(update=caps), cache={})
+    lacking.gaps = results.gaps_of(lacking)
+    assert "budget-64" in set(lacking.gaps["missing"])
+    for name in claims.STATEMENTS:
+        assert claims.gaps_of_claim(lacking, "nano", name, claims.STRICT) == []

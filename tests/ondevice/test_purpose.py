@@ -181,6 +181,13 @@ def test_the_scores_of_a_card_are_those_of_the_runs_predictions(exported):  # no
     assert (entry["part"], entry["rows"]) == ("scores", len(table)) and entry["low"] <= entry["value"] <= entry["high"]
 
 
+def test_each_number_of_a_card_lies_in_its_interval_or_has_none(exported):  # noqa: F811
+    numbers = json.loads((exported[0] / model_card.CARD).read_text())["numbers"]
+    assert all(each["low"] is None or each["low"] <= each["value"] <= each["high"] for each in numbers)
+    (distance,) = (each for each in numbers if each["name"].startswith("distance of its probabilities"))
+    assert distance["value"] is not None and distance["low"] is None and distance["high"] is None
+
+
 def test_no_card_holds_a_message(exported):  # noqa: F811
     text = (exported[0] / model_card.CARD).read_text()
     assert not any(message in text for message in ROWS["text"]) and "calm" not in text
