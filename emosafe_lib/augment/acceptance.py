@@ -220,7 +220,7 @@ def local_judge(rows: pd.DataFrame) -> Judge:
 
     train = rows[(rows["split"] == "train") & (rows["origin"] != "reinterpretation")]
     classifier = LogisticRegression(C=4, max_iter=1000, class_weight="balanced")
-    model = words_pipeline(classifier).fit(train["text"], train["safety"])
+    model = words_pipeline(train["text"], classifier).fit(train["text"], train["safety"])
     return lambda texts: model.predict(texts).tolist()
 
 

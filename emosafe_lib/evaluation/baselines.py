@@ -40,7 +40,7 @@ DISTRESS = (
 )
 HITS_FOR_EVEN_ODDS = 1.0
 MOST_WORDS = 20_000
-FEW_TEXTS = 20  # fewer may share no word at all, as where all but one small source is left out
+FEW_TEXTS = 20
 
 
 def fit_majority(train: pd.DataFrame, task: str) -> Predictor:
@@ -120,21 +120,36 @@ def keyword_hits(texts: pd.Series, words: str) -> np.ndarray:
 
 def fit_tfidf(train: pd.DataFrame, task: str) -> Predictor:
     """TF-IDF of words and word pairs with logistic regression, classes weighted evenly."""
-    options = {"min_df": 2 if len(train) >= FEW_TEXTS else 1, "strip_accents": "unicode", "dtype": np.float32}
-    vectorizer = words_pipeline(max_features=MOST_WORDS, **options)
+    options = {"max_features": MOST_WORDS, "strip_accents": "unicode", "dtype": np.float32}
+    vectorizer = words_pipeline(train["text"], **options)
     return fit_linear(train, task, vectorizer, lambda texts: texts, strength=4.0)
 
 
-def words_pipeline(*classifier, **options):
-    """TF-IDF of words and word pairs that at least two texts share, with a classifier behind it or none.
+def words_pipeline(texts: pd.Series, *classifier, **options):
+    """TF-IDF of the words and word pairs of texts, to be fitted on them, with a classifier behind it or none.
 
-    `options` are those of scikit-learn's `TfidfVectorizer`.
+    `options` are those of scikit-learn's `TfidfVectorizer`; for which words count, see `least_texts`.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
 
-    words = TfidfVectorizer(**{"ngram_range": (1, 2), "min_df": 2, "sublinear_tf": True} | options)
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=least_texts(texts), sublinear_tf=True, **options)
     return make_pipeline(words, *classifier)
+
+
+def least_texts(texts: pd.Series) -> int:
+    """In how many of the texts a word must stand to be counted: in two, which leaves names and slips out.
+
+    In one where there are fewer than `FEW_TEXTS`, as where all but a small source is left out, or where no two share a word.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words, seen = TfidfVectorizer().build_analyzer(), set()
+    for found in map(set, map(words, texts)) if len(texts) >= FEW_TEXTS else ():
+        if found & seen:
+            return 2
+        seen |= found
+    return 1
 
 
 def fit_linear(train: pd.DataFrame, task: str, transformer, prepare: Callable, strength: float) -> Predictor:

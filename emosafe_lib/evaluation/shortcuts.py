@@ -52,7 +52,7 @@ def source_from_text(rows: pd.DataFrame) -> dict:
 
     train, test = take(rows, "train", TRAIN_ROWS), take(rows, "test")
     classifier = SGDClassifier(random_state=0, max_iter=30, tol=1e-3)
-    model = words_pipeline(classifier, max_features=MOST_WORDS, dtype=np.float32)
+    model = words_pipeline(train["text"], classifier, max_features=MOST_WORDS, dtype=np.float32)
     found = model.fit(train["text"], train["source"]).predict(test["text"])
     largest = train["source"].mode().min()
     return {

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from analysis_world import made_up_rows, with_other_test_labels
 
+from emosafe_lib.augment import acceptance
 from emosafe_lib.evaluation import baselines, bootstrap, metrics, predictions, shortcuts
 from emosafe_lib.study.rows import take
+from emosafe_lib.study.taxonomy import SAFETY_LEVELS
 
 ROWS = made_up_rows(400, sources=2)
 
@@ -123,6 +125,13 @@ def test_a_source_of_a_few_rows_beside_a_large_one_stops_nothing():
     assert "left_out_source" in shortcuts.report(rows)
     report = shortcuts.report(rows[(rows["source"] == "large") | (rows["split"] == "test")], slow=False)
     assert "source_from_text" not in report and report["text"]["safety_macro_f1"] > 0.7
+
+
+def test_texts_that_share_no_word_stop_nothing():
+    rows = ROWS.assign(text=[f"word{number}" for number in range(len(ROWS))])
+    assert set(baselines.predict("tfidf", rows)["id"]) == set(take(rows, "test")["id"])
+    assert shortcuts.report(rows)["source_from_text"]["accuracy"] < 0.7
+    assert acceptance.local_judge(rows)(["a word of no text"])[0] in SAFETY_LEVELS
 
 
 def test_without_re_interpretations_the_same_training_rows_are_left_but_for_those(monkeypatch):
