@@ -144,8 +144,11 @@ def least_texts(texts: pd.Series) -> int:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words, seen = TfidfVectorizer().build_analyzer(), set()
-    for found in map(set, map(words, texts)) if len(texts) >= FEW_TEXTS else ():
+    if len(texts) < FEW_TEXTS:
+        return 1
+    words_of, seen = TfidfVectorizer().build_analyzer(), set()
+    for text in texts:
+        found = set(words_of(text))
         if found & seen:
             return 2
         seen |= found
