@@ -98,7 +98,10 @@ def by_group(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
 
 
 def safety_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int, costs=COSTS) -> Measure:
-    """The trinary task: everything follows from confusion counts (3 levels by 3 answers and none)."""
+    """The trinary task: everything follows from confusion counts (3 levels by 3 answers and none).
+
+    No answer counts against F1, accuracy and recall as a miss, and elsewhere as the farthest answer.
+    """
     cells = np.eye(12)[truth.safety * 4 + np.where(answers.chosen < 0, 3, answers.chosen)]
     usable = answers.usable[:, None]
     claims = confidence_and_outcome(answers.probabilities, truth.safety)
@@ -212,7 +215,10 @@ def category_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def category_measure(truth: Truth, answers: Answers, codes: np.ndarray, groups: int) -> Measure:
-    """The multi-label task: counts per category, row-wise sums, and the average precision by cumulation."""
+    """The multi-label task: counts per category, row-wise sums, and the average precision by cumulation.
+
+    Known cells alone count; those of a row without a usable outcome are all wrong.
+    """
     chosen, ranks = metrics.penalised(truth, answers)
     real, known = truth.categories, truth.known
     cells = np.hstack([real & chosen & known, ~real & chosen & known, real & ~chosen & known]).astype(float)
@@ -245,8 +251,9 @@ def row_columns(truth: Truth, answers: Answers, chosen: np.ndarray, ranks: np.nd
     Returns
     -------
     columns : 1 if every category that was asked is answered right; 1 if any was asked; the row's ranking average
-        precision, and 1 if it has one (it needs a category that applies and one that does not); the number of
-        categories that were asked and answered; then what the row adds to each bin's calibration error
+        precision, and 1 if it has one (it needs a category that applies and one that does not; an unknown one ranks last,
+        so that it never stands above one that applies); the number of categories that were asked and answered; then what
+        the row adds to each bin's calibration error
     """
     real, known = truth.categories, truth.known
     asked = known.any(axis=1)
