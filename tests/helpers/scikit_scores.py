@@ -16,7 +16,9 @@ from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 def scores_by_scikit_learn(truth: Truth, answers: Answers, costs=COSTS) -> dict[tuple[str, str], float]:
     """What `bootstrap.scores` returns, but for alarms, abstentions and scores within sources."""
     asked = truth.at(answers.rows)
-    return safety_scores(asked, answers, np.asarray(costs)) if answers.task == "safety" else categories(asked, answers)
+    if answers.task == "safety":
+        return safety_scores(asked, answers, np.asarray(costs))
+    return category_scores(asked, answers)
 
 
 def within_sources_by_scikit_learn(truth: Truth, answers: Answers) -> dict[tuple[str, str], float]:
@@ -45,7 +47,7 @@ def safety_scores(truth: Truth, answers: Answers, costs: np.ndarray) -> dict[tup
     return found
 
 
-def categories(truth: Truth, answers: Answers) -> dict[tuple[str, str], float]:
+def category_scores(truth: Truth, answers: Answers) -> dict[tuple[str, str], float]:
     """The multi-label task's scores over known cells; a row without a usable outcome has every known cell wrong."""
     real, known = truth.categories, truth.known
     chosen, ranks = metrics.penalised(truth, answers)
