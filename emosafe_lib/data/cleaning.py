@@ -26,14 +26,19 @@ BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 BLANKS = "\u2800" + "".join(map(chr, (*range(32), *range(127, 160))))
 INVISIBLE = "\xad\u034f\u115f\u1160\u17b4\u17b5\u200b\u3164\ufeff\uffa0" + "".join(
-    map(chr, (*range(0x180B, 0x1810), *range(0x2060, 0x2070), *range(0xFFF0, 0xFFFC)))
+    chr(code)
+    for first, last in ((0x180B, 0x180F), (0x2060, 0x206F), (0xFFF0, 0xFFFB), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A))
+    for code in range(first, last + 1)
 )
 TIDY = str.maketrans(dict.fromkeys(BLANKS, " ") | dict.fromkeys(INVISIBLE))
-# Joiners, variation selectors and tags are part of an emoji or of another script; beside a Latin letter they hide.
-# Joiners behind a closing bracket stay: some faces typed in brackets end so, and are rows of the real study.
+# Joiners, variation selectors and tags are part of an emoji or of another script; beside a Latin letter, a digit or an
+# ASCII sign they hide, unless a keycap follows. Behind a closing bracket they stay unless a number follows: some faces
+# typed in brackets end so, and are rows of the real study. A run is looked at from its beginning only, as in `privacy`.
 STRAY = re.compile(
-    "(?<=[A-Za-z\u00c0-\u024f])[\u200c\u200d\ufe00-\ufe0f]+|[\u200c\u200d]+(?=[0-9A-Za-z\u00c0-\u024f])"
-    "|(?<![^\\x00-\\x28\\x2a-\\x5c\\x5e-|~-\u024f])[\u200c\u200d]+|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e0fff]+"
+    "(?<![)\\]}\xa9\xae\u0250-\U0010ffff])[\u200c\u200d\ufe00-\ufe0f]++(?!\u20e3)"
+    "|(?<=[)\\]}])[\u200c\u200d\ufe00-\ufe0f]++(?=[\\s.-]*[0-9])"
+    "|(?<![\u200c\u200d])[\u200c\u200d]++(?=[0-9A-Za-z\u00c0-\u024f])"
+    "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e0fff]+"
 )
 
 
@@ -60,11 +65,11 @@ def prepared(text: str, max_characters: int) -> str | Unreadable:
 
 def display_text(text: str) -> str:
     """What models read: Unicode NFC, one space between words, nothing invisible; emoji and case kept."""
-    plain = text.translate(TIDY)
-    if not plain.isascii():
-        while (bare := unicodedata.normalize("NFC", STRAY.sub("", plain))) != plain:  # one may hide behind another
-            plain = bare
-    return " ".join(plain.split())
+    tidy = " ".join(text.translate(TIDY).split())
+    if not tidy.isascii():  # of what must go, one character may hide behind another
+        while (bare := " ".join(unicodedata.normalize("NFC", STRAY.sub("", tidy)).split())) != tidy:
+            tidy = bare
+    return tidy
 
 
 def is_empty(text: str) -> bool:
@@ -113,16 +118,18 @@ def minors_in_sexual_context(text: str) -> bool:
 
     A blunt guard on purpose: it loses some harmless rows, and such rows have no place in a training set.
     """
-    if ALWAYS.search(text):
+    plain = unicodedata.normalize("NFKC", text)  # letters of another width or font spell the same words
+    if ALWAYS.search(plain):
         return True
-    young = [match.start() for match in MINORS.finditer(text)]
-    return bool(young) and any(abs(match.start() - at) <= NEARBY for match in SEXUAL.finditer(text) for at in young)
+    young = [match.start() for match in MINORS.finditer(plain)]
+    return bool(young) and any(abs(match.start() - at) <= NEARBY for match in SEXUAL.finditer(plain) for at in young)
 
 
 def admitted(text: str, max_characters: int) -> str | Unreadable:
     """The prepared text, or why it must not enter the dataset."""
     made = prepared(text, max_characters)
-    if isinstance(made, str) and minors_in_sexual_context(text):
+    # Both as it came and as it would be stored: an invisible character hides a word of the one, a mask a word of the other.
+    if isinstance(made, str) and any(map(minors_in_sexual_context, (text, made))):
         return Unreadable("minors in a sexual context")
     return made
 
