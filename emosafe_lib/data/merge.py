@@ -20,7 +20,7 @@ from emosafe_lib.data.duplicates import join_duplicates
 from emosafe_lib.data.groups import assign_groups
 from emosafe_lib.data.sources import base, registry
 from emosafe_lib.data.splits import assign_splits, refuse_empty_splits, refuse_one_level
-from emosafe_lib.study.errors import MergeError, SourceError
+from emosafe_lib.study.errors import MergeError
 from emosafe_lib.study.parameters import DataParams
 from emosafe_lib.study.rows import as_dataset
 from emosafe_lib.study.taxonomy import ROW_COLUMNS, SPLITS
@@ -70,19 +70,22 @@ def read_sources(data: DataParams, folder: Path | None = None) -> tuple[pd.DataF
 
     Raises
     ------
-    SourceError : files that are missing, all of them named at once, before anything is read
+    SourceError : files that are missing, those of `external_rows` too, all of them named at once, before anything is read
     """
     chosen = chosen_sources(data)
-    absent = registry.missing(chosen, folder)
-    if absent:
-        remedy = "run `make data STUDY=...`, or set EMOSAFE_DATA_DIR to a folder that holds them"
-        raise SourceError("data", f"{len(absent)} files missing: {', '.join(absent)}", remedy)
+    registry.refuse_missing([*chosen, *external_sources(data)], folder)
     tables = {source.name: registry.read(source, folder) for source in chosen}
     left_out = {name: table.attrs.pop("left_out") for name, table in tables.items()}
     return pd.concat(tables.values(), ignore_index=True), {name: found for name, found in left_out.items() if found}
 
 
 # --- sets that are only scored ----------------------------------------------------------------------------------------
+
+
+def external_sources(data: DataParams) -> list[base.Source]:
+    """The study's own evaluation-only files as sources, in alphabetical order."""
+    known = registry.known_sources(data)
+    return [known[name] for name in sorted(mine.name for mine in data.own_sources if mine.role == "external")]
 
 
 def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
@@ -95,10 +98,8 @@ def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame,
     rows (columns of `rows.row_features`), and by source how many were `read`, how many of them are
     `distinct`, how many of those were `seen` before, and how many were `kept`
     """
-    known = registry.known_sources(data)
-    chosen = [known[mine.name] for mine in data.own_sources if mine.role == "external"]
     tables, facts = [], {}
-    for source in sorted(chosen, key=lambda source: source.name):
+    for source in external_sources(data):
         raw = registry.read(source)
         unique = join_duplicates(prepare_rows(raw, data.max_characters)[0])[0]
         seen = already_read(unique["key"], prepared.rows["key"], data.near_duplicate_jaccard)

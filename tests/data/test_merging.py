@@ -59,6 +59,20 @@ def test_1_missing_sources_are_named_together_before_anything_is_read(tmp_path):
         merge.merge(data, tmp_path)
 
 
+@pytest.mark.parametrize("role", ["train", "external"])
+def test_1_a_file_of_one_s_own_is_missed_at_once_and_looked_for_below_the_checkout(tmp_path, monkeypatch, role):
+    monkeypatch.setattr("emosafe_lib.data.sources.own.project_root", lambda: tmp_path)
+    mine = OwnSourceParams(name="mine", file="data/mine.csv", role=role)
+    merged_too = ["mine"] if role == "train" else []
+    data = FREE.model_copy(update={"sources": ["emosafe_sample", *merged_too], "own_sources": [mine]})
+    with pytest.raises(SourceError) as told:
+        merge.read_sources(data)
+    remedy = "put your own where own_sources says, by its path from the checkout, or correct that path"
+    assert str(told.value) == f"data: 1 files missing: data/mine.csv; {remedy}"
+    with pytest.raises(SourceError, match=r"4 files missing: .*data/mine.csv.*; run `make data .*; put your own where"):
+        merge.read_sources(data.model_copy(update={"sources": ["irf", *merged_too]}), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["xstest", "openai_moderation", "simplesafetytests", "wikitext2"])
 def test_sources_that_are_not_for_training_are_refused(name):
     with pytest.raises(MergeError, match=rf"{name} \(role .*not for training"):

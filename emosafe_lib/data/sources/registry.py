@@ -59,14 +59,8 @@ def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
     SourceError : files that are absent (all of them listed), or changed
     """
     source = registry()[source] if isinstance(source, str) else source
-    base = folder_of(source, folder)
-    paths = {file.name: base / file.name for file in source.files}
-    absent = sorted(name for name, path in paths.items() if not path.is_file())
-    if absent:
-        what = f"{len(absent)} of {len(paths)} files absent: {', '.join(absent)}"
-        raise SourceError(
-            source.name, what, "run `make data STUDY=...`, or set EMOSAFE_DATA_DIR to a folder that holds them"
-        )
+    refuse_missing([source], folder)
+    paths = {file.name: folder_of(source, folder) / file.name for file in source.files}
     for file in source.files:
         check_file(source, file, paths[file.name])
     return paths
@@ -77,6 +71,22 @@ def missing(sources: list[Source], folder: Path | None = None) -> list[str]:
     wanted = [(source, file) for source in sources for file in source.files]
     absent = [(source, file) for source, file in wanted if not (folder_of(source, folder) / file.name).is_file()]
     return [file.path if source.folder else f"{source.name}/{file.name}" for source, file in absent]
+
+
+def refuse_missing(sources: list[Source], folder: Path | None = None) -> None:
+    """Stop where files are not there.
+
+    Raises
+    ------
+    SourceError : names them all at once, and says where each kind has to be
+    """
+    absent, remedies = missing(sources, folder), []
+    if missing([source for source in sources if not source.folder], folder):
+        remedies.append("run `make data STUDY=...`, or set EMOSAFE_DATA_DIR to a folder that holds them")
+    if missing([source for source in sources if source.folder]):
+        remedies.append("put your own where own_sources says, by its path from the checkout, or correct that path")
+    if absent:
+        raise SourceError("data", f"{len(absent)} files missing: {', '.join(absent)}", "; ".join(remedies))
 
 
 def read(source: Source | str, folder: Path | None = None) -> pd.DataFrame:
