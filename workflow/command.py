@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--profile", default="", help="a folder of workflow/profiles/, such as slurm, or the path of another"
     )
     study.add_argument("--extra", default="", help="further arguments for snakemake")
+    commands.add_parser("plan", help="what a study will ask for, computed before it runs", add_help=False)
     one = commands.add_parser("stage", help="run one notebook")
     one.add_argument("stage", choices=list(stage.STAGES))
     one.add_argument("--study", default="sample", type=settled)

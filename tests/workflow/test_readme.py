@@ -121,6 +121,14 @@ def test_what_emosafe_is_asked_for_is_a_command_and_takes_the_arguments(line, on
         follow(line.removeprefix("emosafe "))
 
 
+def test_help_lists_what_a_reader_is_told_to_run(capsys):
+    told = {line.split()[2] for line in commands("emosafe") if line.split()[1] == "run"}
+    assert "plan" in told
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert told <= set(re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE))
+
+
 def test_there_are_commands_to_follow():
     assert len(commands("make")) >= 12 and len(commands("emosafe")) >= 7
 
