@@ -6,10 +6,9 @@ yet, and what to type where they stand: `run_until` works in every kernel, wheth
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from emosafe_lib.study.errors import StageError
-from emosafe_lib.study.paths import stage_folder
 
 # What a notebook cannot do without, and what it reads of as many models as there are.
 AFTER = {
@@ -50,26 +49,3 @@ def cell(stage: str, study: str, models: Sequence[str] = ()) -> str:
     """The line of Python that runs a stage from a notebook, in which `stage` is the module of that name."""
     given = [stage, study, *([list(models)] if models else [])]
     return f"stage.run_until({', '.join(map(repr, given))})".replace("'", '"')
-
-
-def is_finished(stage: str, study: str, model: str | None = None) -> bool:
-    """Whether a stage's manifest, which is written last, is there; `study` is the study's own name."""
-    return (stage_folder(study, stage, model) / "manifest.json").is_file()
-
-
-def refuse_without(stages: Iterable[str], study: str, given: str) -> None:
-    """Stop unless these stages have finished; `study` is its name, and `given` how the notebook calls it.
-
-    Raises
-    ------
-    StageError : names the first that has not, and the cell that runs all of them
-    """
-    missing = [name for name in stages if not is_finished(name, study)]
-    if missing:
-        where = f"outputs/{study}/{missing[0]}"
-        raise StageError(where, "is not there yet", f"run it in a cell of its own: {cell(missing[-1], given)}")
-
-
-def models_without(stage: str, study: str, models: Iterable[str]) -> list[str]:
-    """Those models for which a stage has not finished."""
-    return [name for name in models if not is_finished(stage, study, name)]

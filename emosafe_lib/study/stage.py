@@ -142,8 +142,8 @@ class Run:
         }
         if at not in places or (at == "model" and self.model is None):
             raise StageError(self.stage, f"has no place called {at!r}", "use stage, model or study")
-        target = (places[at] / name).resolve()
-        if not target.is_relative_to(places[at].resolve()):
+        target = places[at] / name  # not resolved, since the study's folder may be a link to another disk
+        if not target.resolve().is_relative_to(places[at].resolve()):
             raise StageError(self.stage, f"would write outside its folder: {name!r}", "use a plain relative name")
         staged = self.staging / target.relative_to(self.base)
         staged.parent.mkdir(parents=True, exist_ok=True)
@@ -291,10 +291,17 @@ def require_earlier(stage: str, given: str, study: str, models: dict[str, ModelP
     ------
     StageError : names what is missing and the cell that makes it
     """
-    earlier.refuse_without(earlier.AFTER.get(stage, ()), study, given)
+
+    def is_finished(name: str, model: str | None = None) -> bool:
+        return (stage_folder(study, name, model) / "manifest.json").is_file()
+
+    absent = [name for name in earlier.AFTER.get(stage, ()) if not is_finished(name)]
+    if absent:
+        remedy = f"run it in a cell of its own: {earlier.cell(absent[-1], given)}"
+        raise StageError(f"outputs/{study}/{absent[0]}", "is not there yet", remedy)
     asked = {name: [each for each in models if concerns(name, models[each])] for name in earlier.READS.get(stage, ())}
-    missing = {name: earlier.models_without(name, study, of) for name, of in asked.items()}
-    if models and missing == asked:
+    missing = {name: [each for each in of if not is_finished(name, each)] for name, of in asked.items()}
+    if any(asked.values()) and missing == asked:
         raise StageError(
             stage, "finds results of no model", f"make some: {earlier.cell(stage, given, list(models)[:1])}"
         )

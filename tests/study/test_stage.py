@@ -236,6 +236,19 @@ def test_71_nothing_is_written_outside_its_folder(checkout):
             run.out(name, at=at)
 
 
+def test_a_study_s_folder_may_be_a_link_to_another_disk(checkout, outputs, tmp_path):
+    (tmp_path / "disk").mkdir()
+    outputs.mkdir(exist_ok=True)
+    (outputs / "toy").symlink_to(tmp_path / "disk", target_is_directory=True)
+    run = begin(STAGE, "toy")
+    run.out("rows.txt").write_text("rows")
+    run.out("card.json", at="study").write_text("{}")
+    assert set(run.finish()["outputs"]) == {"01_data_merge/rows.txt", "card.json"}
+    assert (tmp_path / "disk" / STAGE / "rows.txt").read_text() == "rows"
+    with pytest.raises(StageError, match="outside its folder"):
+        begin(STAGE, "toy").out("../../x")
+
+
 def test_a_stage_knows_whether_it_belongs_to_a_model(checkout):
     with pytest.raises(StageError, match="needs a model"):
         begin("03_prompting_baselines", "toy")
@@ -400,6 +413,14 @@ def test_a_served_model_has_nothing_to_train_and_nothing_to_measure(checkout):
     run = begin("06_on_device", "toy", models=["nano-1", name])
     assert list(run.models) == ["nano-1"] and run.finish()["parameters"]["models"] == ["nano-1", name]
     assert list(begin("05_scaling_analysis", "toy", models=["nano-1", name]).models) == ["nano-1", name]
+
+
+def test_a_study_of_served_models_alone_comes_to_its_last_stage(checkout):
+    name = served(checkout)
+    toy.finish_before("05_scaling_analysis", models=())
+    begin("03_prompting_baselines", "toy", name).finish()
+    assert list(begin("05_scaling_analysis", "toy", models=[name]).models) == [name]
+    assert begin("06_on_device", "toy", models=[name]).models == {}
 
 
 def test_a_manifest_says_whether_work_of_an_earlier_run_was_taken_up(checkout):
