@@ -69,7 +69,7 @@ def ours(rows: pd.DataFrame) -> int:
     from emosafe_lib.study.parameters import DataParams
 
     data = DataParams(sources=["emosafe_sample"], balance_sources=False, max_class_share=1.0)
-    return merge.merge_rows(rows, data).card["groups"]
+    return merge.choose_and_split(merge.prepare(rows, data), data).card["groups"]
 
 
 def peer(rows: pd.DataFrame) -> int:

@@ -20,51 +20,34 @@ from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 # rows that deny them stay too (plain safe ones aside), or the source's name would predict them.
 LOW_DATA = ("sexual_content", "guns_illegal_weapons", "regulated_substances", "criminal_planning")
 SCARCEST = ("guns_illegal_weapons", "regulated_substances")
-
-
-# --- caps and balance -------------------------------------------------------------------------------------------------
-
-
-def columns_of(names: tuple[str, ...]) -> list[int]:
-    """The positions of categories in a label vector."""
-    return [CATEGORIES.index(name) for name in names]
+WEAK_WORTH = 0.8  # of a direct label; only breaks ties between rows that the constraints treat alike
+CELL = ["source", "safety", "quality", "disclosure"]  # rows that agree in these are alike to every bound
 
 
 def scarce(rows: pd.DataFrame) -> np.ndarray:
     """The rows that stay whatever the balance says, shape (n,): scarce ones, and those written for this package."""
-    positive = category_matrix(rows)[:, columns_of(LOW_DATA)].any(axis=1)
-    denied = known_matrix(rows)[:, columns_of(SCARCEST)].any(axis=1) & (rows["safety"] != "safe").to_numpy()
+    positive = category_matrix(rows)[:, np.isin(CATEGORIES, LOW_DATA)].any(axis=1)
+    denied = known_matrix(rows)[:, np.isin(CATEGORIES, SCARCEST)].any(axis=1) & (rows["safety"] != "safe").to_numpy()
     return positive | denied | (rows["origin"] == "synthetic").to_numpy()
 
 
-def choose_rows(rows: pd.DataFrame, data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows to keep, and the table of cells with what was available and kept; see `balance`.
+def choose_rows(rows: pd.DataFrame, data: DataParams) -> pd.DataFrame:
+    """The rows to keep, with the column `disclosure`: whether a row tells of its writer's own mental health.
 
-    Within a cell, rows of the low-data categories come first, then a stable pseudo-random order.
+    How many of each cell (see `CELL`) are kept, `quotas` says: those that must stay, then others in a stable pseudo-random
+    order.
     """
     work = rows.assign(
         must=scarce(rows),
         disclosure=rows["mental_health"].to_numpy(dtype=bool) & (rows["register"] == "first-person").to_numpy(),
         order=rows["id"].map(lambda value: stable_unit(value, "keep")),
     )
-    table = quotas(cells(work), data)
-    work = work.merge(table[[*CELL, "keep"]], on=CELL).sort_values(["must", "order"], ascending=[False, True])
+    cells = work.groupby(CELL, sort=True, observed=True)["must"].agg(available="size", must="sum").reset_index()
+    work = work.merge(quotas(cells, data)[[*CELL, "keep"]], on=CELL)
+    work = work.sort_values(["must", "order"], ascending=[False, True])
     rank = work.groupby(CELL, observed=True).cumcount()
     kept = work[rank < work["keep"]].sort_values("id", ignore_index=True)
-    return kept.drop(columns=["must", "order", "keep"]), table
-
-
-WEAK_WORTH = 0.8  # of a direct label; only breaks ties between rows that the constraints treat alike
-CELL = ["source", "safety", "quality", "disclosure"]
-
-
-def cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """How many rows there are of each source, level, quality and kind, and how many of them must stay.
-
-    `rows` has the columns of `CELL` and `must`; the result has those of `CELL`, `available` and `must`.
-    """
-    grouped = rows.groupby(CELL, sort=True, observed=True)
-    return grouped["must"].agg(available="size", must="sum").reset_index()
+    return kept.drop(columns=["must", "order", "keep"])
 
 
 class Programme:
@@ -117,7 +100,7 @@ class Programme:
 
 
 def quotas(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """Add the column `keep` to a table of cells.
+    """Add the column `keep` to a table of cells (columns `CELL`, `available`, and `must`: how many have to stay).
 
     Raises
     ------

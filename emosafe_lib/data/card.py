@@ -12,8 +12,6 @@ from emosafe_lib.data.splits import split_warnings
 from emosafe_lib.study.rows import category_matrix, known_matrix
 from emosafe_lib.study.taxonomy import CATEGORIES, ROW_COLUMNS, SAFETY_LEVELS, SPLITS
 
-# --- card -------------------------------------------------------------------------------------------------------------
-
 
 def rows_sha256(rows: pd.DataFrame) -> str:
     """A hash of the rows' content that does not depend on their order."""
@@ -53,11 +51,6 @@ def source_facts(rows: pd.DataFrame, chosen: list[base.Source]) -> dict[str, dic
     return facts
 
 
-def disclosures(rows: pd.DataFrame) -> np.ndarray:
-    """Which rows are first-person text out of a mental-health source, shape (n,)."""
-    return (rows["mental_health"].astype(bool) & (rows["register"] == "first-person")).to_numpy()
-
-
 def largest_class_share(rows: pd.DataFrame) -> float:
     """The largest share of any level that comes from one source."""
     table = pd.crosstab(rows["source"], rows["safety"])
@@ -65,10 +58,12 @@ def largest_class_share(rows: pd.DataFrame) -> float:
 
 
 def data_card(rows: pd.DataFrame, chosen: list[base.Source], steps: dict) -> dict:
-    """The data card: rows, licences and hashes under keys that readers rely on, and every step's counts."""
+    """The data card: rows, licences and hashes under keys that readers rely on, and every step's counts.
+
+    `rows` come from `balance.choose_rows`, with their splits.
+    """
     safety, categories = counts_by_split(rows)
     origins = Counter(rows["origin"])
-    told = disclosures(rows)
     registers = pd.crosstab(rows["register"], rows["safety"])
     return {
         "rows": len(rows),
@@ -93,8 +88,8 @@ def data_card(rows: pd.DataFrame, chosen: list[base.Source], steps: dict) -> dic
         "groups": int(rows["group"].nunique()),
         "largest_group": int(rows["group"].value_counts().max()) if len(rows) else 0,
         "balanced_away": steps["balanced_away"],
-        "mental_health_share": float(told.mean()) if len(rows) else 0.0,
-        "mental_health_sources": sorted(set(rows.loc[told, "source"])),
+        "mental_health_share": float(rows["disclosure"].mean()) if len(rows) else 0.0,
+        "mental_health_sources": sorted(set(rows.loc[rows["disclosure"], "source"])),
         "largest_class_share": largest_class_share(rows),
         "registers": {name: {k: int(v) for k, v in counts.items()} for name, counts in registers.iterrows()},
         "warnings": split_warnings(rows),

@@ -12,9 +12,6 @@ from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 SEVERITY = {level: rank for rank, level in enumerate(SAFETY_LEVELS)}
 
 
-# --- exact duplicates and their labels --------------------------------------------------------------------------------
-
-
 def settle(safety: list[str], quality: list[str]) -> str:
     """One level for one text: the majority of the direct labels (of the weak ones where none is direct), else the more
     severe.

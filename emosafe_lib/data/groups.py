@@ -8,9 +8,6 @@ from emosafe_lib.data import near_duplicates
 SMALL_TALK_WORDS = 8
 
 
-# --- groups -----------------------------------------------------------------------------------------------------------
-
-
 def small_talk(rows: pd.DataFrame, near: np.ndarray) -> np.ndarray:
     """Short utterances that several dialogues or users share, shape (n,).
 

@@ -141,16 +141,11 @@ def merge(data: DataParams, folder: Path | None = None) -> Merged:
     return complete(prepare(raw, data, left_out), data)
 
 
-def merge_rows(raw: pd.DataFrame, data: DataParams) -> Merged:
-    """`merge` from the moment that the rows are read; `raw` has the columns `sources.RAW_COLUMNS`, in any order.
-
-    The table may be too small for every split to get a row.
-    """
-    return choose_and_split(prepare(raw, data), data)
-
-
 def prepare(raw: pd.DataFrame, data: DataParams, left_out: dict | None = None) -> Prepared:
-    """Set aside what may not enter, tidy and scrub the rest, join duplicates and group."""
+    """Set aside what may not enter, tidy and scrub the rest, join duplicates and group.
+
+    `raw` has the columns `sources.base.RAW_COLUMNS`, its rows any order; MergeError where an id repeats.
+    """
     twice = raw["id"][raw["id"].duplicated()]
     if len(twice):
         raise MergeError(f"id {twice.iloc[0]}", "appears twice", "ids must be unique; check the source's reader")
@@ -180,7 +175,7 @@ def choose_and_split(prepared: Prepared, data: DataParams) -> Merged:
     chosen = chosen_sources(data)
     mental_health = {source.name: source.mental_health for source in chosen}
     rows = prepared.rows.assign(mental_health=prepared.rows["source"].map(mental_health))
-    kept = assign_splits(choose_rows(rows, data)[0], data).assign(parent_id=None)
+    kept = assign_splits(choose_rows(rows, data), data).assign(parent_id=None)
     steps = prepared.steps | {"balanced_away": len(rows) - len(kept)}
     return Merged(kept[list(ROW_COLUMNS)], data_card(kept, chosen, steps))
 

@@ -9,8 +9,6 @@ pattern begins beside a mask, so that masking twice changes nothing more.
 
 import re
 
-# --- scrub and normalise ----------------------------------------------------------------------------------------------
-
 # [EMAIL], [URL], [USER], [PHONE], and the numbered ones of `pseudonyms`.
 NO_MASK_BEFORE = r"(?<!(?-i:IL|RL|ER|NE)\])(?<!_\d\])(?<!_\d\d\])"
 # Addresses that only a sign joins are masked together: behind the first one, no other could begin.

@@ -7,8 +7,6 @@ from emosafe_lib.study.parameters import DataParams
 from emosafe_lib.study.rows import category_matrix, known_matrix, stable_unit, tasks_asked
 from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS, SPLITS
 
-# --- split ------------------------------------------------------------------------------------------------------------
-
 
 def split_of(group: str, shares: dict[str, float], salt: str) -> str:
     """The split of a group: a function of its name alone, so that no order and no other group's data moves it."""

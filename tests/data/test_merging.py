@@ -46,8 +46,12 @@ def table(*rows_of) -> pd.DataFrame:
     return pd.DataFrame(rows_of, columns=list(RAW_COLUMNS), dtype=object)
 
 
+def merged_table(raw, data) -> merge.Merged:
+    return merge.choose_and_split(merge.prepare(raw, data), data)
+
+
 def merged(*rows_of, data=FREE) -> merge.Merged:
-    return merge.merge_rows(table(*rows_of), data)
+    return merged_table(table(*rows_of), data)
 
 
 # --- what may not be merged -------------------------------------------------------------------------------------------
@@ -95,7 +99,7 @@ def test_a_parameter_file_alone_adds_a_source(tmp_path, monkeypatch, role):
             merge.merge(data)
         assert len(registry.read(registry.known_sources(data)["mine"])) == 1
     else:
-        found = merge.merge_rows(merge.read_sources(data)[0], data)
+        found = merged_table(merge.read_sources(data)[0], data)
         assert found.rows["text"].tolist() == ["mine alone"] and found.rows["categories"].iloc[0] == HATE
 
 
@@ -123,7 +127,7 @@ def test_an_evaluation_only_set_is_scored_but_changes_no_merged_row(tmp_path, mo
     raw, _ = merge.read_sources(data)
     prepared = merge.prepare(raw, data)
     found = merge.complete(prepared, data)
-    assert found.card["sha256"] == merge.merge_rows(raw, FREE).card["sha256"]
+    assert found.card["sha256"] == merged_table(raw, FREE).card["sha256"]
     report = shortcuts.external_report(found.rows, merge.external_rows(data, prepared)[0])
     assert report["mine"]["rows"] == 2 and report["mine"]["safety"] == {"safe": 1, "borderline": 0, "unsafe": 1}
     assert 0 <= report["mine"]["safety_macro_f1"] <= 1 and report["mine"]["category_auprc"]["violence_hate"] is None
@@ -366,8 +370,8 @@ def lopsided(n=60):
 
 def test_balance_keeps_the_name_of_a_source_from_telling_the_label():
     base = DataParams(sources=["convabuse", "hatecheck", "edos"], max_class_share=1.0, min_mental_health_share=0.0)
-    naive = merge.merge_rows(table(*lopsided()), merge.naive(base)).rows
-    kept = merge.merge_rows(table(*lopsided()), base.model_copy(update={"max_source_accuracy": 0.4})).rows
+    naive = merged(*lopsided(), data=merge.naive(base)).rows
+    kept = merged(*lopsided(), data=base.model_copy(update={"max_source_accuracy": 0.4})).rows
 
     def best_guess(found):
         return pd.crosstab(found["source"], found["safety"]).max(axis=1).sum() / len(found)
@@ -449,7 +453,7 @@ def test_16_reordered_rows_give_the_same_hash():
     data = sample_params()
     raw, _ = merge.read_sources(data)
     shuffled = raw.sample(frac=1, random_state=3).reset_index(drop=True)
-    assert merge.merge_rows(raw, data).card["sha256"] == merge.merge_rows(shuffled, data).card["sha256"]
+    assert merged_table(raw, data).card["sha256"] == merged_table(shuffled, data).card["sha256"]
 
 
 def test_16_another_folder_locale_and_hash_seed_give_the_same_hash(tmp_path):
