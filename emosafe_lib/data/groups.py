@@ -27,13 +27,12 @@ def small_talk(rows: pd.DataFrame, near: np.ndarray) -> np.ndarray:
 def assign_groups(rows: pd.DataFrame, jaccard: float) -> tuple[pd.DataFrame, dict]:
     """Add the column `group`: near-duplicates, and all rows that share a link, belong together.
 
-    A group is named by the smallest id in it. `rows` are sorted by id.
+    A group is named by the smallest id in it. `rows` are sorted by id and counted from 0 by their index.
     """
     near = near_duplicates.near_duplicate_pairs(rows["key"].tolist(), jaccard)
     loose = small_talk(rows, near)
-    linked = near_duplicates.chain_edges(
-        (i, link) for i, links in enumerate(rows["link"]) if not loose[i] for link in links
-    )
-    part = near_duplicates.components(len(rows), near, linked)
+    ties = rows["link"][~loose].explode().dropna()  # each link is a node behind those of the rows
+    linked = np.column_stack([ties.index, len(rows) + pd.factorize(ties)[0]])
+    part = near_duplicates.components(len(rows) + ties.nunique(), near, linked)[: len(rows)]
     first = pd.Series(rows["id"].to_numpy()).groupby(part).transform("min")
     return rows.assign(group=first.to_numpy()), {"near_duplicate_pairs": len(near), "small_talk": int(loose.sum())}

@@ -136,14 +136,3 @@ def components(n: int, *edge_lists: np.ndarray) -> np.ndarray:
     edges = np.concatenate([np.zeros((0, 2), dtype=np.int64), *edge_lists])
     graph = coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(n, n))
     return connected_components(graph, directed=False)[1]
-
-
-def chain_edges(names: Iterator[tuple[int, str]]) -> np.ndarray:
-    """Edges that tie together the nodes that carry the same name, shape (m, 2); nodes come as (node, name)."""
-    last: dict[str, int] = {}
-    edges = []
-    for node, name in names:
-        if name in last:
-            edges.append((last[name], node))
-        last[name] = node
-    return np.array(edges, dtype=np.int64).reshape(-1, 2)

@@ -79,7 +79,5 @@ def test_two_identical_and_one_empty_handed():
 
 
 def test_components_join_chains():
-    part = near_duplicates.components(
-        5, np.array([[0, 1], [1, 2]]), near_duplicates.chain_edges(iter([(3, "x"), (4, "x")]))
-    )
+    part = near_duplicates.components(5, np.array([[0, 1], [1, 2]]), np.array([[3, 4]]))
     assert part[0] == part[1] == part[2] != part[3] == part[4]
