@@ -56,7 +56,6 @@ CATEGORY_TABLE = (
 )
 CATEGORIES = tuple(category.key for category in CATEGORY_TABLE)
 CATEGORY_TITLES = {category.key: category.title for category in CATEGORY_TABLE}
-CATEGORY_DEFINITIONS = {category.key: category.definition for category in CATEGORY_TABLE}
 
 SAFETY_DEFINITIONS = {
     "safe": "ordinary, supportive or informative; nobody is at risk and nothing calls for care",
@@ -79,17 +78,6 @@ ORIGINS = ("human", "synthetic", "reinterpretation")
 OUTCOMES = ("ok", "truncated", "parsed", "parse_error", "api_error", "refused")
 USABLE_OUTCOMES = ("ok", "truncated", "parsed")
 
-ROW_COLUMNS = (
-    "id",
-    "text",
-    "source",
-    "source_label",
-    "emotion",
-    "safety",
-    "categories",
-    "category_known",
-    "group",
-    "split",
-    "origin",
-    "parent_id",
+ROW_COLUMNS = tuple(
+    "id text source source_label emotion safety categories category_known group split origin parent_id".split()
 )

@@ -19,19 +19,8 @@ from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.paths import ASSETS
 from emosafe_lib.study.taxonomy import CATEGORIES
 
-RAW_COLUMNS = (
-    "id",
-    "text",
-    "source",
-    "source_label",
-    "emotion",
-    "safety",
-    "categories",
-    "category_known",
-    "link",
-    "origin",
-    "quality",
-    "register",
+RAW_COLUMNS = tuple(
+    "id text source source_label emotion safety categories category_known link origin quality register".split()
 )
 HASH_PREFIX = 16  # shortest accepted beginning of a SHA-256, where upstream's full hash was never recorded
 

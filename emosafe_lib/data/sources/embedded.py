@@ -33,16 +33,7 @@ def records_of(name: str):
     return records
 
 
-REGISTERS = (
-    "first-person",
-    "third-person",
-    "question",
-    "advice-reply",
-    "figurative",
-    "imperative",
-    "prompt",
-    "comment",
-)
+REGISTERS = tuple("first-person third-person question advice-reply figurative imperative prompt comment".split())
 
 
 def embedded(name: str, title: str, file: str, labels: dict, **options) -> Source:
