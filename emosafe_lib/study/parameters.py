@@ -69,7 +69,7 @@ class Section(BaseModel):
 
 
 class OwnSourceParams(Section):
-    """A CSV or JSONL file of your own, described in `emosafe_lib/data/sources/own.py`."""
+    """A CSV or JSONL file of your own, described in `params/README.md`."""
 
     name: Name = Field(description="What the source is called in `data.sources` and in every table.", examples=["mine"])
     file: RelativePath = Field(

@@ -1,28 +1,6 @@
-"""Your own labelled file as a source, by a parameter file alone.
+"""Your own labelled file, CSV or one JSON object a line, as a source: `params/README.md` says how, under "Your own data".
 
-The format, CSV with a header or one JSON object a line:
-
-| column | meaning |
-|---|---|
-| `text` | the message |
-| `safety` | safe, borderline or unsafe |
-| a category's key, such as `violence_hate` | 1, yes, true: touched; 0, no, false: not touched; blank, no column: not asked |
-| `id` | optional, unique; made from the content where absent |
-| `group` | optional, what must stay in one split: a user, a dialogue, a template |
-| `emotion` | optional |
-
-The header line tells whether commas, semicolons, tabs or bars separate the cells. Rows are counted as they stand in the
-file, blank ones too, and an error tells the row and never what is in it.
-
-In `params/study/<name>.yaml`, under `data`:
-
-    sources: [emosafe_sample, my_notes]
-    own_sources:
-      - {name: my_notes, file: data/my_notes.csv, licence: CC BY 4.0}
-
-With `role: external` the file is registered for evaluation only: leave it out of `sources`, since the merge refuses to
-train on it. Notebook 01 cleans it, takes out what the study has read elsewhere, scores it with the words' baseline, and
-writes it to `external.parquet`.
+Rows are counted as they stand in the file, blank ones too, and an error tells the row and never what is in it.
 """
 
 import re
