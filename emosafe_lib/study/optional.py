@@ -18,21 +18,22 @@ from emosafe_lib.study.memory import out_of_memory
 # By kind, what of a failure is told. Code that sees no message may be quoted; of other code's errors only the class is.
 KINDS = {"precision": "quoted", "peer": "class", "figure": "class", "runtime": "class", "check": "class"}
 
-# Errors that end a stage even in what is optional, each with the reason.
-ENDS_A_STAGE: dict[type[BaseException], str] = {
-    KeyboardInterrupt: "a person stops the stage",
-    SystemExit: "the runner stops the stage",
-    MemoryError: "what comes next would fail too, or be killed",
-    NameError: "a slip in the cell itself, which its writer must see",
-    errors.ParameterError: "the study asks for what there is not",
-    errors.StageError: "a stage is out of order or stale",
-    errors.SourceError: "the rows are not those that were asked for",
-    errors.MergeError: "the rows must not be accepted",
-    errors.PredictionError: "predictions do not fit the rows",
-    errors.PromptError: "the question is not the declared one",
-    errors.AugmentationError: "a cap or a server stopped what costs money",
-    errors.TrainingError: "a network is not what it seems to be",
-}
+# Errors that end a stage even in what is optional: somebody stops it, memory is used up, a cell has a slip in it, or
+# what a study's answers rest on is not as it was declared.
+ENDS_A_STAGE: tuple[type[BaseException], ...] = (
+    KeyboardInterrupt,
+    SystemExit,
+    MemoryError,
+    NameError,
+    errors.ParameterError,
+    errors.StageError,
+    errors.SourceError,
+    errors.MergeError,
+    errors.PredictionError,
+    errors.PromptError,
+    errors.AugmentationError,
+    errors.TrainingError,
+)
 # Of OSError, those that every later write would meet as well.
 FULL_DISK = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota used up", errno.EROFS: "read-only"}
 
@@ -44,7 +45,7 @@ def ends_a_stage(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in FULL_DISK
     exhausted = isinstance(error, RuntimeError) and out_of_memory(error)
-    return exhausted or isinstance(error, tuple(ENDS_A_STAGE))
+    return exhausted or isinstance(error, ENDS_A_STAGE)
 
 
 @contextmanager

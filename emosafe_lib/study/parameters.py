@@ -44,6 +44,7 @@ def stays_below(path: str) -> str:
 
 
 RelativePath = Annotated[str, StringConstraints(pattern=RELATIVE_PATH, max_length=200), AfterValidator(stays_below)]
+Address = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 WeightsPath = Annotated[str, StringConstraints(pattern=WEIGHTS_PATH, max_length=200), AfterValidator(stays_below)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -146,17 +147,11 @@ class AugmentationParams(Section):
         "template", description="Who writes them; `template` needs no network, `replay` takes what was answered before."
     )
     model: str = Field("gpt-4o-mini", max_length=100, description="The chat model that is asked.")
-    base_url: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        description="The address of an OpenAI-compatible server; null is OpenAI's own.",
+    base_url: Address | None = Field(
+        None, description="The address of an OpenAI-compatible server; null is OpenAI's own."
     )
-    proxy: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        description="A proxy to ask through; without one the server is asked directly, whatever HTTPS_PROXY says.",
+    proxy: Address | None = Field(
+        None, description="A proxy to ask through; without one the server is asked directly, whatever HTTPS_PROXY says."
     )
     max_share: Fraction = Field(0.2, description="The largest share of a class that may be re-interpretations.")
     max_rows: Positive = Field(2000, description="The most re-interpretations to ask for.")
@@ -450,12 +445,8 @@ class ModelParams(Section):
     backend: Literal["transformers", "openai"] = Field(
         "transformers", description="`openai` asks a server for log-probabilities in place of loading weights."
     )
-    base_url: str | None = Field(
-        None, min_length=1, max_length=200, description="The server's address, with `backend: openai`."
-    )
-    proxy: str | None = Field(
-        None, min_length=1, max_length=200, description="The same as a study's `augmentation.proxy`."
-    )
+    base_url: Address | None = Field(None, description="The server's address, with `backend: openai`.")
+    proxy: Address | None = Field(None, description="The same as a study's `augmentation.proxy`.")
     tokens_per_batch: Positive = Field(8192, description="The most tokens in one scoring batch.")
     context_tokens: Positive = Field(2048, description="How many tokens the model can read at once.")
     training: TrainingParams = TrainingParams()
