@@ -8,8 +8,6 @@ see of a text (nothing, unless it was written for this package).
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,18 +31,13 @@ def tasks_asked(rows: pd.DataFrame) -> tuple[str, ...]:
     Safety is always one. The categories are one where training rows say yes and no to at least one of them, and both
     validation and test rows are asked about that one; own data may bring levels alone.
     """
-    return TASKS if categories_asked(rows) else TASKS[:1]
-
-
-def categories_asked(rows: pd.DataFrame) -> tuple[str, ...]:
-    """The categories that training rows answer with yes and with no, and that every other split is asked about."""
     originals = rows[rows["origin"] != "reinterpretation"]
     labels, known = category_matrix(originals), known_matrix(originals)
     split = originals["split"].to_numpy()[:, None]
     both = (labels & known & (split == "train")).any(axis=0) & (~labels & known & (split == "train")).any(axis=0)
     for name in ("validation", "test"):
         both &= (known & (split == name)).any(axis=0)
-    return tuple(name for name, asked in zip(CATEGORIES, both, strict=True) if asked)
+    return TASKS if both.any() else TASKS[:1]
 
 
 def row_features() -> "Features":
@@ -88,24 +81,12 @@ def as_table(dataset: "Dataset") -> pd.DataFrame:
 
 def write_rows(rows: pd.DataFrame, path: Path) -> Path:
     """Write a table of rows as Parquet; MergeError where `as_dataset` refuses it."""
+    import pyarrow.parquet as pq
+
     dataset = as_dataset(rows)
-    with replacing(path) as partial, without_bars():
-        dataset.to_parquet(partial)
+    with replacing(path) as partial:
+        pq.write_table(dataset.data.table, partial)  # `Dataset.to_parquet` would leave a bar in the notebook
     return Path(path)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Without the bars of `datasets`: writing takes a fraction of a second, and a bar would stay in the notebook."""
-    from datasets import utils
-
-    hidden = utils.are_progress_bars_disabled()
-    utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not hidden:
-            utils.enable_progress_bars()
 
 
 def read_rows(*paths: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from emosafe_lib.finetuning.plan import runs_of
 from emosafe_lib.prompting import scoring, wordings
 from emosafe_lib.study.errors import MergeError
 from emosafe_lib.study.parameters import DataParams, FinetuningParams, PromptingParams
-from emosafe_lib.study.rows import categories_asked, known_matrix, tasks_asked
+from emosafe_lib.study.rows import known_matrix, tasks_asked
 from emosafe_lib.study.taxonomy import CATEGORIES, TASKS
 
 ROWS = tiny_models.make_rows(48, 18)
@@ -30,7 +30,6 @@ TWO = ROWS[ROWS["safety"] != "borderline"].reset_index(drop=True)
 
 def test_the_categories_are_a_task_where_one_is_answered_both_ways_and_asked_everywhere():
     assert tasks_asked(BARE) == ("safety",) and tasks_asked(ONE) == TASKS == tasks_asked(ROWS)
-    assert categories_asked(ONE) == (CATEGORIES[0],)
     for split in ("validation", "test"):
         known = np.where((ONE["split"] == split).to_numpy()[:, None], False, known_matrix(ONE)).tolist()
         assert tasks_asked(ONE.assign(category_known=known)) == ("safety",)

@@ -112,11 +112,6 @@ class Source:
     base: str = "https://raw.githubusercontent.com"  # where `repository` is served from
     folder: Path | None = None  # overrides the data folder, for what the package carries itself
 
-    @property
-    def quality(self) -> dict[str, str]:
-        """Upstream label -> direct or weak."""
-        return {name: label.quality for name, label in sorted(self.labels.items()) if label}
-
     def url(self, file: File) -> str:
         """The pinned address of a raw file."""
         repository, commit = file.repository or self.repository, file.commit or self.commit

@@ -17,19 +17,6 @@ TIMEOUT = 60  # seconds without a byte
 GONE = (404, 410)  # nothing more will come of what has arrived; after any other refusal it is gone on with
 
 
-def notices(sources: list[Source]) -> list[str]:
-    """One line for each source whose licence restricts use."""
-    return [f"{s.name}: {s.licence}; {s.restricted}" for s in sources if s.restricted]
-
-
-def present(source: Source, file: File, path: Path) -> bool:
-    """Whether a file lies there and is right; one that is wrong is an error, never overwritten unasked."""
-    if not path.is_file():
-        return False
-    check_file(source, file, path)
-    return True
-
-
 def transfer(url: str, part: Path, progress: bool) -> None:
     """Append what is still missing of `url` to the partial file `part`.
 
@@ -58,12 +45,13 @@ def transfer(url: str, part: Path, progress: bool) -> None:
 
 
 def fetch_file(source: Source, file: File, folder: Path, progress: bool = True) -> bool:
-    """Bring one file into place; False where it was there already.
+    """Bring one file into place; False where it was there already. One that is there and wrong is never overwritten unasked.
 
     A resumed file that turns out wrong is fetched once more from its beginning, since a server may ignore the resuming.
     """
     path = folder / source.name / file.name
-    if present(source, file, path):
+    if path.is_file():
+        check_file(source, file, path)
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -87,8 +75,9 @@ def fetch(sources: list[Source], folder: Path, progress: bool = True, say=print)
     ------
     SourceError : a download failed, or sources that cannot be downloaded (all of them named, after the others are done)
     """
-    for line in notices(sources):
-        say(f"licence restricts use: {line}")
+    for source in sources:
+        if source.restricted:
+            say(f"licence restricts use: {source.name}: {source.licence}; {source.restricted}")
     new, waiting = 0, []
     for source in sources:
         if source.folder is not None:

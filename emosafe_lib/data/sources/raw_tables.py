@@ -36,16 +36,9 @@ def label_of(path: Path) -> str:
 
 
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """The file's text; a byte that the declared encoding does not know is an error that gives its offset.
-
-    `cp1252-lenient` is for files that declare themselves Windows-1252 but hold its five undefined bytes; those become
-    the replacement character.
-    """
-    raw = Path(path).read_bytes()
-    if encoding == "cp1252-lenient":
-        return raw.decode("cp1252", errors="replace")
+    """The file's text; a byte that the declared encoding does not know is an error that gives its offset."""
     try:
-        return raw.decode(encoding)
+        return Path(path).read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
         offset = error.start
         raise SourceError(
@@ -58,6 +51,9 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 @contextmanager
 def lines_of(path: Path, encoding: str = "utf-8-sig") -> Iterator[Lines]:
     """The file's lines, read as they are needed.
+
+    `cp1252-lenient` is for files that declare themselves Windows-1252 but hold its five undefined bytes; those become
+    the replacement character.
 
     Raises
     ------
