@@ -52,13 +52,10 @@ def chosen_sources(data: DataParams) -> list[base.Source]:
 
     Raises
     ------
-    MergeError : a name that is not registered, or a source that is not for training
+    SourceError : a name that is not registered
+    MergeError : a source that is not for training
     """
-    known = registry.known_sources(data)
-    unknown = sorted(set(data.sources) - set(known))
-    if unknown:
-        raise MergeError(f"sources {', '.join(unknown)}", "not registered", f"use of {', '.join(known)}")
-    chosen = [known[name] for name in sorted(set(data.sources))]
+    chosen = registry.chosen(data.sources, data)
     refused = [f"{source.name} (role {source.role})" for source in chosen if source.role != "train"]
     if refused:
         raise MergeError(f"sources {', '.join(refused)}", "not for training", "remove them from data.sources")
@@ -84,8 +81,7 @@ def read_sources(data: DataParams, folder: Path | None = None) -> tuple[pd.DataF
 
 def external_sources(data: DataParams) -> list[base.Source]:
     """The study's own evaluation-only files as sources, in alphabetical order."""
-    known = registry.known_sources(data)
-    return [known[name] for name in sorted(mine.name for mine in data.own_sources if mine.role == "external")]
+    return registry.chosen((mine.name for mine in data.own_sources if mine.role == "external"), data)
 
 
 def external_rows(data: DataParams, prepared: "Prepared") -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
@@ -134,7 +130,7 @@ def merge(data: DataParams, folder: Path | None = None) -> Merged:
 
     Raises
     ------
-    SourceError : a source is missing, changed or malformed
+    SourceError : a source is not registered, missing, changed or malformed
     MergeError : a source is not for training, ids repeat, the study's bounds contradict each other, or a split is empty
     """
     raw, left_out = read_sources(data, folder)

@@ -84,7 +84,7 @@ def test_sources_that_are_not_for_training_are_refused(name):
 
 
 def test_an_unregistered_source_is_refused():
-    with pytest.raises(MergeError, match="sources nothing_here: not registered"):
+    with pytest.raises(SourceError, match="sources nothing_here: not registered; choose among"):
         merge.merge(FREE.model_copy(update={"sources": ["nothing_here"]}))
 
 

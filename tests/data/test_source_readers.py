@@ -442,11 +442,10 @@ def test_every_source_states_where_it_comes_from():
             assert label.quality in ("direct", "weak")
 
 
-def test_unlabelled_and_unknown_sources_cannot_be_read_as_rows():
-    with pytest.raises(SourceError, match="no labelled rows"):
-        read("wikitext2")
-    with pytest.raises(SourceError, match="is not a registered source"):
-        read("wikitext3")
+def test_what_nobody_registered_is_neither_read_nor_opened():
+    for use in (read, files):
+        with pytest.raises(SourceError, match="sources wikitext3: not registered"):
+            use("wikitext3")
 
 
 def test_the_embedded_sources_can_be_read():

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from emosafe_lib.data.sources.base import File, Source, check_file
-from emosafe_lib.data.sources.registry import data_folder, known_sources
+from emosafe_lib.data.sources.registry import chosen, data_folder
 from emosafe_lib.study.errors import SourceError
 from emosafe_lib.study.files import put_in_place
 from emosafe_lib.study.parameters import load_study
@@ -103,15 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sources", nargs="+", help="these registered sources, in place of a study's")
     options = parser.parse_args(arguments)
     data = load_study(options.study).data
-    known = known_sources(data)
-    wanted = set(options.sources or data.sources)
-    absent = sorted(wanted - set(known))
-    if absent:
-        raise SourceError(f"sources {', '.join(absent)}", "not registered", f"use of {', '.join(known)}")
-    chosen = [known[name] for name in sorted(wanted)]
+    sources = chosen(options.sources or data.sources, data)
     if options.command == "list":
-        for source in chosen:
+        for source in sources:
             print(f"{source.name:28} {source.licence}")
     else:
-        print(f"{fetch(chosen, data_folder())} files fetched")
+        print(f"{fetch(sources, data_folder())} files fetched")
     return 0

@@ -7,6 +7,7 @@ folder a source.
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def known_sources(data: DataParams | None = None) -> dict[str, Source]:
     return registry() | extra
 
 
+def chosen(names: Iterable[str], data: DataParams | None = None) -> list[Source]:
+    """The sources of these names, out of `known_sources`, in alphabetical order.
+
+    Raises
+    ------
+    SourceError : names that nobody registered, all of them at once
+    """
+    known, wanted = known_sources(data), sorted(set(names))
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise SourceError(f"sources {', '.join(unknown)}", "not registered", f"choose among {', '.join(known)}")
+    return [known[name] for name in wanted]
+
+
 def data_folder() -> Path:
     """Where raw files lie: `EMOSAFE_DATA_DIR`, else `data/` of the checkout."""
     return folder_named("EMOSAFE_DATA_DIR", "data")
@@ -58,7 +73,8 @@ def files(source: Source | str, folder: Path | None = None) -> dict[str, Path]:
     ------
     SourceError : files that are absent (all of them listed), or changed
     """
-    source = registry()[source] if isinstance(source, str) else source
+    if isinstance(source, str):
+        (source,) = chosen([source])
     refuse_missing([source], folder)
     paths = {file.name: folder_of(source, folder) / file.name for file in source.files}
     for file in source.files:
@@ -96,14 +112,11 @@ def read(source: Source | str, folder: Path | None = None) -> pd.DataFrame:
 
     Raises
     ------
-    SourceError : files absent, changed or malformed, a label outside the mapping, an id given twice
+    SourceError : the source is not registered; files absent, changed or malformed, a label outside the mapping, an id given
+        twice
     """
     if isinstance(source, str):
-        if source not in registry():
-            raise SourceError(source, "is not a registered source", f"use one of {', '.join(registry())}")
-        source = registry()[source]
-    if source.records is None:
-        raise SourceError(source.name, f"holds no labelled rows (role {source.role})", "read its files instead")
+        (source,) = chosen([source])
     table, left_out = to_rows(source, source.records(files(source, folder)))
     table.attrs["left_out"] = left_out
     return table
