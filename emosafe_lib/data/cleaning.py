@@ -129,7 +129,7 @@ def admitted(text: str, max_characters: int) -> str | Unreadable:
     """The prepared text, or why it must not enter the dataset."""
     made = prepared(text, max_characters)
     # Both as it came and as it would be stored: an invisible character hides a word of the one, a mask a word of the other.
-    if isinstance(made, str) and any(map(minors_in_sexual_context, (text, made))):
+    if isinstance(made, str) and any(map(minors_in_sexual_context, {text, made})):
         return Unreadable("minors in a sexual context")
     return made
 
