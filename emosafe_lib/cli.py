@@ -15,7 +15,6 @@ from emosafe_lib.study.errors import SURROUNDINGS, EmosafeError
 COMMANDS = {
     "classify": ("emosafe_lib.ondevice.classify", "classify messages with an exported model"),
     "onnx": ("emosafe_lib.ondevice.export", "add ONNX files, in fp32 and int8, to an exported model"),
-    "gguf": ("emosafe_lib.ondevice.gguf_export", "write an exported LLaMA's backbone for llama.cpp"),
     "train": ("emosafe_lib.finetuning.train_command", "one training run, for accelerate launch"),
     "data": ("emosafe_lib.data.sources.fetch", "list or download the sources of a study"),
     "params": ("emosafe_lib.study.settings", "find a setting: its default, its values, its meaning"),

@@ -5,7 +5,6 @@ from itertools import product
 import numpy as np
 import pytest
 import tiny_models
-from transformers.integrations.gguf.reader import GgufHeader
 
 from emosafe_lib.finetuning import probe_head, probes
 from emosafe_lib.finetuning.finetune import finetune
@@ -16,7 +15,7 @@ from emosafe_lib.finetuning.scores import reload_difference
 from emosafe_lib.models import backbone
 from emosafe_lib.models.batching import encode
 from emosafe_lib.models.classifier import logits_of
-from emosafe_lib.ondevice import export, exported, gguf_export
+from emosafe_lib.ondevice import export, exported
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams, validate
 from emosafe_lib.study.taxonomy import TASKS
@@ -104,20 +103,6 @@ def test_a_mean_pooled_llama_is_saved_merged_exported_and_read_again(tmp_path, m
     network, tokenizer, _ = exported.load_exported(folder / "safety")
     logits = logits_of(network, tokenizer, encode(tokenizer, rows[rows["split"] == "test"]["text"], 32), 256)
     assert type(network).__name__ == "MeanPooledLlama" and np.isfinite(logits).all()
-    sizes = gguf_export.add_gguf(folder, "f32")
-    assert list(sizes) == ["safety.f32.gguf", "categories.f32.gguf"]
-    header = GgufHeader.from_file(str(folder / "safety.f32.gguf"))
-    assert header.architecture == "llama" and len(header.tensors) == 2 + 2 * len(gguf_export.LAYER_NAMES)
-
-
-def test_an_exported_encoder_is_not_written_for_llama_cpp(tmp_path):
-    rows = tiny_models.make_rows()
-    model = tiny_models.model_params("encoder")
-    results = {task: finetune(model, STUDY, rows, task, 0, tmp_path / "runs") for task in TASKS}
-    folder = export.export(model, results, rows, 32, tmp_path / "exported")
-    with pytest.raises(EmosafeError, match="bert is no LLaMA"):
-        gguf_export.add_gguf(folder)
-    assert not list(folder.glob("*.gguf"))
 
 
 def test_a_probe_for_a_head_that_pools_otherwise_is_refused():

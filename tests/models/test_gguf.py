@@ -7,15 +7,13 @@ import threading
 import pytest
 import tiny_models
 import torch
+from gguf_writer import write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from emosafe_lib.models import backbone, checkpoints, gguf_files
-from emosafe_lib.ondevice.gguf_export import write_gguf
 from emosafe_lib.study.errors import EmosafeError, ModelError
 from emosafe_lib.study.files import file_sha256
 from emosafe_lib.study.parameters import ModelParams
-
-pytest.importorskip("gguf")
 
 
 @pytest.fixture(scope="module")
@@ -201,17 +199,3 @@ def test_numbers_are_cut_into_digits_where_the_file_says_so(place, original):
     write_gguf(network, other, place / "tiny.gguf", "f32")
     found = json.loads(backbone.load_tokenizer(params()).backend_tokenizer.to_str())["pre_tokenizer"]
     assert [part["type"] for part in found["pretokenizers"]] == ["Digits", "ByteLevel"]
-
-
-def test_an_encoder_and_stretched_positions_are_not_written(tmp_path, original):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tiny_models.make_encoder(tmp_path / "encoder")
-    encoder = AutoModelForCausalLM.from_pretrained(tmp_path / "encoder")
-    with pytest.raises(ModelError, match="bert is no LLaMA"):
-        write_gguf(encoder, original[1], tmp_path / "x.gguf")
-    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    config = LlamaConfig(**{**original[0].config.to_dict(), "rope_parameters": rope})
-    with pytest.raises(ModelError, match="linear positions"):
-        write_gguf(LlamaForCausalLM(config), original[1], tmp_path / "x.gguf")
-    assert not (tmp_path / "x.gguf").exists()

@@ -7,9 +7,9 @@ import numpy as np
 import prompting
 import pytest
 import tiny_models
+from gguf_writer import write_gguf
 
 from emosafe_lib.models import backbone, gguf_files
-from emosafe_lib.ondevice.gguf_export import write_gguf
 from emosafe_lib.prompting import shared_prefix, wordings
 from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.taxonomy import TASKS

@@ -93,7 +93,7 @@ def only_arguments(monkeypatch):
 def follow(arguments):
     """Hand arguments to `emosafe` up to where its work would begin, and load what they name."""
     given = shlex.split(arguments)
-    if given[0] in ("classify", "onnx", "gguf", "train", "params"):
+    if given[0] in ("classify", "onnx", "train", "params"):
         return
     with suppress(Parsed):
         assert cli.main(given) == 0
