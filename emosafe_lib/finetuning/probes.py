@@ -51,6 +51,7 @@ class Probed:
     test_outcomes: list[str]
     choice: dict
     variant: str = ""
+    seed: int = 0
 
 
 def candidate_layers(layers: int) -> list[int]:

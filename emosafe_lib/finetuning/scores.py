@@ -60,16 +60,8 @@ def calibrated_predictions(result, rows: pd.DataFrame, setting: str) -> pd.DataF
     if result.task == "safety":
         logs = np.log(np.maximum(probabilities, 1e-12))
         probabilities = calibration.apply_temperature(logs, fitted["temperature"])
-    return predictions.make(
-        result.test_ids,
-        result.task,
-        setting,
-        probabilities,
-        variant=getattr(result, "variant", ""),
-        seed=getattr(result, "seed", 0),
-        thresholds=fitted.get("thresholds"),
-        outcomes=result.test_outcomes,
-    )
+    how = {"variant": result.variant, "seed": result.seed, "thresholds": fitted.get("thresholds")}
+    return predictions.make(result.test_ids, result.task, setting, probabilities, **how, outcomes=result.test_outcomes)
 
 
 def label_scores(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

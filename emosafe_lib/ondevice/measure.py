@@ -293,14 +293,8 @@ def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.
 
     A process that dies takes only the dtype with it that it was measuring, which gets a row that says so.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "emosafe_lib.ondevice.measure",
-        name,
-        ",".join(dtypes),
-        *(["random"] if random else []),
-    ]
+    command = [sys.executable, "-m", "emosafe_lib.ondevice.measure", name, ",".join(dtypes)]
+    command += ["random"] if random else []
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     rows = [row for line in done.stdout.splitlines() if line.startswith("[") for row in json.loads(line)]
     told = {row["dtype"] for row in rows}

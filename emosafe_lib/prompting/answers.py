@@ -182,17 +182,9 @@ def calibrated(scores: Scores, calibration: Calibration) -> np.ndarray:
 
 def predictions_of(scores: Scores, calibration: Calibration) -> pd.DataFrame:
     """Calibrated test rows in the common schema."""
-    asked = scores.asked
-    return predictions.make(
-        scores.ids,
-        asked.task,
-        asked.setting,
-        calibrated(scores, calibration),
-        variant=asked.variant,
-        seed=asked.seed,
-        thresholds=calibration.thresholds,
-        outcomes=scores.outcomes,
-    )
+    asked, probabilities = scores.asked, calibrated(scores, calibration)
+    how = {"variant": asked.variant, "seed": asked.seed, "thresholds": calibration.thresholds}
+    return predictions.make(scores.ids, asked.task, asked.setting, probabilities, **how, outcomes=scores.outcomes)
 
 
 def chances(backend, asked: Asked, calibration: Calibration, texts: list[str]) -> np.ndarray:

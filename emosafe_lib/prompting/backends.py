@@ -61,16 +61,8 @@ class CausalBackend:
 
     def show(self, task: str, variant: str, settings: PromptingParams, train: pd.DataFrame, seed: int):
         """The few-shot prompt that fits the model's context, and its number of exemplars per class."""
-        return wordings.fit(
-            self.tokenizer,
-            task,
-            variant,
-            train,
-            settings.shots_per_class,
-            seed,
-            self.model.context_tokens,
-            settings.max_text_tokens,
-        )
+        shots, context, limit = settings.shots_per_class, self.model.context_tokens, settings.max_text_tokens
+        return wordings.fit(self.tokenizer, task, variant, train, shots, seed, context, limit)
 
     def score(self, question: wordings.Prompt, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Log-probabilities (n, questions, answers) and outcomes."""
@@ -127,15 +119,8 @@ class EncoderBackend:
         texts = [[list(answer) for answer in question] for question in described(task, variant)]
         for turn in turns:
             texts[turn.number][wordings.VERBALIZERS[task].index(turn.answer)].append(turn.text)
-        anchors = Anchors(
-            task,
-            variant,
-            tuple(tuple(map(tuple, question)) for question in texts),
-            tuple(dict.fromkeys(turn.row_id for turn in turns)),
-            tuple(dict.fromkeys(turn.group for turn in turns)),
-            settings.max_text_tokens,
-        )
-        return anchors, shots
+        frozen = tuple(tuple(map(tuple, question)) for question in texts)
+        return Anchors(task, variant, frozen, *wordings.shown_in(turns), settings.max_text_tokens), shots
 
     def score(self, question: Anchors, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Scaled cosines as log-probabilities (n, questions, answers), and outcomes."""

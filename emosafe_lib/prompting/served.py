@@ -140,17 +140,8 @@ class ChatBackend:
         for turn in drawn:
             text, _ = as_sent(turn.text, settings.max_text_tokens)
             turns.append((user_words("" if turns else instruction, text, self.words(task)[turn.number]), turn.answer))
-        question = ChatQuestion(
-            task,
-            variant,
-            "",
-            self.words(task),
-            tuple(turns),
-            tuple(dict.fromkeys(turn.row_id for turn in drawn)),
-            tuple(dict.fromkeys(turn.group for turn in drawn)),
-            settings.max_text_tokens,
-        )
-        return question, shots
+        shown, limit = wordings.shown_in(drawn), settings.max_text_tokens
+        return ChatQuestion(task, variant, "", self.words(task), tuple(turns), *shown, limit), shots
 
     def score(self, question: ChatQuestion, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Log-probabilities (n, questions, answers) and outcomes; a failed request is an outcome, never a gap.

@@ -281,14 +281,15 @@ def build_prompt(
         closing = encode_plain(tokenizer, CLOSING + question.words)
         suffixes.append([*closing, *frame.generate, *encode_plain(tokenizer, begun)])
     answers = [encode_plain(tokenizer, questions[0].reply(word, frame.space)[1]) for word in VERBALIZERS[task]]
+    ids, groups = shown_in(turns)
     return Prompt(
         task=task,
         variant=variant,
         prefix=tuple(prefix),
         suffixes=tuple(map(tuple, suffixes)),
         answers=tuple(map(tuple, answers)),
-        exemplar_ids=tuple(dict.fromkeys(turn.row_id for turn in turns)),
-        exemplar_groups=tuple(dict.fromkeys(turn.group for turn in turns)),
+        exemplar_ids=ids,
+        exemplar_groups=groups,
         max_text_tokens=max_text_tokens,
     )
 
@@ -414,6 +415,11 @@ def category_turns(rows: pd.DataFrame, per_class: int, seed: int) -> list[Turn]:
             used |= set(part["id"])
             turns += [turn_of(row, number, answer) for row in part.itertuples()]
     return turns
+
+
+def shown_in(turns: list[Turn]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the rows that turns show, each once and in order, and their groups."""
+    return tuple(dict.fromkeys(turn.row_id for turn in turns)), tuple(dict.fromkeys(turn.group for turn in turns))
 
 
 def refuse_leak(prompt: Prompt, rows: pd.DataFrame) -> None:
