@@ -204,13 +204,16 @@ def best_batch(folder: Path, over: str = "") -> str:
 
 def compare(case: str, folder: Path, rows: int, repeats: int) -> list[dict]:
     """Medians of interleaved runs, as rows of the results file; runtimes are those that suit this processor."""
-    from emosafe_lib.ondevice.runtimes import runtimes_here
+    from emosafe_lib.models.precision import half_precision
+    from emosafe_lib.models.seals import read_seal
+    from emosafe_lib.ondevice.exports import MIXED, WEIGHTS
 
     make_export(case, folder)
     at = folder / case / "safety"
     run = partial(in_own_process, __file__, OMP_NUM_THREADS=THREADS)
     best, over = (run("--probe", at, kind) for kind in ("", OVER_ONNX))
-    runtimes = runtimes_here(at)
+    mixes = half_precision() and "bf16" in read_seal(at, unread=WEIGHTS)
+    runtimes = [runtime for runtime in RUNTIMES if mixes or runtime != MIXED]
     sides = [best, over, *runtimes]
     runs = rounds({side: partial(run, "--one", at, side, "--rows", rows) for side in sides}, repeats)
     labels = {side: found[0]["labels"] for side, found in runs.items()}

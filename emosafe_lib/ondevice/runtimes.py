@@ -60,7 +60,8 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
     for task in (task for task in TASKS if (Path(folder) / task).is_dir()):
         parts, answers = {}, {}
         for runtime in RUNTIMES:
-            with required(runtime, task):
+            # Each is optional but PyTorch's own in fp32, with which the others are compared.
+            with nullcontext() if runtime == "torch" else optional("runtime", f"{runtime}, {task}"):
                 refuse_unable(runtime)
                 parts[runtime] = open_task(Path(folder) / task, runtime)
                 answers[runtime] = finite_chances(parts[runtime], texts, tokens_per_batch)
@@ -68,10 +69,9 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
         for runtime, chances in answers.items():
             facts = compared(task, parts[runtime], (chances, answers["torch"]), rows, truth)
             found.append(facts | {"rows_per_second": round(speeds[runtime], 1), "basis": "measured", "reason": ""})
-        left = [runtime for runtime in RUNTIMES if runtime not in answers]
-        found += [
-            {"task": task, "runtime": each} | {"basis": "not measured", "reason": told(each, task)} for each in left
-        ]
+        for runtime in [each for each in RUNTIMES if each not in answers]:
+            why = missing["runtime", f"{runtime}, {task}"]
+            found.append({"task": task, "runtime": runtime, "basis": "not measured", "reason": why})
     return pd.DataFrame(found, columns=COMPARED)
 
 
@@ -99,16 +99,6 @@ def compared(task: str, part: TaskClassifier, chances: tuple, rows: pd.DataFrame
         "macro_f1": bootstrap.scores(truth, metrics.align(own, truth))["macro_f1", ""],
         "rows": len(rows),
     }
-
-
-def required(runtime: str, task: str):
-    """The context of what one runtime does: each is optional but PyTorch's own in fp32."""
-    return nullcontext() if runtime == "torch" else optional("runtime", f"{runtime}, {task}")
-
-
-def told(runtime: str, task: str) -> str:
-    """Why a runtime is missing from this stage."""
-    return missing["runtime", f"{runtime}, {task}"]
 
 
 def refuse_unable(runtime: str) -> None:
@@ -160,35 +150,17 @@ class TorchClassifier(TaskClassifier):
 
 
 def open_task(folder: Path, runtime: str = "") -> TaskClassifier:
-    """One task of an export in one of `RUNTIMES`; the default is `fastest`.
+    """One task of an export in one of `RUNTIMES`; where none is named, in the one that gives PyTorch's labels here and
+    starts soonest: the fp32 ONNX graph, else `MIXED`, else PyTorch in fp32.
 
     Raises
     ------
     ModelError : the folder is not an export of this runtime, or its files are damaged
     """
-    runtime = runtime or fastest(folder)
+    if not runtime:
+        facts = read_seal(folder, unread=WEIGHTS)
+        if ONNX_FILES["onnx"] in facts["files"]:
+            runtime = "onnx"
+        else:
+            runtime = MIXED if half_precision() and "bf16" in facts else "torch"
     return (OnnxClassifier if runtime in ONNX_FILES else TorchClassifier)(Path(folder), runtime)
-
-
-def runtimes_here(folder: Path) -> list[str]:
-    """`RUNTIMES`, without `MIXED` where the processor lacks bf16 or the export records no bound for it.
-
-    Raises
-    ------
-    ModelError : the folder is not an export, or its files are damaged
-    """
-    able = mixes(read_seal(folder, unread=WEIGHTS))
-    return [runtime for runtime in RUNTIMES if able or runtime != MIXED]
-
-
-def mixes(facts: dict) -> bool:
-    """Whether an export, known by its seal, can be read in `MIXED` here."""
-    return half_precision() and "bf16" in facts
-
-
-def fastest(folder: Path) -> str:
-    """The runtime that gives PyTorch's labels here and starts soonest: the fp32 ONNX graph, else `MIXED`, else PyTorch."""
-    facts = read_seal(folder, unread=WEIGHTS)
-    if ONNX_FILES["onnx"] in facts["files"]:
-        return "onnx"
-    return MIXED if mixes(facts) else "torch"
