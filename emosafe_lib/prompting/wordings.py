@@ -209,11 +209,6 @@ def without_bos(tokenizer, ids: list[int]) -> list[int]:
     return ids[1:] if ids and ids[0] == tokenizer.bos_token_id else ids
 
 
-def encode_pieces(tokenizer, *pieces: str) -> list[int]:
-    """Token ids of several plain texts, each tokenised by itself."""
-    return [token for piece in pieces for token in encode_plain(tokenizer, piece)]
-
-
 def opening_of(instruction: str) -> str:
     """A user's turn up to the message, tokenised as one text; later turns have no instruction."""
     return f"{instruction}\n\n{OPENING}" if instruction else OPENING
@@ -227,18 +222,6 @@ def ask(tokenizer, instruction: str, text: str, question: str, limit: int | None
     message = encode_plain(tokenizer, wrap_inner(text))
     message = message if limit is None else cut(message, limit, tokenizer)
     return encode_plain(tokenizer, opening_of(instruction)) + message + encode_plain(tokenizer, CLOSING + question)
-
-
-def encode_exchange(tokenizer, user: str | list[int], answer: str | None = None) -> list[int]:
-    """Token ids of one exchange in the tokenizer's chat template; without an answer its place is left open.
-
-    `user` is text, or ids from `ask`; control-like strings in it stay text.
-    """
-    frame = frame_of(tokenizer)
-    ids = encode_plain(tokenizer, user) if isinstance(user, str) else user
-    if answer is None:
-        return [*frame.start, *ids, *frame.generate]
-    return [*frame.start, *ids, *frame.answer, *encode_plain(tokenizer, frame.space + answer)]
 
 
 def instruction_of(task: str, variant: str) -> str:
@@ -272,7 +255,8 @@ def build_prompt(
     for turn in turns:
         question = questions[turn.number]
         prefix += ask(tokenizer, instruction, turn.text, question.words, shown_tokens)
-        prefix += [*frame.answer, *encode_pieces(tokenizer, *question.reply(turn.answer, frame.space)), *frame.again]
+        begun, word = question.reply(turn.answer, frame.space)
+        prefix += [*frame.answer, *encode_plain(tokenizer, begun), *encode_plain(tokenizer, word), *frame.again]
         instruction = ""
     prefix += encode_plain(tokenizer, opening_of(instruction))
     suffixes = []
@@ -374,11 +358,6 @@ def draw_exemplars(rows: pd.DataFrame, task: str, per_class: int, seed: int, lon
     return sorted(turns, key=lambda turn: stable_unit(turn.row_id + words[turn.number], f"order-{seed}"))
 
 
-def turn_of(row, number: int, answer: str) -> Turn:
-    """A row as an exemplar of question `number`."""
-    return Turn(row.id, row.group, row.text, number, answer)
-
-
 def safety_turns(rows: pd.DataFrame, per_class: int) -> list[Turn]:
     """The first rows of each level as turns; where rows have two levels, the third was not asked and is left out."""
     turns, two = [], rows["safety"].nunique() == 2
@@ -386,7 +365,7 @@ def safety_turns(rows: pd.DataFrame, per_class: int) -> list[Turn]:
         part = rows[rows["safety"] == level].head(per_class)
         if len(part) < per_class and not (two and part.empty):
             raise PromptError(f"level {level}", f"only {len(part)} training rows", "lower shots_per_class")
-        turns += [turn_of(row, 0, level) for row in part.itertuples()]
+        turns += [Turn(row.id, row.group, row.text, 0, level) for row in part.itertuples()]
     return turns
 
 
@@ -413,7 +392,7 @@ def category_turns(rows: pd.DataFrame, per_class: int, seed: int) -> list[Turn]:
                 what = f"only {len(part)} training rows answer {answer!r}"
                 raise PromptError(f"category {name}", what, "lower shots_per_class, or add rows to train")
             used |= set(part["id"])
-            turns += [turn_of(row, number, answer) for row in part.itertuples()]
+            turns += [Turn(row.id, row.group, row.text, number, answer) for row in part.itertuples()]
     return turns
 
 

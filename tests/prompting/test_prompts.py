@@ -198,9 +198,9 @@ def test_training_conversations_have_the_prompts_tokens():
     made = tokenizer()
     prompt = wordings.build_prompt(made, "safety", "plain")
     user = wordings.ask(made, wordings.INSTRUCTIONS["safety", "plain"], "hello!", wordings.QUESTIONS["safety"][0].words)
-    assert wordings.encode_exchange(made, user) == sequence(made, prompt, "hello!")
     before, between, after = wordings.chat_frame(made)
-    assert wordings.encode_exchange(made, user, "safe")[-len(prompt.answers[0]) :] == list(prompt.answers[0])
+    assert [*before, *user, *between] == sequence(made, prompt, "hello!")
+    assert wordings.encode_plain(made, "safe") == list(prompt.answers[0])
     assert made.decode(after) == "<|eot_id|>" and made.decode(before).startswith("<|begin_of_text|>")
     assert list(prompt.suffixes[0][-len(between) :]) == between
 
