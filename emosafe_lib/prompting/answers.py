@@ -122,38 +122,28 @@ def of_test(
     folder : where finished shards are kept, see `scoring.score_rows`
     """
     asked, exact = on_validation.asked, getattr(backend, "exact", None)
-    if exact is None or close_calls_on(exact, on_validation, calibration, validation).close.mean() <= MOST_CLOSE:
+    if exact is None or close_calls_on(exact, on_validation, calibration, validation)[0].mean() <= MOST_CLOSE:
         return settled(backend, score_rows(backend, asked, test, folder), calibration, test)
     scores = score_rows(exact, asked, test, folder)
     return replace(scores, facts=scores.facts | {"rows_in_fp32": len(test)})
 
 
-@dataclass(frozen=True)
-class CloseCalls:
-    """Which rows, scored in bf16, might have other labels in fp32.
+def close_calls_on(exact, scores: Scores, calibration: Calibration, rows: pd.DataFrame) -> tuple[np.ndarray, ...]:
+    """Which rows, scored in bf16, might have other labels in fp32, found by scoring some of them with `exact` as well.
 
-    Attributes
-    ----------
-    values : log-probabilities (n, questions, answers), those of `measured` rows in fp32
+    Returns
+    -------
+    close : bool (n,), the rows that lie within `close_calls.SAFETY_FACTOR` times `moved` of a decision
     measured : bool (n,), the rows by which it was measured how far bf16 moves scores
     moved : how far it moved them at most, by question, (questions,)
-    close : bool (n,), the rows within `close_calls.SAFETY_FACTOR` times that distance of a decision
+    values : log-probabilities (n, questions, answers), those of `measured` rows in fp32
     """
-
-    values: np.ndarray
-    measured: np.ndarray
-    moved: np.ndarray
-    close: np.ndarray
-
-
-def close_calls_on(exact, scores: Scores, calibration: Calibration, rows: pd.DataFrame) -> CloseCalls:
-    """The close calls among `scores` in bf16, found by scoring some of the rows with `exact` as well."""
     values, measured = scores.log_probabilities.copy(), np.zeros(len(rows), dtype=bool)
     measured[np.linspace(0, len(rows) - 1, min(MEASURED_ROWS, len(rows))).astype(int)] = True
     values[measured] = exact.score(scores.asked.question, rows["text"][measured].to_list())[0]
     moved = np.ptp(values[measured] - scores.log_probabilities[measured], axis=2).max(axis=0)
     close = margins(scores.log_probabilities, calibration) <= close_calls.SAFETY_FACTOR * moved
-    return CloseCalls(values, measured, moved, close.any(axis=1))
+    return close.any(axis=1), measured, moved, values
 
 
 def settled(backend, scores: Scores, calibration: Calibration, rows: pd.DataFrame) -> Scores:
@@ -165,11 +155,11 @@ def settled(backend, scores: Scores, calibration: Calibration, rows: pd.DataFram
     if exact is None or not len(rows):
         return scores
     start = time.perf_counter()
-    found = close_calls_on(exact, scores, calibration, rows)
-    values, again = found.values, found.close & ~found.measured
+    close, measured, moved, values = close_calls_on(exact, scores, calibration, rows)
+    again = close & ~measured
     if again.any():
         values[again] = exact.score(scores.asked.question, rows["text"][again].to_list())[0]
-    facts = {"rows_in_fp32": int((again | found.measured).sum()), "moved": float(found.moved.max())}
+    facts = {"rows_in_fp32": int((again | measured).sum()), "moved": float(moved.max())}
     seconds = scores.facts["seconds"] + time.perf_counter() - start
     return replace(scores, log_probabilities=values, facts=scores.facts | facts | {"seconds": seconds})
 

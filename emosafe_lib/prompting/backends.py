@@ -146,16 +146,6 @@ class EncoderBackend:
         """The texts that a message is compared with."""
         return "\n".join(text for answers in question.texts for group in answers for text in group)
 
-    def explain(self, question: Anchors, text: str) -> pd.DataFrame:
-        """One message: its scaled cosine to each answer's anchor as a log-probability."""
-        scores, _ = self.score(question, [text])
-        words = wordings.VERBALIZERS[question.task]
-        return pd.DataFrame(
-            {"question": number, "answer": word, "log_probability": scores[0, number, which]}
-            for number in range(scores.shape[1])
-            for which, word in enumerate(words)
-        )
-
 
 def described(task: str, variant: str) -> tuple:
     """Descriptions of each answer in one wording: per question, per answer, a tuple of one text."""

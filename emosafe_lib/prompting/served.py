@@ -208,13 +208,3 @@ class ChatBackend:
     def shown(self, question: ChatQuestion) -> str:
         """The last turn's words, with a mark where the message stands."""
         return user_words(question.instruction, "{message}", question.words[0])
-
-    def explain(self, question: ChatQuestion, text: str) -> pd.DataFrame:
-        """One message's scores, one row a question and answer."""
-        scores, outcomes = self.score(question, [text])
-        words = wordings.VERBALIZERS[question.task]
-        return pd.DataFrame(
-            {"question": n, "answer": word, "log_probability": scores[0, n, which], "outcome": outcomes[0]}
-            for n in range(scores.shape[1])
-            for which, word in enumerate(words)
-        )
