@@ -6,7 +6,7 @@ from safetensors import SafetensorError
 
 from emosafe_lib.finetuning.plan import Plan
 from emosafe_lib.study.errors import TrainingError
-from emosafe_lib.study.memory import out_of_memory
+from emosafe_lib.study.memory import out_of_memory, telling_memory
 
 ROOM = "make room on the disk; rerun"
 
@@ -16,23 +16,14 @@ def refuse_broken(plan: Plan, what: str) -> None:
     raise TrainingError(plan.where, what, "lower training.learning_rate; the last good checkpoint is kept")
 
 
-@contextmanager
 def readable_loading(plan: Plan):
-    """Turn memory that is exhausted before the first batch into one line.
-
-    Raises
-    ------
-    TrainingError : that it happened while loading, with which batches and length ahead, and what to change
+    """The context before the first batch: a TrainingError says that memory ran out while loading, with which batches and
+    length ahead, and what to change.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError, ValueError) as error:
-        if not out_of_memory(error):
-            raise
-        tokens, longest = plan.model.training.tokens_per_batch, plan.settings.max_length
-        what = f"out of memory while loading, before its batches of {tokens} tokens, longest text {longest} tokens"
-        remedy = "choose a smaller model, or quantization: int4 on a GPU"
-        raise TrainingError(plan.where, what, remedy) from None
+    tokens, longest = plan.model.training.tokens_per_batch, plan.settings.max_length
+    what = f"out of memory while loading, before its batches of {tokens} tokens, longest text {longest} tokens"
+    remedy = "choose a smaller model, or quantization: int4 on a GPU"
+    return telling_memory(TrainingError(plan.where, what, remedy))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from emosafe_lib.models import gguf_files, precision
 from emosafe_lib.models.quantization import is_sharded, keep_narrow_layers_plain, quantization_options
 from emosafe_lib.study.errors import ModelError
-from emosafe_lib.study.memory import out_of_memory
+from emosafe_lib.study.memory import telling_memory
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.paths import ASSETS
 
@@ -191,21 +191,12 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
     return network.eval() if placed else network.to(precision.pick_device(model)).eval()
 
 
-@contextmanager
 def room_for(model: ModelParams):
-    """Turn memory that is exhausted while weights are loaded into one line; training says more of it, see `failures`.
-
-    Raises
-    ------
-    ModelError : the model does not fit
+    """The context in which weights are loaded: a ModelError says so where they do not fit into memory. Training says more
+    of it, see `failures`.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError, ValueError) as error:
-        if not out_of_memory(error):
-            raise
-        remedy = "use fewer bits (quantization: int4, on a GPU), more GPUs, or a smaller model"
-        raise ModelError(model.name, "does not fit into memory", remedy) from None
+    remedy = "use fewer bits (quantization: int4, on a GPU), more GPUs, or a smaller model"
+    return telling_memory(ModelError(model.name, "does not fit into memory", remedy))
 
 
 @contextmanager

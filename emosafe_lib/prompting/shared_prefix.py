@@ -22,7 +22,7 @@ from emosafe_lib.models.backbone import attending
 from emosafe_lib.models.batching import budget_batches
 from emosafe_lib.prompting.wordings import Prompt
 from emosafe_lib.study.errors import ModelError, PromptError
-from emosafe_lib.study.memory import out_of_memory
+from emosafe_lib.study.memory import out_of_memory, telling_memory
 
 ATTENTION = "emosafe_shared_prefix"
 # Positions whose meaning changes with the length of a batch would make a score depend on its neighbours.
@@ -206,15 +206,11 @@ def read_prefix(network, prefix) -> Prefix:
     """
     if not prefix:
         return Prefix([], 0)
-    device = device_of(network)
-    try:
-        with last_mlp_at(network, []):  # nothing is read from the prefix, and no layer follows the last
-            cache = network.base_model(torch.tensor([prefix], device=device), use_cache=True).past_key_values
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        problem = f"a prefix of {len(prefix)} tokens does not fit in memory"
-        raise ModelError("scoring", problem, "lower shots_per_class") from None
+    what = f"a prefix of {len(prefix)} tokens does not fit in memory"
+    # Nothing is read from the prefix, and no layer follows the last.
+    with telling_memory(ModelError("scoring", what, "lower shots_per_class")), last_mlp_at(network, []):
+        ids = torch.tensor([prefix], device=device_of(network))
+        cache = network.base_model(ids, use_cache=True).past_key_values
     return Prefix([(layer.keys, layer.values) for layer in cache.layers], len(prefix))
 
 

@@ -28,6 +28,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def telling_memory(error: Exception) -> Iterator[None]:
+    """Where memory runs out in the block, raise this error, which says so in one line, in place of what a library raised."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, ValueError) as raised:
+        if not out_of_memory(raised):
+            raise
+        raise error from None
+
+
+@contextmanager
 def limited_memory(more: int) -> Iterator[None]:
     """While the block runs, this process may map so many bytes more than now: what asks for more fails with an error,
     where the system would have let it grow until something is killed. Where the system knows no such limit, none is set.
