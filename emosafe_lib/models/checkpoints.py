@@ -20,10 +20,11 @@ from emosafe_lib.models.precision import pick_device, trained_dtype
 from emosafe_lib.models.quantization import spare_bitsandbytes
 from emosafe_lib.models.seals import read_seal, seal
 from emosafe_lib.study.errors import ModelError, TrainingError
-from emosafe_lib.study.files import file_sha256, known_sha256, replacing
+from emosafe_lib.study.files import known_sha256, replacing
 from emosafe_lib.study.parameters import ModelParams
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+LOADED = (".safetensors", ".json", ".jinja")  # what decides a model's answers; a README beside it does not
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -118,7 +119,9 @@ def tokenizer_digest(tokenizer) -> str:
 
 
 def base_digest(model: ModelParams) -> str:
-    """A hash that tells one base model from another: weights and tokenizer where local, else repository and commit."""
+    """A hash that tells one base model from another: weights, configuration and tokenizer where local, else repository
+    and commit.
+    """
     if model.weights == "random":
         return text_digest("random", model.shape.model_dump_json())
     if model.weights == "gguf":
@@ -126,8 +129,8 @@ def base_digest(model: ModelParams) -> str:
         return text_digest(path.name, known_sha256(path), str(gguf_files.VERSION))
     folder = Path(weights_location(model))
     if folder.is_dir():
-        files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("tokenizer.json"))]
-        return text_digest(*(f"{path.name}:{file_sha256(path)}" for path in files))
+        files = sorted(path for path in folder.iterdir() if path.suffix in LOADED)
+        return text_digest(*(f"{path.name}:{known_sha256(path)}" for path in files))
     # Fetched if need be: a run that began as "main" would not be found again once the commit is known.
     return text_digest(model.path, gguf_files.from_hub(model, model.path, "config.json").parent.name)
 

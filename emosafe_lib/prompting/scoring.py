@@ -19,7 +19,7 @@ from emosafe_lib.data import pseudonyms
 from emosafe_lib.models import backbone, checkpoints, precision
 from emosafe_lib.prompting import wordings
 from emosafe_lib.study.errors import PromptError
-from emosafe_lib.study.files import file_sha256, replacing
+from emosafe_lib.study.files import replacing
 from emosafe_lib.study.parameters import ModelParams, PromptingParams
 from emosafe_lib.study.progress import bar
 from emosafe_lib.study.rows import tasks_asked
@@ -203,8 +203,10 @@ def digest_of(backend, asked: Asked, rows: pd.DataFrame) -> str:
     Comments and docstrings are no code: whoever words them better keeps the shards of a model that took days.
     """
     model = backend.model.model_dump(mode="json", exclude=NO_MATTER)
-    facts = {"weights": weights_digest(backend.model), "code": checkpoints.code_digest(*scoring_code(backend.model))}
+    facts = {"code": checkpoints.code_digest(*scoring_code(backend.model))}
     facts["hardware"] = precision.precision(backend.model)
+    if backend.model.backend == "transformers":  # a server is known by its address, which is among the parameters
+        facts["weights"] = checkpoints.base_digest(backend.model)
     texts = hashlib.sha256("\x00".join([*rows["id"], *rows["text"]]).encode()).hexdigest()
     parts = json.dumps([model, facts, asdict(asked.question), texts, shard_rows(backend.model)], sort_keys=True)
     return f"{asked.task}-{asked.setting}-{asked.variant}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
@@ -218,16 +220,3 @@ def scoring_code(model: ModelParams) -> list[Path]:
         return [*common, here / "served.py", here / "label_reading.py", data / "pseudonyms.py"]
     local = [models / f"{name}.py" for name in ("backbone", "gguf_files", "precision", "quantization", "batching")]
     return [*common, *local, models / "pooling.py" if model.family == "encoder" else here / "shared_prefix.py"]
-
-
-def weights_digest(model: ModelParams) -> str:
-    """SHA-256 over a local model's files; a hub model is known by its commit, a server by its address."""
-    if model.backend == "openai":
-        return f"{model.base_url or ''} {model.revision or 'main'}"
-    if model.weights not in ("assets", "package"):
-        return checkpoints.base_digest(model)
-    files = sorted(path for path in Path(backbone.weights_location(model)).iterdir() if path.is_file())
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}:{file_sha256(path)}".encode())
-    return digest.hexdigest()

@@ -5,8 +5,9 @@ import os
 import re
 
 import pytest
+import tiny_models
 
-from emosafe_lib.models import checkpoints, seals
+from emosafe_lib.models import backbone, checkpoints, seals
 from emosafe_lib.study.errors import TrainingError
 
 SOURCE = '''
@@ -58,6 +59,20 @@ def test_76_a_changed_constant_operator_or_name_is_other_code(digest, change):
 
 def test_76_a_string_that_is_no_docstring_counts(digest):
     assert digest('LABEL = "safe"') != digest('LABEL = "unsafe"')
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"])
+def test_48_another_file_that_a_model_is_loaded_from_is_another_base(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(backbone, "ASSETS", tmp_path)
+    model, folder = tiny_models.model_params(), tmp_path / "llama"
+    folder.mkdir()
+    for each in ("config.json", "README.md", name):
+        (folder / each).write_text("before")
+    known = checkpoints.base_digest(model)
+    (folder / "README.md").write_text("better words")
+    assert checkpoints.base_digest(model) == known
+    (folder / name).write_text("changed, and longer")
+    assert checkpoints.base_digest(model) != known
 
 
 def test_76_the_order_of_modules_counts(tmp_path):
