@@ -51,6 +51,7 @@ def hindrances(model: ModelParams) -> dict[str, str]:
     """What keeps this machine from measuring a model, one short reason a dtype; an empty text where nothing does."""
     if model.backend != "transformers":
         return dict.fromkeys(LINEAR_BITS, "a server answers for it")
+    model = on_counted_memory(model)
     counts = count_parameters(model)
     return {dtype: reason or no_room(model, counts, dtype) for dtype, reason in refused_dtypes(model).items()}
 
