@@ -123,22 +123,16 @@ def render(folder: Path, tasks: tuple[str, ...]) -> str:
 
 
 def sources_told(sources: list[dict]) -> list[str]:
-    """A line a source: rows, origin and licence."""
+    """A line a source: its name and what its makers call it, rows, origin, its licence and how that restricts use."""
     if not sources:
         return ["Its sources are not recorded."]
-    return aligned([[with_title(each), f"{each['rows']:,} rows", each["origin"], licence_of(each)] for each in sources])
-
-
-def with_title(source: dict) -> str:
-    """A source's name, and what its makers call it."""
-    return source["name"] + (f" ({source['title']})" if source["title"] else "")
-
-
-def licence_of(source: dict) -> str:
-    """A source's licence, and how it restricts use."""
-    return f"{source['licence'] or 'licence not stated'}" + (
-        f" ({source['restricted']})" if source["restricted"] else ""
-    )
+    lines = []
+    for source in sources:
+        title = f" ({source['title']})" if source["title"] else ""
+        licence = source["licence"] or "licence not stated"
+        restricted = f" ({source['restricted']})" if source["restricted"] else ""
+        lines.append([source["name"] + title, f"{source['rows']:,} rows", source["origin"], licence + restricted])
+    return aligned(lines)
 
 
 def shown(entry: dict) -> str:
