@@ -88,11 +88,9 @@ class Classifier:
 
         Raises
         ------
-        ModelError : the export says of no threshold what it did, or of none that serves
+        ModelError : no threshold of the export serves
         """
         safety = self.parts["safety"]
-        if safety.curve is None:
-            raise ModelError(folder, "holds no thresholds for a purpose", "export it again, or leave --at out")
         point = operating.pick(safety.curve, *at, folder)
         self.alarm, safety.alarm = operating.in_words(safety.curve, point), point.threshold
 

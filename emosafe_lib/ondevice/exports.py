@@ -82,10 +82,13 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
     held = tasks_of(facts)
     bf16 = facts.get("bf16", {"bound": 0})
     own = {
-        "safety": ("temperature", is_number(fitted.get("temperature"), *TEMPERATURE_RANGE)),
-        "categories": ("thresholds", are_numbers(fitted.get("thresholds"), len(labels), 0, 1)),
+        "safety": {
+            "temperature": is_number(fitted.get("temperature"), *TEMPERATURE_RANGE),
+            "alarms": is_curve(facts.get("alarms")),
+        },
+        "categories": {"thresholds": are_numbers(fitted.get("thresholds"), len(labels), 0, 1)},
     }
-    return dict([own[facts["task"]]]) | {
+    return own[facts["task"]] | {
         "labels": facts.get("labels") == list(labels),
         "tasks": held in KINDS and facts["task"] in held,
         "model": is_name(facts.get("model")),
@@ -95,7 +98,6 @@ def rules(facts: dict, labels: tuple[str, ...]) -> dict[str, bool]:
         "max_length": is_size(fitted.get("max_length"), FEWEST_TOKENS, MOST_TOKENS),
         "log_weights": are_numbers(fitted.get("log_weights"), len(labels), -100, 100),
         "bf16 bound": isinstance(bf16, dict) and is_number(bf16.get("bound"), 0, MOST_LOGIT),
-        "alarms": "alarms" not in facts or is_curve(facts["alarms"]),
     }
 
 

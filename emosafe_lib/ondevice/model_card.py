@@ -117,7 +117,7 @@ def render(folder: Path, tasks: tuple[str, ...]) -> str:
             if entry["part"] == part
         ]
         told.append([f"## {title}", *(aligned(found) or [missing])])
-    told.append(["## Where an alarm can begin (`--at`)", *points_told(seals["safety"].get("alarms"), card["numbers"])])
+    told.append(["## Where an alarm can begin (`--at`)", *points_told(seals["safety"]["alarms"], card["numbers"])])
     told.append(["## What it is not", *(f"- {line}" for line in LIMITS)])
     return "\n\n".join("\n".join(lines) for lines in told)
 
@@ -140,10 +140,8 @@ def shown(entry: dict) -> str:
     return with_interval(entry["value"], entry["low"], entry["high"])
 
 
-def points_told(curve: dict | None, numbers: list[dict]) -> list[str]:
+def points_told(curve: dict, numbers: list[dict]) -> list[str]:
     """What `--at` gives for usual wishes: on validation rows, on which it was fitted, and on test rows."""
-    if curve is None:
-        return ["It holds no thresholds for a purpose."]
     on_test = {entry["name"]: shown(entry) for entry in numbers if entry["part"] == AT}
     rows = [
         ["--at", "P(unsafe)", "recall, validation", "false alarms, validation", "recall, test", "false alarms, test"]

@@ -24,7 +24,6 @@ SMALL = "onnx-int8"  # what a small device reads
 INPUTS = ("input_ids", "attention_mask")
 # The name under which an ONNX file says that weights lie in another file, whose path it chooses; ours hold their own.
 ELSEWHERE = b"location"
-JOINED = b"com.microsoft"  # the domain of onnxruntime's own operations, which a joined graph has
 
 
 def threads() -> int:
@@ -107,8 +106,8 @@ class OnnxNetwork:
 
 def open_graph(path: Path, joined: Path | None = None):
     """A graph in onnxruntime, on one thread and in silence. Where a path is given, the graph is written there with its
-    operations joined, by rules that hang on no processor; one that was joined so is taken as it is, since joining at each
-    start would take as long as loading.
+    operations joined, by rules that hang on no processor. Else it is taken as it is: exports hold joined graphs, and
+    joining at each start would take as long as loading.
 
     Raises
     ------
@@ -123,10 +122,9 @@ def open_graph(path: Path, joined: Path | None = None):
     with one_line(path, "is no graph that onnxruntime can run"):
         if holds(path, ELSEWHERE):
             raise ModelError(path, "has weights in another file", REMEDY)
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL
         if joined:
             options.graph_optimization_level, options.optimized_model_filepath = levels.ORT_ENABLE_EXTENDED, str(joined)
-        elif holds(path, JOINED):
-            options.graph_optimization_level = levels.ORT_DISABLE_ALL
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -19,7 +19,7 @@ class TaskClassifier:
     def __init__(self, folder: Path, runtime: str, facts: dict):
         self.path, self.runtime = Path(folder) / weights_of(runtime), runtime
         self.task, self.fitted, self.name = facts["task"], facts["fitted"], facts["model"]
-        self.curve, self.alarm = facts.get("alarms"), None  # where an alarm can begin, and where it does
+        self.curve, self.alarm = facts.get("alarms"), None  # of levels: where an alarm can begin, and where it does
         # equal where two tasks read the same tokens
         self.reads = (
             facts["files"]["tokenizer.json"],

@@ -129,15 +129,6 @@ def test_graphs_are_joined_when_they_are_written_and_not_at_each_start(with_onnx
     assert levels == [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 2
 
 
-def test_a_graph_that_was_never_joined_is_joined_as_it_is_read(exported, tmp_path, monkeypatch, levels):
-    monkeypatch.setattr(onnx_graphs, "join", lambda path: None)
-    folder = shutil.copytree(exported[0], tmp_path / "before")
-    onnx_graphs.add_onnx(folder)
-    levels.clear()
-    assert next(classify.Classifier(folder, 128, "onnx").classify(["fine"]))["outcome"] == "ok"
-    assert levels == [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL] * 2
-
-
 def test_joining_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
     folder = shutil.copytree(exported[0], tmp_path / "copy")
     before = sorted(folder.rglob("*"))

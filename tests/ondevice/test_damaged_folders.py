@@ -245,6 +245,7 @@ SEALS = {
         for number, value in enumerate(
             [
                 *(
+                    ...,
                     None,
                     [],
                     {},

@@ -115,14 +115,6 @@ def test_a_wish_beyond_the_validation_rows_is_refused_in_a_line_that_counts_them
     assert not printed.out and said in printed.err.splitlines()[-1] and "424242" not in printed.err
 
 
-def test_an_export_without_thresholds_says_so(whole, tmp_path, capsys):  # noqa: F811
-    folder = shutil.copytree(whole, tmp_path / "copy")
-    facts(alarms=...)(folder / "safety")
-    assert answers(capsys, "--model", folder, "calm")[0][0]["outcome"] == "ok"
-    assert cli.main(["classify", "--model", str(folder), "--at", "recall=0.9", "calm"]) == 1
-    assert "copy: holds no thresholds for a purpose; export it again" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "wish",
     [
