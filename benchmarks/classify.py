@@ -126,14 +126,11 @@ def read_with_pipeline(folder: Path, side: str):
 
 def read_with_ours(folder: Path, runtime: str):
     """A function that labels messages with one of our runtimes."""
-    from emosafe_lib.ondevice.classify import TOKENS_PER_BATCH
     from emosafe_lib.ondevice.runtimes import open_task
     from emosafe_lib.study.taxonomy import SAFETY_LEVELS
 
     part = open_task(folder, runtime)
-    return lambda messages: [
-        SAFETY_LEVELS[best] for best in part.probabilities(messages, TOKENS_PER_BATCH)[0].argmax(axis=1)
-    ]
+    return lambda messages: [SAFETY_LEVELS[best] for best in part.probabilities(messages)[0].argmax(axis=1)]
 
 
 def measure(folder: Path, side: str, rows: int) -> dict:

@@ -44,8 +44,6 @@ dash stand behind `--`.
 """
 HEADER = f"{'row':>6}  {'level':<10}  probability  {{}}categories"
 CHUNK_ROWS = 256
-# Small batches stay in a processor's cache: MiniLM in bf16 reads a sixth more rows a second than with 2048 tokens.
-TOKENS_PER_BATCH = 512
 NO_ANSWER = "failed: the model's answer is not finite"
 SPARE_MEMORY, MEMORY_PER_BYTE = 6 * 2**30, 8  # bytes of address space: PyTorch alone maps some gigabytes of libraries
 
@@ -64,13 +62,7 @@ class Classifier:
     ModelError : the folder is not an export, its files are damaged, or it has no threshold for the purpose
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
-        runtime: str = "",
-        at: tuple[str, float] | None = None,
-    ):
+    def __init__(self, folder: Path, runtime: str = "", at: tuple[str, float] | None = None):
         tasks = tasks_in(Path(folder))
         with memory_for(folder):
             self.parts = open_parts(Path(folder), tasks, runtime)
@@ -79,7 +71,7 @@ class Classifier:
                 raise ModelError(
                     Path(folder) / task, f"holds a classifier of {part.task}", "put each task in its place"
                 )
-        self.tokens_per_batch, self.unanswered, self.alarm = tokens_per_batch, 0, None
+        self.unanswered, self.alarm = 0, None
         if at:
             self.begin_alarm(Path(folder), at)
 
@@ -122,11 +114,11 @@ class Classifier:
         """
         safety, categories = self.parts["safety"], self.parts.get("categories")
         encoded = safety.encode(texts)
-        levels = safety.chances(encoded, self.tokens_per_batch)
+        levels = safety.chances(encoded)
         risks, limits = [None] * len(texts), None
         if categories is not None:
             same = safety.reads == categories.reads
-            risks = categories.chances(encoded if same else categories.encode(texts), self.tokens_per_batch)
+            risks = categories.chances(encoded if same else categories.encode(texts))
             limits = np.array(categories.fitted["thresholds"])
         answers = zip(levels, risks, encoded.truncated, strict=True)
         return [self.answer(level, risk, limits, short) for level, risk, short in answers]

@@ -198,9 +198,9 @@ class OnnxClassifier(TaskClassifier):
     def tokens_of(self, texts: list[str]) -> Encoded:
         return self.tokens.encode(texts)
 
-    def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+    def raw_logits(self, encoded: Encoded) -> np.ndarray:
         alone = [[row] for row in range(len(encoded.ids))]
-        batches = alone if self.apart else budget_batches(encoded.lengths, tokens_per_batch)
+        batches = alone if self.apart else budget_batches(encoded.lengths, self.tokens_per_batch)
         work = [[encoded.ids[row] for row in batch] for batch in batches]
         with one_line(self.path, "is a network that fails"):
             answers = list(readers().map(self.answer, work) if len(work) > 1 else map(self.answer, work))

@@ -25,7 +25,7 @@ from emosafe_lib.study.taxonomy import TASKS
 TIMED_ROWS, TIMED_PASSES = 128, 5
 
 
-def rates(parts: dict, texts: list[str], tokens_per_batch: int) -> dict[str, float]:
+def rates(parts: dict, texts: list[str]) -> dict[str, float]:
     """Rows per second of each of a task's runtimes, tokenizing included: the median of `TIMED_PASSES` over `TIMED_ROWS`
     texts at most, after one to warm up. The runtimes take turns, so that a busy second falls on all of them.
     """
@@ -33,12 +33,12 @@ def rates(parts: dict, texts: list[str], tokens_per_batch: int) -> dict[str, flo
     for _ in range(1 + TIMED_PASSES):
         for runtime, part in parts.items():
             started = time.perf_counter()
-            part.probabilities(timed, tokens_per_batch)
+            part.probabilities(timed)
             seconds[runtime].append(time.perf_counter() - started)
     return {runtime: len(timed) / float(np.median(taken[1:])) for runtime, taken in seconds.items()}
 
 
-def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 512) -> pd.DataFrame:
+def compare_runtimes(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """An export's runtimes on the same rows: size, speed, and whether they still say what PyTorch says.
 
     Parameters
@@ -64,8 +64,8 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
             with nullcontext() if runtime == "torch" else optional("runtime", f"{runtime}, {task}"):
                 refuse_unable(runtime)
                 parts[runtime] = open_task(Path(folder) / task, runtime)
-                answers[runtime] = finite_chances(parts[runtime], texts, tokens_per_batch)
-        speeds = rates({runtime: parts[runtime] for runtime in answers}, texts, tokens_per_batch)
+                answers[runtime] = finite_chances(parts[runtime], texts)
+        speeds = rates({runtime: parts[runtime] for runtime in answers}, texts)
         for runtime, chances in answers.items():
             facts = compared(task, parts[runtime], (chances, answers["torch"]), rows, truth)
             found.append(facts | {"rows_per_second": round(speeds[runtime], 1), "basis": "measured", "reason": ""})
@@ -75,9 +75,9 @@ def compare_runtimes(folder: Path, rows: pd.DataFrame, tokens_per_batch: int = 5
     return pd.DataFrame(found, columns=COMPARED)
 
 
-def finite_chances(part: TaskClassifier, texts: list[str], tokens_per_batch: int) -> np.ndarray:
+def finite_chances(part: TaskClassifier, texts: list[str]) -> np.ndarray:
     """Probabilities of all texts; ModelError where one is not finite."""
-    chances, _ = part.probabilities(texts, tokens_per_batch)
+    chances, _ = part.probabilities(texts)
     if not np.isfinite(chances).all():
         raise ModelError(part.path, "gives answers that are not finite", "use another runtime")
     return chances
@@ -132,17 +132,17 @@ class TorchClassifier(TaskClassifier):
     def tokens_of(self, texts: list[str]) -> Encoded:
         return encode(self.tokenizer, texts, self.fitted["max_length"])
 
-    def raw_logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
-        return logits_of(self.network, self.tokenizer, encoded, tokens_per_batch)
+    def raw_logits(self, encoded: Encoded) -> np.ndarray:
+        return logits_of(self.network, self.tokenizer, encoded, self.tokens_per_batch)
 
-    def logits(self, encoded: Encoded, tokens_per_batch: int) -> np.ndarray:
+    def logits(self, encoded: Encoded) -> np.ndarray:
         def exact(chosen: Encoded) -> np.ndarray:
-            return TaskClassifier.logits(self, chosen, tokens_per_batch)
+            return TaskClassifier.logits(self, chosen)
 
         if self.rough is None:
             return exact(encoded)
         offset = np.array(self.fitted["log_weights"])
-        rough = logits_of(self.rough, self.tokenizer, encoded, tokens_per_batch) - offset
+        rough = logits_of(self.rough, self.tokenizer, encoded, self.tokens_per_batch) - offset
         close = close_calls.margins(rough, self.fitted.get("thresholds")) <= self.bound
         if self.alarm is not None:
             close |= close_calls.alarm_margins(rough, self.fitted["temperature"], self.alarm) <= self.bound

@@ -35,7 +35,7 @@ def classified(model, home: Path) -> list[str]:
     rows, study = tiny_models.make_rows(), tiny_models.study_params(epochs=1.0)
     results = {task: finetune.finetune(model, study, rows, task, 0, home / "runs") for task in TASKS}
     folder = export.export(model, results, rows, study.finetuning.max_length, home / "exported")
-    return [row["outcome"] for row in classify.Classifier(folder, 128).classify(rows["text"].head(3))]
+    return [row["outcome"] for row in classify.Classifier(folder).classify(rows["text"].head(3))]
 
 
 def main() -> None:

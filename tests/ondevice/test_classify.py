@@ -45,7 +45,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(exported):
-    return classify.Classifier(exported[0], tokens_per_batch=128, runtime="torch")
+    return classify.Classifier(exported[0], runtime="torch")
 
 
 def test_the_export_gives_the_studys_predictions(exported, classifier):
@@ -125,7 +125,7 @@ def test_graphs_are_joined_when_they_are_written_and_not_at_each_start(with_onnx
         used = {each.domain: each.version for each in graph.opset_import}
         # what these runtimes since 1.20 can read; a higher stamp would shut them out
         assert used[""] == onnx_graphs.OPSET and used["com.microsoft"] == 1 and used.get("ai.onnx.ml", 5) <= 5
-    classify.Classifier(with_onnx, 128, "onnx")
+    classify.Classifier(with_onnx, "onnx")
     assert levels == [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL] * 2
 
 
@@ -161,13 +161,13 @@ def test_no_reader_outlives_the_task_that_fails(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("runtime", onnx_graphs.ONNX_FILES)
 def test_tasks_that_read_alike_share_a_tokenizer(with_onnx, runtime):
-    parts = classify.Classifier(with_onnx, 128, runtime).parts
+    parts = classify.Classifier(with_onnx, runtime).parts
     assert parts["safety"].tokens is parts["categories"].tokens and list(parts) == list(TASKS)
 
 
 def test_other_runtimes_answer_as_pytorch_does(with_onnx):
     texts = ROWS["text"].tolist()
-    found = {name: list(classify.Classifier(with_onnx, 128, name).classify(texts)) for name in runtimes.RUNTIMES}
+    found = {name: list(classify.Classifier(with_onnx, name).classify(texts)) for name in runtimes.RUNTIMES}
     for runtime, error in ((runtimes.MIXED, 0.02), ("onnx", 2e-4)):
         for plain, other in zip(found["torch"], found[runtime], strict=True):
             assert (plain["level"], plain["categories"]) == (other["level"], other["categories"])
@@ -179,7 +179,7 @@ def test_other_runtimes_answer_as_pytorch_does(with_onnx):
 
 def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx, monkeypatch):
     monkeypatch.setattr(runtimes, "half_precision", lambda: True)
-    found = runtimes.compare_runtimes(with_onnx, ROWS[ROWS["split"] == "test"].reset_index(drop=True), 128)
+    found = runtimes.compare_runtimes(with_onnx, ROWS[ROWS["split"] == "test"].reset_index(drop=True))
     assert list(found["task"].unique()) == list(TASKS) and list(found["runtime"].unique()) == list(runtimes.RUNTIMES)
     plain = found[found["runtime"] != "onnx-int8"]
     assert (plain["agreement"] == 1).all() and (plain["largest_difference"] < 0.02).all()
@@ -190,14 +190,14 @@ def test_runtimes_are_compared_with_pytorch_on_labelled_rows(with_onnx, monkeypa
 def test_a_runtime_that_fails_is_a_row_with_its_reason_and_pytorchs_own_is_not_optional(exported, monkeypatch):
     monkeypatch.setattr(runtimes, "half_precision", lambda: False)
     test = ROWS[ROWS["split"] == "test"].reset_index(drop=True)
-    found = runtimes.compare_runtimes(exported[0], test, 128)
+    found = runtimes.compare_runtimes(exported[0], test)
     basis = found.groupby("runtime")["basis"].unique().map(list).to_dict()
     assert basis == {"torch": ["measured"]} | {name: ["not measured"] for name in runtimes.RUNTIMES[1:]}
     reasons = found.drop_duplicates("runtime").set_index("runtime")["reason"]
     assert trials.SLOW_BF16 in reasons[runtimes.MIXED] and "is not exported" in reasons["onnx"] and not reasons["torch"]
-    monkeypatch.setattr(runtimes.TaskClassifier, "probabilities", lambda self, *_: 1 / 0)
+    monkeypatch.setattr(runtimes.TaskClassifier, "probabilities", lambda self, texts: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        runtimes.compare_runtimes(exported[0], test, 128)
+        runtimes.compare_runtimes(exported[0], test)
 
 
 def test_where_onnxruntime_does_not_work_no_graph_is_tried(exported, monkeypatch):
@@ -262,12 +262,12 @@ def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exporte
 def test_close_calls_get_the_logits_of_fp32_and_the_rest_those_of_bf16(exported, task):
     mix, plain = (runtimes.open_task(exported[0] / task, runtime) for runtime in (runtimes.MIXED, "torch"))
     encoded = batching.encode(plain.tokenizer, ROWS["text"].tolist(), plain.fitted["max_length"])
-    exact = plain.logits(encoded, 128)
+    exact = plain.logits(encoded)
     mix.bound = 0.0
-    rough = mix.logits(encoded, 128)
+    rough = mix.logits(encoded)
     margin = close_calls.margins(rough, mix.fitted.get("thresholds"))
     mix.bound = float(np.median(margin))
-    found, close = mix.logits(encoded, 128), margin <= mix.bound
+    found, close = mix.logits(encoded), margin <= mix.bound
     assert 0 < close.sum() < len(close)
     assert np.allclose(found[close], exact[close], atol=1e-4) and np.array_equal(found[~close], rough[~close])
     assert not np.allclose(found[~close], exact[~close], atol=1e-4)

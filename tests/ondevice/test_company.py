@@ -10,6 +10,7 @@ from test_damaged_folders import whole  # noqa: F401 (a fixture)
 from emosafe_lib.models import backbone, batching
 from emosafe_lib.ondevice import classify, exported, onnx_classifier
 from emosafe_lib.ondevice.exports import MIXED, RUNTIMES
+from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.taxonomy import TASKS
 
@@ -25,8 +26,9 @@ def rounded(result):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("budget", [1, 64, 512])
-def test_an_answer_does_not_hang_on_its_company(whole, runtime, budget):  # noqa: F811
-    reader = classify.Classifier(whole, tokens_per_batch=budget, runtime=runtime)
+def test_an_answer_does_not_hang_on_its_company(whole, runtime, budget, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(TaskClassifier, "tokens_per_batch", budget)
+    reader = classify.Classifier(whole, runtime=runtime)
 
     @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(MESSAGES, st.lists(MESSAGES, max_size=6), st.integers(0, 6))

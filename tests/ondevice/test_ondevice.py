@@ -341,7 +341,7 @@ class Reader:
     def __init__(self, clock: list, seconds: list):
         self.clock, self.seconds, self.read = clock, list(seconds), []
 
-    def probabilities(self, texts, tokens_per_batch):
+    def probabilities(self, texts):
         self.read.append(len(texts))
         self.clock[0] += self.seconds.pop(0)
 
@@ -351,5 +351,5 @@ def test_rates_are_medians_of_passes_after_one_to_warm_up(monkeypatch):
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
     parts = {"plain": Reader(clock, [9, 2, 2, 8, 2, 2]), "small": Reader(clock, [9, 1, 1, 1, 8, 8])}
     texts = ["a message"] * (2 * runtimes.TIMED_ROWS + 1)
-    assert runtimes.rates(parts, texts, 512) == {"plain": 86 / 2, "small": 86.0}
+    assert runtimes.rates(parts, texts) == {"plain": 86 / 2, "small": 86.0}
     assert parts["plain"].read == [86] * 6
