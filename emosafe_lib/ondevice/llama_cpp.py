@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from emosafe_lib.models import backbone, gguf_files
+from emosafe_lib.models.capacity import count_parameters
 from emosafe_lib.ondevice import measure
 from emosafe_lib.study.machine import peak_memory_mb
-from emosafe_lib.study.optional import note
+from emosafe_lib.study.optional import ends_a_stage, note, reason
 from emosafe_lib.study.parameters import ModelParams, load_model
 
 DTYPE, EXTRA = "gguf", "run `.venv/bin/pip install -e '.[llamacpp]'`"
@@ -27,10 +28,15 @@ RUNS, SECONDS = 5, 600
 
 
 def hindrance(model: ModelParams) -> str:
-    """What keeps a model from being measured in llama.cpp here; an empty text where nothing is known to."""
+    """What keeps a model from being measured in llama.cpp here; an empty text where nothing is known to.
+
+    `model` is as PyTorch reads it for comparison, in fp32 and on the CPU, which takes more memory than llama.cpp does.
+    """
     if model.weights != "gguf":
         return f"weights: {model.weights} is no GGUF file"
-    return "" if importlib.util.find_spec("xllamacpp") else f"xllamacpp is not installed: {EXTRA}"
+    if importlib.util.find_spec("xllamacpp") is None:
+        return f"xllamacpp is not installed: {EXTRA}"
+    return measure.no_room(model, count_parameters(model), "float32")
 
 
 def measure_llama_cpp(model: ModelParams, texts: list[str]) -> pd.DataFrame:
@@ -45,10 +51,15 @@ def measure_llama_cpp(model: ModelParams, texts: list[str]) -> pd.DataFrame:
     -------
     columns of `measure`, then file_mb and agreement
     """
-    why, rows = hindrance(model), []
-    if not why:
-        ids, likeliest = next_tokens(model, texts)
-        rows, why = measured_apart(model, ids)
+    plain, rows = model.model_copy(update={"dtype": "float32", "device": "cpu"}), []
+    try:
+        if not (why := hindrance(plain)):
+            ids, likeliest = next_tokens(plain, texts)
+            rows, why = measured_apart(model, ids)
+    except Exception as error:  # whatever a library may raise while it reads the file
+        if ends_a_stage(error):
+            raise
+        why = reason(error, "class")  # it has read messages
     if why:
         note("precision", f"{model.name} {DTYPE}", why)
         return pd.DataFrame([measure.unmeasured_row(model.name, DTYPE, why)], columns=COLUMNS)
@@ -60,10 +71,10 @@ def measure_llama_cpp(model: ModelParams, texts: list[str]) -> pd.DataFrame:
 
 
 def next_tokens(model: ModelParams, texts: list[str]) -> tuple[list[list[int]], list[int]]:
-    """The token ids of texts, and which token PyTorch finds likeliest behind each, in fp32."""
+    """The token ids of texts, and which token PyTorch finds likeliest behind each."""
     import torch
 
-    network, tokenizer = backbone.load_causal(model.model_copy(update={"dtype": "float32", "device": "cpu"}))
+    network, tokenizer = backbone.load_causal(model)
     ids = [tokenizer(text, split_special_tokens=True)["input_ids"] for text in texts]
     with torch.inference_mode():
         return ids, [int(network(torch.tensor([each]), logits_to_keep=1).logits.argmax()) for each in ids]

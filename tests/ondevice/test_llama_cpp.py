@@ -2,7 +2,10 @@
 
 import importlib.util
 import subprocess
+import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import tiny_models
 
@@ -21,6 +24,17 @@ def test_where_the_wheel_is_absent_a_row_says_how_to_get_it(monkeypatch):
 
 def test_other_weights_than_gguf_have_a_reason():
     assert "no GGUF" in llama_cpp.hindrance(tiny_models.model_params())
+
+
+@pytest.mark.parametrize(("free", "why"), [(1000, "GB of RAM"), (10**12, "there is no such file")])
+def test_too_little_memory_and_a_file_that_cannot_be_read_end_a_row_only(monkeypatch, free, why):
+    """PyTorch reads the weights in fp32 in the notebook's own process, to whose end this must not come."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", SimpleNamespace(__spec__="installed"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    shape = {"layers": 1, "hidden": 16, "heads": 2, "kv_heads": 1, "intermediate": 32, "vocabulary": 100}
+    model = tiny_models.model_params(weights="gguf", path="gone.gguf", shape=shape)
+    (row,) = llama_cpp.measure_llama_cpp(model, TEXTS).to_dict("records")
+    assert row["basis"] == "not measured" and why in row["reason"]
 
 
 @pytest.mark.parametrize("end", [{"returncode": -4, "stdout": "", "stderr": "a line\nIllegal instruction\n"}, None])
