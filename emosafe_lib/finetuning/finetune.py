@@ -28,11 +28,6 @@ from emosafe_lib.models.precision import hardware, mixes_precision, trained_dtyp
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 
 
-def since(started: float, clock) -> float:
-    """Seconds on a clock since a reading of it."""
-    return round(clock() - started, 2)
-
-
 def facts_of(plan: Plan, parameters: int, lengths: np.ndarray, notes: list[str]) -> dict:
     """What a reader needs to judge a run, as JSON values."""
     labels, known = targets(plan.train, plan.task)
@@ -104,8 +99,9 @@ def learn(plan: Plan, home: Path, identity: dict) -> None:
         trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
         notes = train_on(trainer, identity)
     facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes)
+    spent = time.monotonic() - started[0], time.process_time() - started[1]
     facts |= {"processes": trainer.args.world_size}
-    facts |= {"seconds": since(started[0], time.monotonic), "processor_seconds": since(started[1], time.process_time)}
+    facts |= {"seconds": round(spent[0], 2), "processor_seconds": round(spent[1], 2)}
     with readable_failures(plan, max(data["test"]["length"])):
         trained, state = trained_state(trainer, network)
         scores = scores_of(plan, trained, tokenizer, data)

@@ -172,16 +172,15 @@ class BudgetTrainer(Trainer):
             refuse_broken(self.plan, f"the loss is not finite at step {self.state.global_step + 1}")
         return loss
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluate(self, *args, **kwargs):
         """The validation loss per known label; every process computes it on all rows, so that all stop together."""
         logits = logits_of(self.model, self.processing_class, self.validation, 4 * self.budget)
         labels = torch.tensor(marked_targets(self.plan.validation, self.plan.task))
         units = loss_units(self.plan.validation, self.plan.task)
-        metrics = {
-            f"{metric_key_prefix}_loss": float(total_loss(torch.from_numpy(logits), labels, self.weights, units))
-        }
-        if not np.isfinite(metrics[f"{metric_key_prefix}_loss"]):  # before a checkpoint of these weights is kept
+        loss = float(total_loss(torch.from_numpy(logits), labels, self.weights, units))
+        if not np.isfinite(loss):  # before a checkpoint of these weights is kept
             refuse_broken(self.plan, f"the validation loss is not finite after step {self.state.global_step}")
+        metrics = {"eval_loss": loss}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

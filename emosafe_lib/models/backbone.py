@@ -68,13 +68,6 @@ def hub_options(model: ModelParams) -> dict:
     return options
 
 
-def cache_folder(model: ModelParams) -> Path:
-    """Where the hub's cache keeps this model's revision."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{model.path.replace('/', '--')}" / "snapshots"
-
-
 @contextmanager
 def quiet():
     """Loading and training without the libraries' bars, reports and deprecation notes, which name local folders."""
@@ -101,6 +94,7 @@ def readable_errors(model: ModelParams):
     ------
     ModelError : the repository wants its own code to run, or the weights are absent or damaged
     """
+    from huggingface_hub import constants
     from safetensors import SafetensorError
 
     try:
@@ -115,7 +109,8 @@ def readable_errors(model: ModelParams):
     except OSError:
         if model.weights != "hub":
             raise ModelError(model.path, "holds no readable safetensors model", "install or train it again") from None
-        expected = f"revision {model.revision or 'main'} is not below {cache_folder(model)}"
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{model.path.replace('/', '--')}" / "snapshots"
+        expected = f"revision {model.revision or 'main'} is not below {folder}"
         raise ModelError(model.path, expected, "download it there, or unset HF_HUB_OFFLINE and log in") from None
 
 

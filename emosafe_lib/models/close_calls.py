@@ -60,13 +60,6 @@ def alarm_margins(logits: np.ndarray, temperature: float, threshold: float) -> n
     return temperature * np.abs(scaled[:, -1] - rest - limit)
 
 
-def measure_shift(exact: np.ndarray, rough: np.ndarray, task: str) -> dict:
-    """What an export records: the rows compared, the largest shift among them, and the margin below which to rescore."""
-    largest = float(shifts(exact, rough, task).max())
-    bound = SAFETY_FACTOR * largest
-    return {"rows": len(exact), "largest_shift": largest, "safety_factor": SAFETY_FACTOR, "bound": bound}
-
-
 def rescored(rough: np.ndarray, close: np.ndarray, encoded: Encoded, score) -> np.ndarray:
     """`rough` logits with those of the `close` rows, a mask (n,), replaced by what `score` makes of their tokens."""
     rows = np.flatnonzero(close)

@@ -146,17 +146,12 @@ def tasks_in(folder: Path) -> tuple[str, ...]:
     ------
     ModelError : no export of levels, or one of a task that is not there
     """
-    sealed = is_sealed(folder, TASKS[0])
+    sealed = (folder / TASKS[0] / SEAL).is_file()
     held = (TASKS[0], *tasks_of(read_seal(folder / TASKS[0], unread=WEIGHTS))) if sealed else TASKS
     for task in held:
-        if not is_sealed(folder, task):
+        if not (folder / task / SEAL).is_file():
             raise ModelError(folder, f"holds no exported {task} classifier", "make one with export.export")
     return tuple(task for task in TASKS if task in held)
-
-
-def is_sealed(folder: Path, task: str) -> bool:
-    """Whether a folder holds an exported task."""
-    return (folder / task / SEAL).is_file()
 
 
 def open_parts(folder: Path, tasks: tuple[str, ...], runtime: str) -> dict[str, TaskClassifier]:

@@ -151,8 +151,8 @@ def is_name(value: object) -> bool:
 
 def check_config(folder: Path, facts: dict) -> None:
     """Raise ModelError where config.json or tokenizer_config.json holds a hook, a size out of range or other labels."""
-    config = read_object(folder / "config.json", REMEDY)
-    for name, values in (("config.json", config), ("tokenizer_config.json", tokenizer_config(folder))):
+    config, tokens = (read_object(folder / name, REMEDY) for name in ("config.json", "tokenizer_config.json"))
+    for name, values in (("config.json", config), ("tokenizer_config.json", tokens)):
         for key, value in entries(values):
             if key in HOOKS or ("attn_implementation" in key and value not in ATTENTION):
                 raise ModelError(folder / name, f"has the key {key}, which may fetch or run something", REMEDY)
@@ -167,11 +167,6 @@ def check_config(folder: Path, facts: dict) -> None:
     for name in HOOKING_FILES:
         if (folder / name).exists():
             raise ModelError(folder / name, "has no place in an export", "remove it")
-
-
-def tokenizer_config(folder: Path) -> dict:
-    """What the tokenizer's configuration says, of a bounded size."""
-    return read_object(folder / "tokenizer_config.json", REMEDY)
 
 
 def entries(value: object) -> Iterator[tuple[str, object]]:

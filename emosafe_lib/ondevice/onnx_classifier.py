@@ -15,7 +15,8 @@ from threading import Lock
 import numpy as np
 
 from emosafe_lib.models.batching import STARTS, Encoded, budget_batches, start_token
-from emosafe_lib.ondevice.exports import REMEDY, one_line, read_facts, tokenizer_config
+from emosafe_lib.models.seals import read_object
+from emosafe_lib.ondevice.exports import REMEDY, one_line, read_facts
 from emosafe_lib.ondevice.task_classifier import TaskClassifier
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.memory import give_back
@@ -50,7 +51,7 @@ class Tokens:
     def __init__(self, folder: Path, max_length: int):
         import tokenizers
 
-        config = tokenizer_config(folder)
+        config = read_object(folder / "tokenizer_config.json", REMEDY)
         with one_line(folder / "tokenizer.json", "is no tokenizer"):
             self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             self.tokenizer.encode_special_tokens = True  # a control token spelled out in a text is data

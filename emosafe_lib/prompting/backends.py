@@ -67,12 +67,8 @@ class CausalBackend:
     def score(self, question: wordings.Prompt, texts: list[str]) -> tuple[np.ndarray, list[str]]:
         """Log-probabilities (n, questions, answers) and outcomes."""
         messages, outcomes = wordings.encode_messages(self.tokenizer, texts, question.max_text_tokens)
-        budget = self.model.tokens_per_batch
-        batches = shared_prefix.score_in_batches(self.network, question, messages, budget, self.notes)
-        scores = np.zeros((len(texts), len(question.suffixes), len(question.answers)))
-        for batch, values in batches:
-            scores[batch] = values
-        return scores, outcomes
+        budget, notes = self.model.tokens_per_batch, self.notes
+        return shared_prefix.label_log_probabilities(self.network, question, messages, budget, notes), outcomes
 
     def shown(self, question: wordings.Prompt) -> str:
         """The prompt as the model reads it, control tokens included, with a mark where the message stands."""

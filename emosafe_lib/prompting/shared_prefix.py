@@ -333,7 +333,9 @@ def score_in_batches(
                 left = [rest[part].tolist() for part in budget_batches(lengths[rest], budget)]
 
 
-def label_log_probabilities(network, prompt: Prompt, messages: list[list[int]], budget: int = 8192) -> np.ndarray:
+def label_log_probabilities(
+    network, prompt: Prompt, messages: list[list[int]], budget: int = 8192, notes: list[str] | None = None
+) -> np.ndarray:
     """log P(answer | prefix, message, suffix) of every message, question and answer, in natural logarithms.
 
     Parameters
@@ -342,6 +344,7 @@ def label_log_probabilities(network, prompt: Prompt, messages: list[list[int]], 
     prompt : prefix, suffixes and answers as token ids
     messages : n lists of token ids; they may be empty
     budget : most tokens in one batch, padding included, the prefix not counted
+    notes : gets a line for each batch that memory did not hold, which was halved
 
     Returns
     -------
@@ -353,7 +356,7 @@ def label_log_probabilities(network, prompt: Prompt, messages: list[list[int]], 
     PromptError : a sequence is longer than the model's context
     """
     scores = np.zeros((len(messages), len(prompt.suffixes), len(prompt.answers)))
-    for batch, values in score_in_batches(network, prompt, messages, budget):
+    for batch, values in score_in_batches(network, prompt, messages, budget, notes):
         scores[batch] = values
     return scores
 
