@@ -29,11 +29,12 @@ from emosafe_lib.study.parameters import ModelParams, StudyParams
 
 
 def facts_of(plan: Plan, parameters: int, lengths: np.ndarray, notes: list[str]) -> dict:
-    """What a reader needs to judge a run, as JSON values."""
-    labels, known = targets(plan.train, plan.task)
+    """What a reader needs to judge a run, as JSON values; a row that a pass meets several times over is one row."""
+    rows = plan.train.drop_duplicates("id")
+    labels, known = targets(rows, plan.task)
     batches = budget_batches(lengths, plan.model.training.tokens_per_batch)
     return {
-        "train_rows": len(plan.train),
+        "train_rows": len(rows),
         "positives": dict(zip(labels_of(plan.task), (labels * known).sum(axis=0).astype(int).tolist(), strict=True)),
         "known_share": round(float(known.mean()), 4),
         "tokens_per_epoch": int(lengths.sum()),

@@ -74,7 +74,8 @@ def write_card(
 
 def facts_of(plan: Plan, study: StudyParams, runs: dict[str, Finetuned]) -> list[tuple[str, str]]:
     """What the model is and what it learned from, in words; of weights at an absolute path, no more than their name."""
-    origins = ", ".join(f"{count:,} {name}" for name, count in plan.train["origin"].value_counts().items())
+    train = plan.train.drop_duplicates("id")  # a row that a pass meets several times over is one row
+    origins = ", ".join(f"{count:,} {name}" for name, count in train["origin"].value_counts().items())
     recipe = plan.model.training
     how = f"LoRA of rank {recipe.lora.rank}" if recipe.method == "lora" else "all weights"
     path = Path(plan.model.path)
@@ -84,7 +85,7 @@ def facts_of(plan: Plan, study: StudyParams, runs: dict[str, Finetuned]) -> list
         "tasks": " and ".join({"safety": "three levels", "categories": "six risk categories"}[task] for task in runs),
         "study": f"{study.name} ({study.title or 'untitled'})",
         "training": f"{how}, seed {plan.seed}, a message cut at {plan.settings.max_length} tokens",
-        "training rows": f"{len(plan.train):,} ({origins})",
+        "training rows": f"{len(train):,} ({origins})",
         "validation rows": f"{len(plan.validation):,}",
         "test rows": f"{len(plan.test):,}",
     }
@@ -92,10 +93,10 @@ def facts_of(plan: Plan, study: StudyParams, runs: dict[str, Finetuned]) -> list
 
 
 def sources_of(plan: Plan, study: StudyParams) -> list[dict]:
-    """The sources of the training rows, most rows first, each with its licence."""
+    """The sources of the training rows, most rows first, each with its licence; a row counts once."""
     known = known_sources(study.data)
     found = []
-    for name, part in plan.train.groupby("source"):
+    for name, part in plan.train.drop_duplicates("id").groupby("source"):
         source = known.get(name)
         about = {key: getattr(source, key) if source else "" for key in SOURCE} | {"name": name}
         found.append(about | {"origin": " and ".join(sorted(set(part["origin"]))), "rows": len(part)})

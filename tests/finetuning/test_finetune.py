@@ -249,6 +249,15 @@ def test_a_source_is_met_as_often_as_the_study_says():
     assert len(plan.validation) == len(once.validation) and identity_of(plan) != identity_of(once)
 
 
+def test_a_runs_facts_count_rows_and_not_how_often_a_pass_meets_them():
+    study = tiny_models.study_params(repeats={"rare": 3})
+    plan = make_plan(tiny_models.model_params(), study, ROWS.assign(source="rare"), "safety", 0)
+    facts = finetune.facts_of(plan, 1, np.full(len(plan.train), 5), [])
+    once = ROWS[ROWS["split"] == "train"]
+    assert len(plan.train) == 3 * len(once) and facts["tokens_per_epoch"] == 5 * len(plan.train)
+    assert facts["train_rows"] == len(once) and facts["positives"] == once["safety"].value_counts().to_dict()
+
+
 def test_a_budget_above_the_rows_and_a_length_above_the_context_are_refused():
     model, study = tiny_models.model_params(), tiny_models.study_params()
     with pytest.raises(TrainingError, match=r"a budget of 25 is above the 24 training rows; .*finetuning.budgets"):

@@ -12,12 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_models
 from test_a_tool import run
 from test_classify import ROWS, RUN, exported  # noqa: F401 (a fixture)
-from test_damaged_folders import CURVE, facts, whole  # noqa: F401 (a fixture)
+from test_damaged_folders import whole  # noqa: F401 (a fixture)
 
 from emosafe_lib import cli
 from emosafe_lib.data.sources import registry
+from emosafe_lib.finetuning.plan import make_plan
 from emosafe_lib.models import close_calls
 from emosafe_lib.ondevice import card_facts, classify, model_card, onnx_graphs
 from emosafe_lib.study.parameters import load_study
@@ -156,10 +158,20 @@ def test_the_card_says_what_the_model_learned_from_what_it_is_worth_and_what_it_
 
 
 def test_a_registered_source_stands_on_the_card_with_its_title_and_licence():
-    plan = SimpleNamespace(train=pd.DataFrame({"source": ["emosafe_sample"] * 2, "origin": "synthetic"}))
+    ids = ["once", "met", "met", "met"]  # a row counts once, however often a pass meets it
+    plan = SimpleNamespace(train=pd.DataFrame({"id": ids, "source": "emosafe_sample", "origin": "synthetic"}))
     (entry,) = card_facts.sources_of(plan, load_study("sample"))
     known = registry.registry()["emosafe_sample"]
     assert (entry["rows"], entry["licence"], entry["title"]) == (2, known.licence, known.title) and known.licence
+
+
+def test_a_card_counts_rows_and_not_how_often_a_pass_meets_them():
+    study = tiny_models.study_params(repeats={"rare": 3})
+    plan = make_plan(tiny_models.model_params(), study, ROWS.assign(source="rare"), "safety", 0)
+    rows = len(ROWS[ROWS["split"] == "train"])
+    assert len(plan.train) == 3 * rows
+    assert dict(card_facts.facts_of(plan, study, {}))["training rows"].startswith(f"{rows} (")
+    assert [source["rows"] for source in card_facts.sources_of(plan, study)] == [rows]
 
 
 def test_the_scores_of_a_card_are_those_of_the_runs_predictions(exported):  # noqa: F811
