@@ -98,6 +98,8 @@ def execute_notebook(
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    from workflow import sparing_engine
+
     if source.resolve() == target.resolve():
         raise StageError(source.name, "would be overwritten by its own execution", "choose another output")
     beat = target.with_suffix(".progress")
@@ -110,6 +112,7 @@ def execute_notebook(
                 source,
                 target,
                 parameters=parameters,
+                engine_name=sparing_engine.NAME,
                 kernel_name="python3",
                 cwd=str(source.parent),
                 progress_bar=False,

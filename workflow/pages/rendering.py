@@ -9,6 +9,7 @@ import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -151,9 +152,14 @@ def numbered(text: str, given: set[str]) -> str:
 
 def sanitise(element) -> str:
     """Keep the tags that prose, tables and highlighted code need; nbconvert's own list lacks headings."""
+    return sanitised(element.decode() if isinstance(element, bytes) else str(element))
+
+
+@cache
+def sanitised(text: str) -> str:
+    """HTML that `sanitise` lets through; kept, since what the rehearsal renders is most of what the page will hold."""
     import bleach
 
-    text = element.decode() if isinstance(element, bytes) else str(element)
     attributes = {"*": ["class", "id"], "a": ["href"], "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
     return bleach.clean(SILENT.sub("", text), tags=SAFE_TAGS, attributes=attributes, strip=True)
 
