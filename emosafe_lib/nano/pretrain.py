@@ -113,8 +113,9 @@ def mixed(novels: list[str], texts: list[str]) -> list[str]:
 def train_tokenizer(documents: Iterable[str]):
     """A byte-level BPE tokenizer of `VOCABULARY` tokens with Llama 3's control tokens and chat template.
 
-    The shipped one read novels, rows of training, and 400 times each the words of the prompts' frame and of their options, so
-    that these became tokens also where no space stands before them; all but `unsafe`, which begins as other un- words do.
+    The shipped one read novels, rows of training, and 400 times each the words of the prompts' frame and of their options,
+    so that these became tokens also where no space stands before them; all but `unsafe`, which begins as other un- words
+    do.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
