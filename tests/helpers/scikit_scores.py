@@ -111,7 +111,9 @@ def source_score(truth: Truth, answers: Answers, source: str) -> float:
     """Macro-F1 over the levels or categories that one source can be judged by; NaN where it cannot."""
     here = truth.source == source
     labels = metrics.judged_labels(truth.at(here), answers.task)
-    if answers.task == "safety" and labels:
+    if not labels:
+        return UNDEFINED
+    if answers.task == "safety":
         real, chosen = truth.safety[here], answers.chosen[here]
         return mean_defined(f1_score(real, chosen, labels=labels, average=None, zero_division=np.nan))
     real, known, chosen = (part[here] for part in (truth.categories, truth.known, metrics.penalised(truth, answers)[0]))

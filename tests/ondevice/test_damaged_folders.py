@@ -450,8 +450,8 @@ def test_an_answer_that_is_not_finite_is_an_outcome_and_never_a_level(whole, mon
     """Some messages only: what every message meets is refused when the folder is opened."""
     plain = classify.TaskClassifier.logits
 
-    def logits(self, encoded, budget):
-        found = plain(self, encoded, budget)
+    def logits(self, encoded):
+        found = plain(self, encoded)
         found[0, 1] = value if self.task == task else found[0, 1]
         return found
 
