@@ -65,12 +65,13 @@ def finished_root(tmp_path_factory):
 def build_finished(root) -> None:
     """Build the toy study below a folder; its front page is written last."""
     import finished_study
+    import toy
 
     from emosafe_lib.study.parameters import load_study
     from workflow.pages import front_page
 
     with pytest.MonkeyPatch.context() as patch:
-        point_to(patch, root)
+        toy.point_to(patch, root)
         finished_study.build(root / "checkout")
         front_page.write_index(load_study("toy"))
 
@@ -78,11 +79,7 @@ def build_finished(root) -> None:
 @pytest.fixture
 def study(finished_root, monkeypatch):
     """The outputs of the finished toy study; the library looks there and into the toy checkout."""
-    point_to(monkeypatch, finished_root)
+    import toy
+
+    toy.point_to(monkeypatch, finished_root)
     return finished_root / "outputs" / "toy"
-
-
-def point_to(patch, root) -> None:
-    """Let the library use a checkout and outputs below `root`."""
-    patch.setenv("EMOSAFE_ROOT", str(root / "checkout"))
-    patch.setenv("EMOSAFE_OUTPUTS", str(root / "outputs"))

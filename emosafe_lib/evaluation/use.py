@@ -19,6 +19,7 @@ from emosafe_lib.evaluation.results import Cell, Evidence
 COVERAGES = tuple(round(step / 20, 2) for step in range(1, 21))
 THRESHOLDS = tuple(round(step / 20, 2) for step in range(1, 15))
 BUDGETS = (10, 20, 50, 100, 200, 400)  # messages that a person reads, of a thousand
+UNSAFE = alarms.READINGS["loose"]  # the lowest level that counts: borderline is none
 TITLES = {
     "auroc": "AUROC",
     "recall": "recall",
@@ -65,8 +66,8 @@ def benefit_measure(truth, answers, codes, groups) -> Measure:
 
     Found messages less false alarms, where a threshold of p says that one found is worth (1 - p) / p false alarms.
     """
-    unsafe = truth.safety == 2
-    raised = alarms.unsafe_scores(answers, unsafe, 2)[:, None] >= np.array(THRESHOLDS)
+    unsafe = truth.safety >= UNSAFE
+    raised = alarms.unsafe_scores(answers, unsafe, UNSAFE)[:, None] >= np.array(THRESHOLDS)
     worth = np.where(unsafe[:, None], 1.0, -np.array(THRESHOLDS) / (1 - np.array(THRESHOLDS)))
     sums = by_group(np.column_stack([raised * worth, np.ones(len(unsafe))]), codes, groups)
 
@@ -79,7 +80,7 @@ def benefit_measure(truth, answers, codes, groups) -> Measure:
 
 def review_measure(truth, answers, codes, groups) -> Measure:
     """The share of unsafe messages that a person finds who reads N of a thousand, highest scores first."""
-    raised = alarms.alarms_of(truth, answers, codes, groups, alarms.READINGS["loose"])
+    raised = alarms.alarms_of(truth, answers, codes, groups, UNSAFE)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         found, false = raised.counts(np.ascontiguousarray(weights.T))
@@ -90,8 +91,8 @@ def review_measure(truth, answers, codes, groups) -> Measure:
 
 def alarm_measure(truth, answers, codes, groups, thresholds: tuple[float, ...]) -> Measure:
     """Recall of unsafe messages and rate of alarms about the others, for an alarm that begins at each threshold."""
-    unsafe = (truth.safety == 2)[:, None]
-    raised = alarms.unsafe_scores(answers, unsafe[:, 0], 2)[:, None] >= np.array(thresholds)
+    unsafe = (truth.safety >= UNSAFE)[:, None]
+    raised = alarms.unsafe_scores(answers, unsafe[:, 0], UNSAFE)[:, None] >= np.array(thresholds)
     sides = np.hstack([raised & unsafe, raised & ~unsafe, unsafe, ~unsafe]).astype(float)
     sums, count = by_group(sides, codes, groups), len(thresholds)
 
@@ -126,7 +127,7 @@ def review_table(evidence: Evidence, cells: list[Cell]) -> pd.DataFrame:
     found = curve(evidence, cells, review_measure)
     found = found.assign(said=each_with_interval(found, ".0%"))
     wide = found.pivot(index="run", columns="x", values="said").loc[found["run"].unique()]
-    unsafe = (evidence.truth.safety == 2)[evidence.answered(*cells)].mean()
+    unsafe = (evidence.truth.safety >= UNSAFE)[evidence.answered(*cells)].mean()
     wide.loc["perfect order"] = [f"{min(1, n / 1000 / unsafe):.0%}" if unsafe > 0 else "undefined" for n in BUDGETS]
     wide.loc["at random"] = [f"{n / 1000:.0%}" for n in BUDGETS]
     return wide.set_axis([f"{n} of 1,000" for n in BUDGETS], axis=1)

@@ -60,6 +60,12 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+def point_to(patch, root: Path) -> None:
+    """Let the library use the checkout and the outputs below `root`."""
+    patch.setenv("EMOSAFE_ROOT", str(root / "checkout"))
+    patch.setenv("EMOSAFE_OUTPUTS", str(root / "outputs"))
+
+
 def write(folder: Path, stage: str, body: str, **more) -> None:
     """Put one toy notebook into a toy checkout."""
     nbformat.write(notebook(stage, body, **more), folder / "notebooks" / f"{stage}.ipynb")

@@ -29,7 +29,7 @@ def checkout(tmp_path, monkeypatch, outputs):
 def ran(tmp_path_factory):
     """A folder in which a study, given by its path, ran to its front page: checkout, parameters, outputs, and the run."""
     place = tmp_path_factory.mktemp("ran")
-    toy.checkout(place / "toy")
+    toy.checkout(place / "checkout")
     (place / "mine.yaml").write_text(toy.STUDY.replace("name: toy", "name: mine"))
     with pytest.MonkeyPatch.context() as patch:
         here = pointed(patch, place)
@@ -46,10 +46,9 @@ def finished(ran, tmp_path, monkeypatch):
 
 def pointed(patch, place):
     """Let library and runner use the checkout and the outputs below a folder; its parts by their names."""
-    patch.setenv("EMOSAFE_ROOT", str(place / "toy"))
-    patch.setenv("EMOSAFE_OUTPUTS", str(place / "outputs"))
+    toy.point_to(patch, place)
     return SimpleNamespace(
-        place=place, checkout=place / "toy", study=place / "mine.yaml", base=place / "outputs" / "mine"
+        place=place, checkout=place / "checkout", study=place / "mine.yaml", base=place / "outputs" / "mine"
     )
 
 
