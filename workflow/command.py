@@ -1,6 +1,7 @@
 """The command line of the runner, behind `emosafe run`, the Makefile and the Snakefile."""
 
 import argparse
+import importlib
 import os
 import signal
 import time
@@ -23,6 +24,10 @@ FOR_KERNELS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
     ":glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=67108864",
 }
+
+# Commands that read their own arguments, each imported where it is asked for: the engine must not wait for PyTorch, by
+# whose shapes a plan is computed.
+APART = {"engine": "workflow.snakemake_run", "plan": "workflow.forecast"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,13 +60,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Dispatch; `plan` and the engine read their own arguments."""
+    """Dispatch; what is in `APART` reads its own arguments."""
     for name, value in FOR_KERNELS.items():
         os.environ.setdefault(name, value)
-    if arguments and arguments[0] in ("engine", "plan"):
-        from workflow import forecast, snakemake_run
-
-        return {"engine": snakemake_run, "plan": forecast}[arguments[0]].main(arguments[1:])
+    if arguments and arguments[0] in APART:
+        return importlib.import_module(APART[arguments[0]]).main(arguments[1:])
     chosen = parser().parse_args(arguments)
     models = getattr(chosen, "models", "").replace(",", " ").split()
     if chosen.command == "study":

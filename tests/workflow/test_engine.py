@@ -19,8 +19,10 @@ from emosafe_lib.study.parameters import load_model
 from workflow import slurm
 from workflow import study_run as workflow_runner
 from workflow.execute import run_stage
+from workflow.snakemake_run import snakemake_arguments
 from workflow.study_run import run_study
 
+TRAINING = ("torch", "transformers", "peft", "datasets", "sklearn")
 HEAVY = ("torch", "transformers", "pandas", "numpy", "papermill", "nbformat", "snakemake", "sklearn", "matplotlib")
 
 
@@ -311,6 +313,18 @@ def test_importing_the_package_and_its_runner_is_quick_and_loads_nothing_heavy()
     seconds, loaded = found.stdout.split(maxsplit=1)
     print(f"import emosafe_lib: {float(seconds) * 1000:.1f} ms")
     assert float(seconds) < 0.3 and loaded.strip() == "[]"
+
+
+def test_the_engine_of_a_study_loads_neither_pytorch_nor_what_trains_with_it(checkout, outputs):
+    """It stands between a person and every `make study`; Snakemake alone takes its three seconds."""
+    given = snakemake_arguments(checkout, 1, study="toy", models="nano-1", until="01_data_merge")
+    code = (
+        "import os, sys\nfrom workflow import command\n"
+        f"command.main(['engine', {str(outputs)!r}, str(os.getppid()), *{given!r}, '--dry-run'])\n"
+        f"print([name for name in {TRAINING!r} if name in sys.modules], 'snakemake' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=toy.ROOT)
+    assert "01_data_merge" in found.stdout and found.stdout.splitlines()[-1] == "[] True"
 
 
 def test_the_workflow_runs_every_small_model_and_refuses_an_unknown_one():

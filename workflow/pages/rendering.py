@@ -164,15 +164,20 @@ def sanitised(text: str) -> str:
     return bleach.clean(SILENT.sub("", text), tags=SAFE_TAGS, attributes=attributes, strip=True)
 
 
-def body(notebook: dict) -> str:
-    """The notebook's cells as sanitised HTML."""
+@cache
+def exporter():
+    """nbconvert's, for cells alone; kept, since it compiles its templates once."""
     from nbconvert import HTMLExporter
 
+    made = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": sanitise})
+    made.exclude_input_prompt = made.exclude_output_prompt = True
+    return made
+
+
+def body(notebook: dict) -> str:
+    """The notebook's cells as sanitised HTML."""
     describe_figures(notebook)
-    exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": sanitise})
-    exporter.exclude_input_prompt = True
-    exporter.exclude_output_prompt = True
-    converted, _ = exporter.from_notebook_node(words.with_words(with_parameters_once(notebook)))
+    converted, _ = exporter().from_notebook_node(words.with_words(with_parameters_once(notebook)))
     count = itertools.count(1)
     converted = FIGURE.sub(lambda found: PARTS.enlargeable(Markup(found.group()), f"figure-{next(count)}"), converted)
     converted = "".join(formulas(part) if not part.startswith("<") else part for part in MARKUP.split(converted))
