@@ -6,8 +6,6 @@ manifest names what went in (hashes), what came out (hashes), with which paramet
 Whether a stage counts as done, the runner decides: see `workflow/receipts.py`.
 """
 
-import atexit
-import gc
 import json
 import os
 import shutil
@@ -241,8 +239,6 @@ def begin(stage: str, study: str, model: str | None = None, models: Sequence[str
         that has not finished, is open in another kernel, or the library belongs to another checkout
     """
     refuse_other_checkout()
-    # Else a kernel that ends takes two seconds to look through all that it imported for what might be freed.
-    atexit.register(gc.freeze)
     loaded, params, named = resolve(stage, study, model, models)
     require_earlier(stage, study, loaded.name, named)
     tables.show_whole_cells()
