@@ -2,7 +2,7 @@
 
 A run's adapter is of use only beside its base model and its study. An export stands alone: per task it holds merged
 safetensors, the tokenizer and what validation rows fitted or measured (temperature or thresholds, where an alarm can
-begin, the error of bf16).
+begin and, where the processor has bf16, its error).
 Where onnxruntime works, two more forms stand beside them, for machines without PyTorch: an ONNX graph in fp32 and one
 whose weights are stored in eight bits.
 """
@@ -22,6 +22,7 @@ from emosafe_lib.models import checkpoints, close_calls
 from emosafe_lib.models.batching import encode
 from emosafe_lib.models.checkpoints import read_seal
 from emosafe_lib.models.classifier import logits_of
+from emosafe_lib.models.precision import half_precision
 from emosafe_lib.ondevice.onnx_graphs import add_onnx
 from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.optional import optional
@@ -66,7 +67,9 @@ def export(
         }
         if task == "safety":
             facts["alarms"] = alarm_curve(result, rows, fitted["temperature"])
-        if model.dtype == "float32":  # others are large and in half precision anyway
+        # Other models are large and in half precision anyway; other processors emulate bf16, which takes them minutes, and
+        # refuse the runtime that needs the bound.
+        if model.dtype == "float32" and half_precision():
             with optional("runtime", f"bf16+fp32, {task}"):
                 facts["bf16"] = measure_bf16(network, tokenizer, result, rows, max_length)
         checkpoints.save_classifier(network, tokenizer, Path(folder) / task, **facts)

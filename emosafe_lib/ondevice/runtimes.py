@@ -126,7 +126,9 @@ class TorchClassifier(TaskClassifier):
         self.rough, self.bound = None, facts.get("bf16", {}).get("bound")
         if runtime == MIXED:
             if self.bound is None:
-                raise ModelError(folder, "records no bound for bf16", "export it again, or use the torch runtime")
+                raise ModelError(
+                    folder, "records no bound for bf16", "export it where there is, or use the torch runtime"
+                )
             self.rough = close_calls.in_bf16(self.network)
 
     def tokens_of(self, texts: list[str]) -> Encoded:

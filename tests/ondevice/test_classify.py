@@ -36,6 +36,7 @@ def exported(tmp_path_factory):
     tiny_models.make_llama(home / "llama")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "ASSETS", home)
+        patch.setattr(export, "half_precision", lambda: True)
         model, study = tiny_models.model_params(), tiny_models.study_params(epochs=4.0)
         results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
         folder = export.export(model, results, ROWS, study.finetuning.max_length, home / "exported", onnx=False)
@@ -254,6 +255,18 @@ def test_mixed_precision_is_the_default_where_a_bound_and_bf16_are_there(exporte
     assert runtimes.open_task(folder / "safety").runtime == "torch"
     with pytest.raises(ModelError, match="records no bound"):
         runtimes.open_task(folder / "safety", runtimes.MIXED)
+
+
+def test_a_processor_without_bf16_measures_no_bound_for_it(monkeypatch, tmp_path):
+    """It would emulate the products for minutes, and refuses the runtime that needs the bound."""
+    tiny_models.make_llama(tmp_path / "llama")
+    monkeypatch.setattr(backbone, "ASSETS", tmp_path)
+    model, study = tiny_models.model_params(), tiny_models.study_params()
+    results = {"safety": finetune.finetune(model, study, ROWS, "safety", 0, tmp_path / "runs")}
+    for able in (False, True):
+        monkeypatch.setattr(export, "half_precision", lambda able=able: able)
+        folder = export.export(model, results, ROWS, study.finetuning.max_length, tmp_path / f"{able}", onnx=False)
+        assert ("bf16" in checkpoints.read_seal(folder / "safety")) is able
 
 
 @pytest.mark.parametrize("task", TASKS)
