@@ -47,10 +47,11 @@ def answers(folder):
 
 def test_a_good_server_gives_one_row_a_request(tmp_path):
     with ChatServer() as server:
-        made = run(server, tmp_path)
+        patient = {"attempt_seconds": 4.0}  # on a crowded machine a good answer may take longer than 0.4 s
+        made = run(server, tmp_path, **patient)
         assert made.card["accepted"] == made.card["requested"] == len(server.seen) == 8
         assert set(server.billed.values()) == {1} and made.card["cost_usd"] == pytest.approx(8 * (500 + 160) / 1e6)
-        again = run(server, tmp_path)
+        again = run(server, tmp_path, **patient)
         assert again.rows.equals(made.rows) and len(server.seen) == 8 and again.card["from_journal"] == 8
 
 
