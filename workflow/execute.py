@@ -120,7 +120,7 @@ def execute_notebook(
                 execution_timeout=minutes * 60,
                 autosave_cell_every=10,
                 kernel_manager_class="workflow.kernels.PrivateKernelManager",
-                shutdown_kernel="immediate",  # all that it had to give has come; to unload PyTorch would take it a second
+                shutdown_kernel="immediate",  # all that it had to give has come, and to unload PyTorch takes a second
             )
     except papermill.PapermillExecutionError as error:
         failure = failure_in_words({"ename": error.ename, "evalue": error.evalue})

@@ -8,6 +8,8 @@ pattern begins beside a mask, so that masking twice changes nothing more.
 """
 
 import re
+from collections.abc import Callable
+from functools import wraps
 
 # [EMAIL], [URL], [USER], [PHONE], and the numbered ones of `pseudonyms`.
 NO_MASK_BEFORE = r"(?<!(?-i:IL|RL|ER|NE)\])(?<!_\d\])(?<!_\d\d\])"
@@ -39,6 +41,20 @@ PHONE = re.compile(
 )
 HOTLINE = re.compile(r"\+?1?[\s.(-]*(800|888|877|866|855|844|833)|080[08]")
 BEFORE_A_BOOK_NUMBER = re.compile(r"ISBN(?:-1[03])?:? ?\Z", re.IGNORECASE)
+# Wide signs, which East Asian keyboards write in place of ASCII: Unicode's fullwidth forms, and a few of its small ones.
+USUAL = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0xFE52: ".", 0xFE55: ":", 0xFE6B: "@"}
+
+
+def reads_wide_signs(mask: Callable[[str], str]) -> Callable[[str], str]:
+    """A mask that takes wide signs for the usual ones; a text in which it finds nothing keeps its own."""
+
+    @wraps(mask)
+    def masked(text: str) -> str:
+        usual = text.translate(USUAL)
+        found = mask(usual)
+        return text if found == usual else found
+
+    return masked
 
 
 def is_phone(match: re.Match) -> bool:
@@ -47,6 +63,7 @@ def is_phone(match: re.Match) -> bool:
     return not (HOTLINE.match(match.group()) or BEFORE_A_BOOK_NUMBER.search(before))
 
 
+@reads_wide_signs
 def scrub(text: str) -> str:
     """The text with e-mail addresses, web addresses, user names and phone numbers masked; helplines stay."""
     if "@" in text:

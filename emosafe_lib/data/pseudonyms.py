@@ -48,6 +48,7 @@ PATTERNS = (
 SHORT_PHONE = re.compile(r"(?<![\w.-])(?!\d{3}-\d\d[05]0)[2-9]\d\d-\d{4}(?![\w-])")
 
 
+@privacy.reads_wide_signs
 def pseudonymise(text: str) -> str:
     """The text with identifiers replaced by numbered placeholders; one identifier keeps one placeholder.
 

@@ -127,7 +127,7 @@ class TorchClassifier(TaskClassifier):
         if runtime == MIXED:
             if self.bound is None:
                 raise ModelError(
-                    folder, "records no bound for bf16", "export it where there is, or use the torch runtime"
+                    folder, "records no bound for bf16", "export it where bf16 runs, or use the torch runtime"
                 )
             self.rough = close_calls.in_bf16(self.network)
 

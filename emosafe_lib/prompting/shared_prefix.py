@@ -29,6 +29,7 @@ ATTENTION = "emosafe_shared_prefix"
 UNSTABLE_ROPE = ("dynamic", "longrope")
 # On a CPU, batches of more tokens leave its cache and are a sixth slower.
 CPU_TOKENS = 2048
+PATIENCE = 5.0  # seconds that one message may take the plain way before longer prefixes are left out
 RESCALED_LOGITS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -387,7 +388,8 @@ def plain_log_probabilities(network, prompt: Prompt, message: list[int]) -> np.n
 
 
 def time_both_ways(network, prompt: Prompt, message: list[int], lengths, rows: int = 16) -> list[dict]:
-    """Seconds per message for growing prefixes, plain and shared, each with its own answers checked against the other.
+    """Seconds per message for growing prefixes, plain and shared, each with its own answers checked against the other;
+    none beyond the first that takes the plain way more than `PATIENCE`.
 
     Parameters
     ----------
@@ -410,4 +412,6 @@ def time_both_ways(network, prompt: Prompt, message: list[int], lengths, rows: i
         difference = float(np.abs(shared - plain).max())
         for way, seconds in (("plain", middle - start), ("shared prefix", (end - middle) / rows)):
             found.append({"prefix_tokens": length, "way": way, "seconds": seconds, "difference": difference})
+        if middle - start > PATIENCE:
+            break
     return found

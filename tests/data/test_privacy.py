@@ -59,6 +59,21 @@ def test_a_phone_number_is_masked_whole(number):
         assert privacy.scrub(text.format(number)) == masked.format("[PHONE]")
 
 
+WIDE = {usual: wide for wide, usual in privacy.USUAL.items() if isinstance(usual, int)}
+
+
+@pytest.mark.parametrize("mask", [privacy.scrub, pseudonyms.pseudonymise])
+@pytest.mark.parametrize(
+    "identifier", ["jo@mail.com", "@jo_smith", "https://a.example/x", "u/somebody", "+49 170 1234567"]
+)
+def test_what_an_east_asian_keyboard_writes_is_masked_as_well(mask, identifier):
+    told = f"Write to {identifier} now"
+    assert mask(told.translate(WIDE)) == mask(told) != told
+    small = told.replace("@", "\ufe6b").replace(".", "\ufe52")
+    assert mask(small) == mask(told)
+    assert mask("\uff37ho\uff1f\u3000me\uff01") == "\uff37ho\uff1f\u3000me\uff01"
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_times_dates_lists_versions_books_and_money_stay(number):
     for text in (number, f"The alarm rang at {number}", f"weights were {number}, then I slept"):

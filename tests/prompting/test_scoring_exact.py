@@ -290,3 +290,9 @@ def test_both_ways_are_timed_and_agree():
     table = shared_prefix.time_both_ways(NETWORKS["llama"], PROMPT, [1, 2, 3], [0, 32], rows=2)
     assert [row["prefix_tokens"] for row in table] == [0, 0, 32, 32]
     assert all(row["difference"] < TOLERANCE and row["seconds"] > 0 for row in table)
+
+
+def test_no_longer_prefix_is_timed_once_a_message_takes_too_long(monkeypatch):
+    monkeypatch.setattr(shared_prefix, "PATIENCE", 0.0)
+    table = shared_prefix.time_both_ways(NETWORKS["llama"], PROMPT, [1, 2, 3], [0, 32], rows=2)
+    assert [row["prefix_tokens"] for row in table] == [0, 0]

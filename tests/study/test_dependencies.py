@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -95,7 +97,7 @@ def test_training_and_classifying_import_no_bitsandbytes_before_weights_are_pack
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """What pip says for a promised Python against the `lock` or `torch`; all are asked at once, since pip mostly waits."""
-    lock = [pin for pin in pins() if normal(pin.split("==")[0]) not in {*SOURCES_ALONE, "torch"}]
+    lock = [pin for pin in pins() if not is_pure(name_of(pin)) and name_of(pin) not in {*SOURCES_ALONE, "torch"}]
     wanted = {"lock": lock, "torch": [pin for pin in pins() if pin.startswith("torch==")]}
     with ThreadPoolExecutor(len(OTHERS) * len(wanted)) as pool:
         yield {
@@ -108,9 +110,12 @@ def answers(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("version", OTHERS)
 def test_the_lock_resolves_on_every_python_that_is_promised(answers, version):
-    """Every pin has a wheel for that Python, which pip takes for its first release, or is one of `SOURCES_ALONE`; torch is
-    asked for by itself, below.
+    """Every pin is for that Python, which pip takes for its first release: a pure one says so itself, pip finds a wheel of
+    any other that is none of `SOURCES_ALONE`; torch is asked for by itself, below.
     """
+    pure = [name for name in map(name_of, pins()) if is_pure(name)]
+    said = {name: metadata.metadata(name)["Requires-Python"] or "" for name in pure}
+    assert len(pure) > 100 and not [name for name in pure if f"{version}.0" not in SpecifierSet(said[name])]
     assert not answers["lock", version].result()
 
 
@@ -126,6 +131,19 @@ def test_torch_has_a_wheel_for_every_python_that_is_promised(answers, version):
 def pins():
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     return [line for line in lines if "==" in line and not line.startswith("#")]
+
+
+def name_of(pin):
+    """The package of a line of the lock."""
+    return normal(pin.split("==")[0])
+
+
+def is_pure(name):
+    """Whether what is installed of a package came as a wheel for every Python 3 on every machine."""
+    try:
+        return "Tag: py3-none-any" in (metadata.distribution(name).read_text("WHEEL") or "")
+    except metadata.PackageNotFoundError:  # of the lock, but for another system
+        return False
 
 
 def asked(folder, version, wanted):
