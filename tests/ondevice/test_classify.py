@@ -69,6 +69,7 @@ def with_onnx(request, exported, tmp_path_factory):
         tiny_models.make_encoder(home / "encoder")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(backbone, "ASSETS", home)
+            patch.setattr(export, "half_precision", lambda: True)
             model = tiny_models.model_params("encoder", training={"pooling": "mean"})
             study = tiny_models.study_params(epochs=4.0)
             results = {task: finetune.finetune(model, study, ROWS, task, 0, home / "runs") for task in TASKS}
