@@ -45,7 +45,8 @@ def good_reply(body: dict) -> dict:
     user = body["messages"][-1]["content"]
     found = {name: re.search(pattern, user).group(1) for name, pattern in PATTERNS.items()}
     rng = random.Random(found["id"])
-    text = " ".join(sentence(rng) for _ in range(2)) + f" It took {found['id'][:6]} tries, I would say in jest."
+    own = [found["id"][place : place + 3] for place in (0, 3, 6)]  # sentences that two replies share leave them apart
+    text = " ".join(sentence(rng) for _ in range(2)) + f" It took {own[0]} tries in {own[1]} {own[2]}, I would say."
     return {
         "id": found["id"],
         "text": text,
