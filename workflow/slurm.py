@@ -16,12 +16,14 @@ A second one, of the same check: a job that `squeue` has forgotten (`MinJobAge` 
 """
 
 import hashlib
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 
+from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.progress import say
 
 PLUGIN = "snakemake-executor-plugin-slurm"
@@ -33,6 +35,14 @@ SILENCE_SECONDS, UNKNOWN_SECONDS = 1800, 60
 # How long a client of SLURM may take to answer, and jobs that were cancelled to end.
 CLIENT_SECONDS, CANCEL_SECONDS, POLL_SECONDS = 60, 120, 0.5
 FAILED = "BOOT_FAIL CANCELLED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY TIMEOUT ERROR REVOKED".split()
+
+
+def require_slurm() -> None:
+    """Raise StageError where no job can be handed to SLURM, before anything is started."""
+    missing = [client for client in ("sbatch", "squeue") if not shutil.which(client)]
+    if missing:
+        what = f"needs SLURM's {' and '.join(missing)}, which this machine lacks"
+        raise StageError("profile slurm", what, "start it on the cluster, or leave the profile out")
 
 
 async def check_active_jobs(self, active_jobs: list) -> AsyncIterator:

@@ -14,7 +14,7 @@ from emosafe_lib.study.errors import ParameterError
 from emosafe_lib.study.parameters import StudyParams, load_model, load_study
 from emosafe_lib.study.paths import project_root
 from workflow.receipts import INDEXED, outdated
-from workflow.slurm import job_prefix
+from workflow.slurm import job_prefix, require_slurm
 from workflow.snakemake_run import snakemake_arguments, stop_stages
 
 CHATTER = re.compile(
@@ -33,8 +33,11 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     Raises
     ------
     ParameterError : a parameter file breaks the schema; nothing was started
+    StageError : the profile is SLURM's, and this machine has none; nothing was started
     """
     loaded = load_study(study)
+    if profile == "slurm":
+        require_slurm()
     for model in models or loaded.models:
         if load_model(model).name != model:
             raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")

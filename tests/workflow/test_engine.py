@@ -147,10 +147,18 @@ def test_jobs_that_a_killed_run_left_on_the_cluster_are_cancelled_and_no_others(
 def test_the_profile_names_its_jobs_so_that_the_next_run_finds_them(checkout, outputs, monkeypatch):
     asked = []
     monkeypatch.setattr(workflow_runner, "run_engine", lambda command: asked.append(command) or 0)
+    monkeypatch.setattr(workflow_runner, "require_slurm", lambda: None)
     for profile in ("", "slurm"):
         run_study("toy", ["nano-1"], 1, profile=profile)
     assert "--slurm-jobname-prefix" not in asked[0]
     assert asked[1][asked[1].index("--slurm-jobname-prefix") + 1] == slurm.job_prefix(outputs / "toy")
+
+
+def test_a_machine_without_slurm_is_told_so_before_anything_starts(checkout, outputs, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StageError, match="profile slurm: needs SLURM's sbatch and squeue, which this machine lacks"):
+        run_study("toy", ["nano-1"], 1, profile="slurm")
+    assert not outputs.exists()
 
 
 INTERRUPTED = """
