@@ -16,6 +16,7 @@ from emosafe_lib.study.paths import project_root
 from workflow.receipts import INDEXED, outdated
 from workflow.slurm import job_prefix, require_slurm
 from workflow.snakemake_run import snakemake_arguments, stop_stages
+from workflow.weights import require_weights
 
 CHATTER = re.compile(
     r"$|\[\w{3} \w{3} +\d|(Assuming|Building DAG|Using shell|Provided|Rules claiming|Select jobs|Execute \d|"
@@ -34,6 +35,7 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     ------
     ParameterError : a parameter file breaks the schema; nothing was started
     StageError : the profile is SLURM's, and this machine has none; nothing was started
+    ModelError : weights that a stage would load cannot be had; nothing was started
     """
     loaded = load_study(study)
     if profile == "slurm":
@@ -41,11 +43,12 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     for model in models or loaded.models:
         if load_model(model).name != model:
             raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
+    chosen = models or loaded.models
+    require_weights(loaded, chosen, until)
     root, base = project_root(), paths.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
     if not (base / "index.html").is_file():
         (base / INDEXED).unlink(missing_ok=True)
-    chosen = models or loaded.models
     command = [sys.executable, "-m", "emosafe_lib.cli", "run", "engine", str(base), str(os.getpid())]
     command += [*snakemake_arguments(root, cores, study=study, models=",".join(chosen), until=until)]
     command += [*what_to_run(loaded, chosen, until), "--keep-going", "--show-failed-logs"]
