@@ -88,6 +88,6 @@ bench: setup ## benchmarks against named peers; results go to benchmarks/results
 	  $(BIN)/python $$script || failed="$$failed $$script"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-clean: ## remove outputs that can be made again (the reference run stays)
+clean: ## remove all outputs but the reference run, replies of a paid chat server among them
 	@find outputs -mindepth 1 -maxdepth 1 ! -name reference ! -name README.md -exec rm -rf {} +
 	@rm -rf .snakemake
