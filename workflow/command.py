@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     index = commands.add_parser("index", help="write the study's index page")
     index.add_argument("--study", default="sample", type=settled)
     index.add_argument("--models", default="", help="the run's models; the study's own where empty")
+    index.add_argument("--finished", action="store_true", help="every stage is up to date, as the engine knows")
     reference = commands.add_parser("reference", help="make outputs/reference/")
     reference.add_argument("--study", action="append", default=[], help="may be given again; sample and real if absent")
     reference.add_argument("--cores", type=int, default=2)
@@ -81,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if chosen.command == "index":
         page = page_whatever_happened(chosen.study, models)
-        files.write_json(page.parent / INDEXED, {page.name: files.file_sha256(page)})
+        if chosen.finished:
+            files.write_json(page.parent / INDEXED, {page.name: files.file_sha256(page)})
         print(page)
         return 0
     from workflow import reference
@@ -106,7 +108,9 @@ def page_after_all(study: str, models: list[str]) -> None:
 
 
 def page_whatever_happened(study: str, models: list[str]) -> Path:
-    """Write a study's front page from what is there, and return its path."""
+    """Write a study's front page from what is there, and return its path; the next run that finishes writes its own."""
     from workflow.pages import front_page
 
-    return front_page.write_index(load_study(study), models)
+    page = front_page.write_index(load_study(study), models)
+    (page.parent / INDEXED).unlink(missing_ok=True)
+    return page

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from emosafe_lib.study import stage as stages
+from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.files import file_sha256, known_sha256
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model
 from emosafe_lib.study.paths import ASSETS, project_root
@@ -26,13 +27,18 @@ SHIPPED_SOURCES = {
 
 
 def code_modules(notebook: Path) -> list[Path]:
-    """The library modules that a notebook imports, directly or through each other, in sorted order."""
+    """The library modules that a notebook imports, directly or through each other, in sorted order.
+
+    Raises
+    ------
+    StageError : the file is no notebook
+    """
     package = ASSETS.parent
-    sources = [
-        "".join(cell["source"])
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "code"
-    ]
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError):  # as a merge leaves it that met a conflict
+        raise StageError(f"notebooks/{notebook.name}", "is no notebook", "restore it, with git for example") from None
     todo = [name for source in sources for name in imported_names(source)]
     found: set[Path] = set()
     while todo:

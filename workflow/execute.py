@@ -208,11 +208,11 @@ def run_stage(
         say(f"{label}: had finished when the last run was stopped")
         files.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
         return folder / RECEIPT
+    unrun = nbformat.read(source, 4)
+    check_source(unrun, source.name)
     for name in (RECEIPT, PROOF):
         (folder / name).unlink(missing_ok=True)
     say(f"{label}: started")
-    unrun = nbformat.read(source, 4)
-    check_source(unrun, source.name)
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}
     before = manifest_text(folder)

@@ -132,6 +132,25 @@ def test_what_cells_do_before_and_after_they_finish_is_no_overhead(checkout, out
     assert receipt["seconds"] > 2 and 0.2 < receipt["overhead_seconds"] < receipt["seconds"] - 2
 
 
+def test_a_stage_that_is_refused_keeps_the_proof_of_what_had_finished(checkout, outputs):
+    receipt = run_stage(STAGE, "toy")
+    before, notebook = receipt.read_bytes(), checkout / "notebooks" / f"{STAGE}.ipynb"
+    source = notebook.read_bytes()
+    receipt.unlink()  # as the engine does before it runs a stage again
+    toy.write(checkout, STAGE, toy.BODY[STAGE], tags=["raises-exception"])
+    with pytest.raises(StageError, match="raises-exception"):
+        run_stage(STAGE, "toy")
+    notebook.write_bytes(source)
+    assert run_stage(STAGE, "toy", after=[]).read_bytes() == before, "it ran again"
+
+
+@pytest.mark.parametrize("left", ["<<<<<<< HEAD\n{}", "{}", '{"cells": [1]}', "\udcff"])
+def test_what_is_no_notebook_is_told_in_one_line(checkout, outputs, left):
+    (checkout / "notebooks" / f"{STAGE}.ipynb").write_text(left, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(StageError, match=f"^notebooks/{STAGE}.ipynb: is no notebook; "):
+        run_stage(STAGE, "toy")
+
+
 def test_what_is_wrong_with_a_page_is_said_when_it_is_due(checkout, outputs, monkeypatch):
     monkeypatch.setattr(rendering, "body", lambda notebook: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -18,11 +18,13 @@ import pytest
 import toy
 
 from emosafe_lib.evaluation.claims import STATEMENTS
+from emosafe_lib.study import files
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.stage import begin
 from workflow import command, reference
 from workflow.pages import answers, front_page, rendering, states, way
+from workflow.receipts import PROOF
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(
@@ -298,12 +300,39 @@ def test_a_notebook_that_was_cut_short_is_a_failed_stage(begun, left):
     assert "06_on_device (failed): it was stopped" in front_page.write_index(load_study("toy")).read_text()
 
 
-def test_why_a_stage_failed_never_shows_a_folder_of_this_machine(begun):
+def test_a_stage_that_was_refused_before_it_began_was_not_run_by_hand(begun):
+    """The engine has removed its receipt by then; the copy beside it stays."""
+    begin("01_data_merge", "toy").finish()
+    folder = begun / "01_data_merge"
+    files.write_json(folder / PROOF, {"manifest": files.file_sha256(folder / "manifest.json")})
+    assert states.state(load_study("toy"), "01_data_merge", None)[0] == "stale"
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        ("/home/somebody/x: no such file; name another", "…/x: no such file; name another"),
+        (
+            "m: revision main is not below /scratch/who/hub/snapshots; go",
+            "m: revision main is not below …/snapshots; go",
+        ),
+        ("C:\\Users\\who\\a.dll: bad; see https://a.b/c/d", "…/a.dll: bad; see https://a.b/c/d"),
+        ("ask somebody@example.org; or not", "see logs/06_on_device.ipynb"),
+    ],
+)
+def test_why_a_stage_failed_never_shows_a_folder_of_this_machine(begun, shown, told):
     failed = toy.notebook("06_on_device", "x")
-    shown = "/home/somebody/x: no such file; name another"
     failed.cells[1].outputs = [nbformat.v4.new_output("error", ename="ParameterError", evalue=shown, traceback=[])]
     nbformat.write(failed, begun / "logs" / "06_on_device.ipynb")
-    assert states.reason(load_study("toy"), "06_on_device", None, "failed") == "see logs/06_on_device.ipynb"
+    reason = states.reason(load_study("toy"), "06_on_device", None, "failed")
+    assert reason == told or reason.endswith(f": {told}")
+
+
+def test_a_gap_never_shows_a_folder_of_this_machine(begun):
+    gap = {"kind": "precision", "name": "int8", "reason": "OSError: /home/who/lib/x.so: cannot open"}
+    facts = {"seconds": 1.0, "peak_memory_mb": 1, "not_measured": [gap]}
+    text = front_page.stages_section(begun, [("06_on_device", None, "done", facts)])
+    assert "OSError: …/x.so: cannot open" in text and "who" not in text
 
 
 def test_a_study_that_stops_leaves_its_front_page(begun, monkeypatch, capsys):

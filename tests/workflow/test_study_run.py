@@ -13,7 +13,7 @@ import toy
 
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
-from workflow import reference
+from workflow import command, reference
 from workflow.pages import states
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,10 @@ def test_what_has_finished_runs_no_more_and_a_front_page_that_is_gone_is_written
     front = finished.base / "index.html"
     front.unlink()
     assert started(study("--models", "nano-1 minilm", name=finished.study, until="")) == [] and front.is_file()
+    assert command.main(["index", "--study", str(finished.study), "--models", "nano-1"]) == 0
+    assert "(stale)" in front.read_text()
+    assert started(study("--models", "nano-1 minilm", name=finished.study, until="")) == []
+    assert "(stale)" not in front.read_text(), "a page for some models stayed"
     fewer = study("--models", "nano-1", name=finished.study, until="")
     assert started(fewer) == ["05_scaling_analysis", "06_on_device"]
 

@@ -19,6 +19,8 @@ ANSWERS = {
     "gated": (403, {"X-Error-Code": "GatedRepo"}),
     "nowhere": (404, {"X-Error-Code": "RepoNotFound"}),
     "other": (404, {"X-Error-Code": "RevisionNotFound"}),
+    "token": (403, {}),
+    "busy": (503, {}),
 }
 CODE = """
 import json, sys
@@ -54,22 +56,27 @@ def asked(endpoint, names, cache):
 def test_the_hub_is_asked_once_and_each_refusal_has_its_remedy(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
         Thread(target=hub.serve_forever, daemon=True).start()
-        found = asked(f"http://127.0.0.1:{hub.server_port}", list(ANSWERS), tmp_path)
+        found = asked(f"http://127.0.0.1:{hub.server_port}", [*ANSWERS, "no/name"], tmp_path)
         hub.shutdown()
-    remedies = [each and each[1] for each in found]
-    assert remedies[0] is None and "accept it" in remedies[1] and "path:" in remedies[2] and remedies[2] == remedies[3]
+    remedies = dict(zip([*ANSWERS, "no/name"], [each and each[1] for each in found], strict=True))
+    assert remedies.pop("open") is None
+    words = {"gated": "accept it", "nowhere": "correct path:", "other": "correct path:", "token": "unset HF_TOKEN"}
+    words |= {"busy": "later", "no/name": "owner/name"}
+    assert {name: word for name, word in words.items() if word in remedies[name]} == words
     assert not list(tmp_path.rglob("config.json"))
 
 
 def test_a_hub_that_does_not_answer_is_told_within_seconds_unless_its_file_is_in_the_cache(tmp_path):
-    kept = tmp_path / "hub" / "models--a--open" / "snapshots" / ("a" * 40) / "config.json"
-    kept.parent.mkdir(parents=True)
-    kept.write_text("{}")
-    refs = tmp_path / "hub" / "models--a--open" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("a" * 40)
-    cached, absent = asked("http://127.0.0.1:9", ["open", "gated"], tmp_path)
-    assert cached is None and "network" in absent[1]
+    for repository, files in (("open", ("config.json", "model.safetensors")), ("begun", ("config.json",))):
+        folder = tmp_path / "hub" / f"models--a--{repository}"
+        kept = folder / "snapshots" / ("a" * 40)
+        kept.mkdir(parents=True)
+        for name in files:
+            (kept / name).write_text("{}")
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("a" * 40)
+    cached, begun, absent = asked("http://127.0.0.1:9", ["open", "begun", "gated"], tmp_path)
+    assert cached is None and "network" in absent[1] and begun == absent
 
 
 @pytest.fixture
@@ -113,8 +120,15 @@ def test_a_package_or_a_file_that_is_missing_is_told_alike(checkout):
 )
 def test_weights_that_no_stage_will_load_may_be_absent(checkout, monkeypatch, until, current, refused):
     monkeypatch.setattr(weights, "is_current", lambda stage, *others: stage in current)
+    monkeypatch.setattr(weights, "rows_change", lambda study, models: False)
     if refused:
         with pytest.raises(ModelError, match="llama-1b"):
             weights.require_weights(load_study("toy"), ["llama-1b"], until)
     else:
         weights.require_weights(load_study("toy"), ["llama-1b"], until)
+
+
+def test_rows_that_are_made_anew_make_a_finished_model_anew(checkout, monkeypatch):
+    monkeypatch.setattr(weights, "is_current", lambda stage, *others: True)
+    with pytest.raises(ModelError, match="llama-1b"):
+        weights.require_weights(load_study("toy"), ["llama-1b"])

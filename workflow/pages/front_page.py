@@ -82,7 +82,7 @@ def origin_line(card: dict) -> str:
 def results_section(base: Path) -> str:
     """The main figure with its reading and the headline table of notebook 05, or that there are none yet."""
     folder = base / ANALYSIS
-    if not (folder / "headline.csv").is_file():
+    if not (folder / "headline.csv").is_file() or not (base / "results.csv").is_file():
         return fill("results.html", scores=[])
     level = read_or_empty(folder / "manifest.json").get("parameters", {}).get("analysis", {}).get("confidence")
     return fill(
@@ -150,7 +150,7 @@ def claims_section(base: Path) -> str:
 def stages_section(base: Path, stages: list[tuple]) -> str:
     """Every stage with its state, time and peak memory, linked to its page, and what stages had to do without."""
     gaps = [
-        (f"{name} {model or ''}".strip(), gap["name"], gap["reason"])
+        (f"{name} {model or ''}".strip(), gap["name"], rendering.without_folders(gap["reason"]))
         for name, model, _, facts in stages
         for gap in facts.get("not_measured", [])
     ]
@@ -231,9 +231,12 @@ def write_index(study: StudyParams, models: Sequence[str] = (), others: Sequence
     documents.write(base)
     run = list(models or study.models)
     for name, model in states.expected_stages(study, states.models_of(study, base, run)):
-        if not (paths.stage_folder(study.name, name, model) / f"{name}.ipynb").is_file():
+        executed = paths.stage_folder(study.name, name, model) / f"{name}.ipynb"
+        if not executed.is_file():
             word, _ = states.state(study, name, model, run)
-            documents.write_missing(study, name, model, word, states.reason(study, name, model, word))
+            reason = states.reason(study, name, model, word)
+            if not executed.is_file():  # a run beside may have published it since
+                documents.write_missing(study, name, model, word, reason)
     with files.replacing(base / "index.html") as partial:
         partial.write_text(page(study, models, others), encoding="utf-8")
     return base / "index.html"

@@ -15,7 +15,7 @@ from emosafe_lib.study.errors import EmosafeError, StageError
 from emosafe_lib.study.parameters import StudyParams, load_model
 from workflow.checks import check_executed
 from workflow.pages import rendering, way
-from workflow.receipts import RECEIPT, is_current, read_or_empty
+from workflow.receipts import PROOF, RECEIPT, is_current, read_or_empty
 
 REASONS = {
     "stale": "parameters or code have changed since",
@@ -71,8 +71,11 @@ def has_failed(unfinished: Path, folder: Path) -> bool:
 
 
 def written_for(folder: Path) -> bool:
-    """Whether the receipt that lies there was written for the manifest that lies there."""
-    return read_or_empty(folder / RECEIPT).get("manifest") == files.file_sha256(folder / "manifest.json")
+    """Whether a receipt that lies there was written for the manifest that lies there; the engine removes one of the two
+    before it runs a stage again.
+    """
+    manifest = files.file_sha256(folder / "manifest.json")
+    return any(read_or_empty(folder / name).get("manifest") == manifest for name in (RECEIPT, PROOF))
 
 
 def unfinished(study: StudyParams, name: str, model: str | None) -> Path:
@@ -90,10 +93,9 @@ def failure(path: Path) -> str:
     try:
         check_executed(nbformat.read(path, 4), path.name)
     except StageError as error:
-        told = {"text": error.what}
-        rendering.hide_paths(told)
-        private = any(pattern.search(told["text"]) for _, pattern in rendering.PRIVATE)
-        return f"see logs/{path.name}" if private else told["text"]
+        told = rendering.without_folders(error.what)
+        private = any(pattern.search(told) for _, pattern in rendering.PRIVATE)
+        return f"see logs/{path.name}" if private else told
     except (ValueError, KeyError, AttributeError, OSError, nbformat.ValidationError):
         return "it was stopped while its notebook was written"
     return "it was stopped before its page was written"
