@@ -15,7 +15,6 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -44,6 +43,7 @@ dash stand behind `--`.
 """
 HEADER = f"{'row':>6}  {'level':<10}  probability  {{}}categories"
 CHUNK_ROWS = 256
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # to look for a file whose name is longer is an error that quotes it
 NO_ANSWER = "failed: the model's answer is not finite"
 SPARE_MEMORY, MEMORY_PER_BYTE = 6 * 2**30, 8  # bytes of address space: PyTorch alone maps some gigabytes of libraries
 
@@ -262,10 +262,15 @@ def asked(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     Whatever stands behind `--` is a message. Exits with status 2 on arguments that do not fit, without showing them.
     """
     front = list(takewhile(lambda argument: argument != "--", arguments))
+    if any(argument.startswith("--card=") for argument in front):
+        parser.error("--card takes no value")
     options, unknown = parser.parse_known_intermixed_args(front)
     if unknown:
         parser.error("an argument begins with a dash and is no option; put messages that begin with a dash behind --")
     options.texts += arguments[len(front) + 1 :]
+    for name in ("model", "file"):
+        if too_long(getattr(options, name) or ""):
+            parser.error(f"--{name} is longer than a file's name can be")
     if options.card:
         if options.file or options.texts or options.at:
             parser.error("--card reads no message: give it --model alone")
@@ -282,6 +287,13 @@ def asked(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     return options
 
 
+def too_long(path: str) -> bool:
+    """Whether no file can have this path, which may be a message at the wrong place."""
+    return len(os.fsencode(path)) > MOST_PATH_BYTES or any(
+        len(os.fsencode(part)) > MOST_NAME_BYTES for part in Path(path).parts
+    )
+
+
 def is_piped() -> bool:
     """Whether standard input is there and nobody types it."""
     return sys.stdin is not None and not sys.stdin.isatty()
@@ -295,20 +307,22 @@ def more_is_piped() -> bool:
         return True
 
 
-def standard_input(column: str) -> Iterator:
-    """The messages of standard input, one a line.
+def texts_from(file: str, column: str) -> Iterator:
+    """The messages of a file, or of standard input (`-`), one a line.
 
     Raises
     ------
-    ModelError : it is closed, or cannot be read
+    ModelError : it is closed or cannot be read, or see `texts_of`
     """
+    where, remedy = (file, "let it be read, or name another file")
+    if file == "-":
+        where, remedy = "standard input", "pipe messages in, or name a file with --file"
     try:
-        if sys.stdin is None:
+        if file == "-" and sys.stdin is None:
             raise OSError(errno.EBADF, "closed")
-        yield from texts_of("-", column)
+        yield from texts_of(file, column)
     except OSError as error:
-        what = f"cannot be read ({error.strerror or type(error).__name__})"
-        raise ModelError("standard input", what, "pipe messages in, or name a file with --file") from None
+        raise ModelError(where, f"cannot be read ({error.strerror or type(error).__name__})", remedy) from None
 
 
 def table_row(result: dict) -> str:
@@ -356,8 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if sys.stderr is not None:
         print(WARNING, file=sys.stderr)
-    read = standard_input if options.file == "-" else partial(texts_of, options.file)
-    texts, people = options.texts or read(options.column), sys.stdout.isatty()
+    texts, people = options.texts or texts_from(options.file, options.column), sys.stdout.isatty()
     classifier = Classifier(Path(options.model), runtime=options.runtime or "", at=options.at)
     if classifier.alarm and sys.stderr is not None:
         print(classifier.alarm, file=sys.stderr)

@@ -507,6 +507,9 @@ def test_the_name_of_a_file_is_no_message(stub, typed, tmp_path, capsys, behind)
         ["--model", "M", "-h424242"],
         ["--model", "M", "--help=424242"],
         ["--model", "M", "--help424242"],
+        ["--model", "M", "--card=424242"],
+        ["--model", "424242 " * 50, "calm"],
+        ["--model", "M", "--file", "424242/" * 800 + "x.csv"],
         ["--model", "M", "--424242", "calm"],
         ["--model", "M", "--mod=424242"],
         ["--model", "M", "--runtime", CANARY],
@@ -522,6 +525,13 @@ def test_no_error_about_arguments_shows_one(stub, typed, capsys, given):
         cli.main(["classify", *given])
     said = capsys.readouterr()
     assert "emosafe classify: error: " in said.err and not said.out and "424242" not in said.err
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose first byte cannot be read")
+def test_a_file_that_cannot_be_read_is_told_so(stub, typed, tmp_path, capsys):
+    (tmp_path / "m.csv").symlink_to("/proc/self/mem")
+    assert cli.main(["classify", "--model", "M", "--file", str(tmp_path / "m.csv")]) == 1
+    assert f"error: {tmp_path / 'm.csv'}: cannot be read (" in capsys.readouterr().err
 
 
 def test_a_message_in_place_of_a_command_is_not_shown(capsys):
