@@ -98,6 +98,7 @@ def rate_that_is_worst(answer: dict[float, float], losses: list[float]) -> Verdi
         )
     best, worst = min(found, key=found.get), max(found, key=found.get)
     return right(
-        f"Best with {best:g} times the rate, worst with {worst:g} times. The run ends before its warm-up does, far from "
-        "the peak, so a higher rate can win; the notebook's own was chosen on 350,000 tokens. A rate belongs to its budget."
+        f"Best with {best:g} times the rate, worst with {worst:g} times. So short a run ends while its rate still rises, "
+        "before the peak, so a higher rate can win; the notebook's own was chosen on 350,000 tokens. A rate belongs to its "
+        "budget."
     )
