@@ -25,25 +25,37 @@ def require_weights(study: StudyParams, models: Sequence[str], until: str = "") 
     ------
     ModelError : names all models that lack theirs for the same reason
     """
-    wanted = [model for model in map(load_model, models) if will_load(study, model, models, until)]
-    found = {model.name: what_is_wrong(model) for model in wanted}
+    absent = [model for model in map(load_model, models) if not at_hand(model)]
+    found = {model.name: what_is_wrong(model) for model in absent if will_load(study, model, models, until)}
     found = {name: what for name, what in found.items() if what}
     if found:
         first = next(iter(found.values()))
         others = " ".join(name for name in models if name not in found)
         go_on = f'run the others: MODELS="{others}"' if others else "name other models"
-        absent = ", ".join(name for name in found if found[name] == first)
-        raise ModelError(absent, first[0], f"{first[1]}, or {go_on}")
+        alike = ", ".join(name for name in found if found[name] == first)
+        raise ModelError(alike, first[0], f"{first[1]}, or {go_on}")
+
+
+def at_hand(model: ModelParams) -> bool:
+    """Whether a model's weights are on this machine, or none are asked for; quick, since every run asks."""
+    if model.backend != "transformers" or model.weights == "random":
+        return True
+    file = file_on_hub(model)
+    return in_cache(*file) if file else what_is_wrong_here(model) is None
+
+
+def file_on_hub(model: ModelParams) -> tuple[str, str, str] | None:
+    """Repository, name and revision of the file by which a model on the hub is known; None for one that is elsewhere."""
+    place, _, name = model.path.rpartition(":") if model.weights == "gguf" else (model.path, "", "config.json")
+    on_hub = model.weights == "hub" or (model.weights == "gguf" and "/" in place)
+    return (place, name, model.revision or "main") if on_hub else None
 
 
 def will_load(study: StudyParams, model: ModelParams, models: Sequence[str], until: str) -> bool:
     """Whether a stage that is still to run loads this model's weights."""
-    if model.backend != "transformers" or model.weights == "random":
-        return False
     stages = [stage for stage in LOAD_WEIGHTS if until in ("", stage) or (until not in LOAD_WEIGHTS and stage < until)]
-    return bool(stages) and (
-        not all(is_current(stage, study, model.name, models) for stage in stages) or rows_change(study, models)
-    )
+    current = all(is_current(stage, study, model.name, models) for stage in stages)
+    return bool(stages) and (not current or rows_change(study, models))
 
 
 def rows_change(study: StudyParams, models: Sequence[str]) -> bool:
@@ -54,13 +66,16 @@ def rows_change(study: StudyParams, models: Sequence[str]) -> bool:
 
 def what_is_wrong(model: ModelParams) -> tuple[str, str] | None:
     """Why a model's weights cannot be had, and the remedy; None where they can."""
-    place, _, name = model.path.rpartition(":") if model.weights == "gguf" else (model.path, "", "config.json")
-    if model.weights == "hub" or (model.weights == "gguf" and "/" in place):
-        return what_the_hub_lacks(place, name, model.revision or "main")
+    file = file_on_hub(model)
+    return what_the_hub_lacks(*file) if file else what_is_wrong_here(model)
+
+
+def what_is_wrong_here(model: ModelParams) -> tuple[str, str] | None:
+    """Why weights that come with the package, by pip or in a file are not there, and the remedy; None where they are."""
     try:
         if model.weights == "gguf":
             gguf_files.gguf_file(model)
-        elif not (Path(backbone.weights_location(model)) / name).is_file():
+        elif not (Path(backbone.weights_location(model)) / "config.json").is_file():
             return f"{model.path} holds no model", "install it again, or correct path:"
     except ModelError as error:
         return f"{error.where} {error.what}", error.remedy
@@ -72,8 +87,7 @@ def what_the_hub_lacks(repository: str, name: str, revision: str) -> tuple[str, 
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     try:
-        if not in_cache(repository, name, revision):
-            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), timeout=HUB_SECONDS)
+        get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), timeout=HUB_SECONDS)
     except errors.GatedRepoError:
         return "the hub keeps back weights with a licence to accept", "accept it there and log in with `hf auth login`"
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError):
@@ -95,6 +109,9 @@ def in_cache(repository: str, name: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     def held(each: str) -> bool:
-        return isinstance(try_to_load_from_cache(repository, each, revision=revision), str)
+        try:
+            return isinstance(try_to_load_from_cache(repository, each, revision=revision), str)
+        except ValueError:  # no repository has such a name
+            return False
 
     return held(name) and (name != "config.json" or any(map(held, WHOLE)))

@@ -24,8 +24,9 @@ ANSWERS = {
 }
 CODE = """
 import json, sys
-from workflow.weights import what_the_hub_lacks
-print(json.dumps([what_the_hub_lacks(f"a/{name}", "config.json", "main") for name in sys.argv[1:]]))
+from workflow.weights import in_cache, what_the_hub_lacks
+files = [(f"a/{name}", "config.json", "main") for name in sys.argv[1:]]
+print(json.dumps([None if in_cache(*file) else what_the_hub_lacks(*file) for file in files]))
 """
 
 
