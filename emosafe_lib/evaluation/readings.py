@@ -223,10 +223,11 @@ def gains_by_label(gains: pd.DataFrame) -> str:
 
 
 def spreads(table: pd.DataFrame) -> str:
-    """How the prompt's wording compares with sampling as a source of doubt."""
-    width = (table["high"] - table["low"]).groupby(table["kind"]).median() if len(table) else {}
-    if "wording" not in width:
+    """How the prompt's wording compares with sampling as a source of doubt, over the runs that have several wordings."""
+    runs = table[table["run"].isin(table.loc[table["kind"] == "wording", "run"])]
+    if runs.empty:
         return "No setting has more than one wording, so the prompt's influence is unknown."
+    width = (runs["high"] - runs["low"]).groupby(runs["kind"]).median()
     return (
         f"Between wordings of the same question, macro-F1 moves by {width['wording']:.3f} (median over models), "
         f"against a sampling interval {width['sampling']:.3f} wide."
