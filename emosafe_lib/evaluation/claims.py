@@ -55,7 +55,7 @@ class Yardstick:
     categories : the high-data categories; empty for the half with the most positive training rows
     settings : that claims 1 and 2 average over
     words : whether rivals are the paper's: the largest model shown examples and BERT. Otherwise they are every larger
-        model and the encoder, trained as the smallest is, and TF-IDF must be beaten
+        model and the encoder, fine-tuned like the smallest, and TF-IDF must be beaten
     """
 
     metric: str
@@ -187,10 +187,21 @@ def verdict_of(*clear: int) -> str:
     return CONTRADICTED if -1 in clear else CANNOT_TELL
 
 
-def complete_settings(evidence: Evidence, models: list[str], settings: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Tasks and, of these settings, those in which every one of these models has all its runs."""
-    pairs = [(task, setting) for task in TASKS for setting in settings]
-    return [(task, setting) for task, setting in pairs if all(evidence.keys(Cell(m, task, setting)) for m in models)]
+def complete_settings(evidence: Evidence, models: list[str], yardstick: Yardstick) -> list[tuple[str, str]]:
+    """Tasks and, of a yardstick's settings, those in which every one of these models has all its runs and a defined score:
+    one that is undefined, as where no source has rows enough, would make every average with it undefined too.
+    """
+    pairs = [(task, setting) for task in TASKS for setting in yardstick.settings]
+    cells = {pair: [Cell(model, *pair) for model in models] for pair in pairs}
+    whole = {pair: each for pair, each in cells.items() if all(map(evidence.keys, each))}
+    return [pair for pair, each in whole.items() if are_defined(evidence, each, yardstick.metric)]
+
+
+def are_defined(evidence: Evidence, cells: list[Cell], metric: str) -> bool:
+    """Whether these cells all have a score on the rows that all of them answered."""
+    rows = evidence.answered(*cells)
+    scores = [evidence.contrast([(1, cell)], metric, mask=rows) for cell in cells] if rows.any() else [None]
+    return all(score is not None and not math.isnan(score.value) for score in scores)
 
 
 def present(evidence: Evidence, ladder: str) -> list[str]:
@@ -243,9 +254,11 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     test = (
         f"Kendall's tau of size and mean {spelled(metric)}, and largest minus smallest, by paired bootstrap over groups"
     )
-    shared = complete_settings(evidence, models, yardstick.settings) if models else []
-    if len(models) < MIN_SIZES or not shared:
+    if len(models) < MIN_SIZES:
         return cannot_tell(name, ladder, too_few(models), test)
+    shared = complete_settings(evidence, models, yardstick)
+    if not shared:
+        return cannot_tell(name, ladder, "in no task and setting do all sizes have runs with a defined score", test)
     share = 1 / len(shared)
     rows = evidence.answered(*(Cell(model, t, s) for model in models for t, s in shared))
     means = [evidence.contrast([(share, Cell(m, t, s)) for t, s in shared], metric, mask=rows) for m in models]
@@ -258,7 +271,9 @@ def larger_is_stronger(evidence: Evidence, ladder: str, yardstick: Yardstick = S
     numbers = {"models": models, "mean_score": dict(zip(models, values, strict=True)), "metric": metric}
     numbers |= {"tau": tau, "tau_low": low, "tau_high": high, "largest_minus_smallest": numbers_of(evidence, gain)}
     numbers |= {"averaged_over": [f"{task}, {setting}" for task, setting in shared]}
-    because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes; {models[-1]} minus {models[0]}: "
+    asked = len(evidence.tasks) * len(yardstick.settings)
+    pairs = f" and over {len(shared)} of {asked} task and setting pairs" if len(shared) < asked else ""
+    because = f"tau {tau:.2f} [{low:.2f}, {high:.2f}] over {len(models)} sizes{pairs}; {models[-1]} minus {models[0]}: "
     verdict, chance = verdict_of(side_of_zero(low, high), gain.clear), chance_of_margin(evidence, gain)
     # Where the ends were told apart, the power to do so was not what was lacking.
     why = power.UNSETTLED_RANKS if gain.clear else level_or_open(evidence, gain)
@@ -277,12 +292,14 @@ def most_in_categories_and_zero_shot(evidence: Evidence, ladder: str, yardstick:
     if len(models) < MIN_SIZES:
         return cannot_tell(name, ladder, too_few(models), test)
     small, large = models[0], models[-1]
-    shared = complete_settings(evidence, [small, large], yardstick.settings)
+    shared = complete_settings(evidence, [small, large], yardstick)
     by_task = {task: [s for t, s in shared if t == task] for task in TASKS}
     both = [s for s in yardstick.settings if all(s in by_task[task] for task in TASKS)]
     others = [s for s in both if s != "zero-shot"]
     if "zero-shot" not in both or not others:
-        return cannot_tell(name, ladder, "zero-shot and another setting are needed in both tasks", test)
+        return cannot_tell(
+            name, ladder, "zero-shot and another setting, with defined scores, are needed in both tasks", test
+        )
     in_categories = gain_terms(small, large, {("categories", s): 1 / len(both) for s in both})
     in_safety = gain_terms(small, large, {("safety", s): -1 / len(both) for s in both})
     zero_shot = gain_terms(small, large, {(task, "zero-shot"): 1 / 2 for task in TASKS})
@@ -319,6 +336,14 @@ def rivals_of(evidence: Evidence, ladder: str, own: Cell, words: bool) -> dict[s
     large = {m: paper.shown_examples(evidence, m, own.task) for m in models[1:][-1:]}
     shown = {f"{m}, {cell.setting}": cell for m, cell in large.items()}
     return shown | {m: own._replace(model=m) for m in encoders}
+
+
+def training_rows(evidence: Evidence, *cells: Cell) -> str:
+    """On how many rows at most each of these was trained, for a claim's sentence; empty where they had the same number."""
+    trained = [cell.model for cell in cells if cell.setting in ("fine-tuned", "baseline")]
+    most = {name: evidence.study.for_model(name).finetuning.train_rows for name in trained}
+    told = ", ".join(f"{name} {'all' if rows is None else f'{rows:,}'}" for name, rows in most.items())
+    return f"; training rows at most: {told}" if len(set(most.values())) > 1 else ""
 
 
 def high_data_categories(evidence: Evidence, yardstick: Yardstick = STRICT) -> list[str]:
@@ -365,10 +390,11 @@ def tuned_small_is_level(evidence: Evidence, ladder: str, yardstick: Yardstick =
     numbers["categories"] = {c: {m: numbers_of(evidence, gap) for m, gap in gaps.items()} for c, gaps in found.items()}
     possible = len(found) - len(behind)
     verdict = SUPPORTED if len(level) >= SEVERAL else CONTRADICTED if possible < SEVERAL else CANNOT_TELL
-    because = f"level in {len(level)}, clearly behind in {len(behind)} of {len(found)} high-data categories"
+    because = f"level in {len(level)}, clearly behind in {len(behind)} of {len(found)} high-data categories, "
+    because += f"against {', '.join(rivals)}{training_rows(evidence, own, *rivals.values())}"
     draws = np.stack([np.stack([gap.draws for gap in gaps.values()], axis=1) for gaps in found.values()], axis=1)
     chance = power.chance_of_level(draws, margin, settings.confidence, SEVERAL)
-    return settled(name, ladder, verdict, numbers, test, f"{because}, against {', '.join(rivals)}", chance)
+    return settled(name, ladder, verdict, numbers, test, because, chance)
 
 
 def fits_two_gigabytes(model: ModelParams | None = None) -> Claim:
@@ -414,7 +440,8 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     rivals = {m: cell for m, cell in wanted.items() if evidence.keys(cell)}
     untrained = [m for m in wanted if m not in rivals]
     untrained += [] if any(evidence.family(cell.model) == "encoder" for cell in wanted.values()) else ["an encoder"]
-    over = evidence.contrast([(1, own), (-1, Cell("tfidf", "safety", "baseline"))], metric)
+    over_cell = Cell("tfidf", "safety", "baseline")
+    over = evidence.contrast([(1, own), (-1, over_cell)], metric)
     if over is None or not rivals:
         return cannot_tell(name, ladder, "the TF-IDF baseline and a fine-tuned rival are needed", test)
     gaps = {
@@ -429,7 +456,8 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     numbers |= {"against": {key: numbers_of(evidence, gap) for key, gap in gaps.items()}}
     because = f"{models[0]} minus TF-IDF {spoken(over)}; its " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
     if untrained:
-        because += f"; not trained: {', '.join(untrained)}"
+        because += f"; not run: {', '.join(untrained)}"
+    because += training_rows(evidence, own, *rivals.values(), *(() if yardstick.words else (over_cell,)))
     above = () if yardstick.words else (over.clear,)
     verdict = verdict_of(*above, fits, *clear, *(0 for _ in untrained))
     chance = chance_of_margin(evidence, *gaps.values(), *(() if yardstick.words else (over,)))

@@ -240,6 +240,7 @@ def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
 
     `table` has the columns source, run, value, low and high; `humans` has source, value, low and high.
     """
+    humans = humans[humans["source"].isin(table["source"])]
     sources, runs = list(humans["source"]), list(dict.fromkeys(table["run"]))[::-1]
     height = 1.4 + 0.27 * len(runs)
     figure, panels = subplots(1, len(sources), figsize=(WIDTH + 1, height), sharey=True, squeeze=False)
@@ -251,7 +252,9 @@ def beside_people(table: pd.DataFrame, humans: pd.DataFrame):
             panel.axvline(person.value, color=PALETTE[1], label="one person")
             panel.axvspan(person.low, person.high, color=PALETTE[1], alpha=0.15, linewidth=0)
         panel.set(title=person.source, xlabel="macro-F1", yticks=range(len(runs)), yticklabels=runs)
-    panels[0][-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    labelled = [found for panel in panels[0] if (found := panel.get_legend_handles_labels())[0]]
+    if labelled:
+        panels[0][-1].legend(*labelled[0], loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

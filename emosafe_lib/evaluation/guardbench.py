@@ -70,11 +70,25 @@ def unseen_cells(evidence: Evidence) -> list[Cell]:
     return found + ([always] if found and evidence.keys(always) else [])
 
 
+def rows_asked_alike(evidence: Evidence, cells: list[Cell]) -> dict[Cell, np.ndarray]:
+    """By run, the rows to score it on: of each source that it answers for, those that all runs with that source answered."""
+    answered = {cell: evidence.answered(cell) for cell in cells}
+    found = {cell: np.zeros(len(evidence.truth), bool) for cell in cells}
+    for source in PUBLISHED:
+        here = evidence.truth.source == source
+        asked = [cell for cell in cells if (answered[cell] & here).any()]
+        alike = np.logical_and.reduce([here, *(answered[cell] for cell in asked)])
+        for cell in asked:
+            found[cell] |= alike
+    return found
+
+
 def beside_published(evidence: Evidence) -> pd.DataFrame:
-    """Our runs on unseen sources and GuardBench's figures, one row a source and model, columns `COLUMNS`."""
+    """Our runs on unseen sources and GuardBench's figures, one row a source and model, columns `COLUMNS`; ours on the rows
+    that all of them answered.
+    """
     rows, truth = [], evidence.truth
-    for cell in unseen_cells(evidence):
-        mask = evidence.answered(cell) & np.isin(truth.source.astype(str), list(PUBLISHED))
+    for cell, mask in rows_asked_alike(evidence, unseen_cells(evidence)).items():
         score = evidence.score(cell, mask, source_measure) if mask.any() else None
         for source in [name for name in PUBLISHED if score and ("F1", name) in score.values]:
             metric, here = PUBLISHED[source][1], mask & (truth.source == source)

@@ -15,13 +15,17 @@ from emosafe_lib.evaluation.intervals import wilson
 from emosafe_lib.evaluation.paired_tests import holm
 from emosafe_lib.evaluation.results import Cell, Evidence
 
+NOBODY = "nobody named"
+
 
 def named_groups() -> pd.Series:
-    """The group that each of HateCheck's cases speaks of, by id of the merged row; empty where it is not at hand."""
+    """The group that each of HateCheck's cases speaks of, or `NOBODY`, by id of the merged row; empty where it is not at
+    hand.
+    """
     if registry.missing([registry.registry()["hatecheck"]]):
         return pd.Series(dtype=object)
     table = read_table(registry.files("hatecheck")["test_suite_cases.csv"])
-    return table.set_index("hatecheck:" + table["case_id"])["target_ident"].replace("", "nobody named")
+    return table.set_index("hatecheck:" + table["case_id"])["target_ident"].replace("", NOBODY)
 
 
 def false_alarms_by(evidence: Evidence, cell: Cell, groups: pd.Series) -> pd.DataFrame:
@@ -88,9 +92,10 @@ def alarms_about(table: pd.DataFrame, confidence: float = 0.95) -> str:
     """Which groups are alarmed about more than the others, after Holm's correction, from `false_alarms_by`."""
     if table.empty:
         return "This study has no messages that name whom they speak of."
-    more = table[(table["p_holm"] < 1 - confidence) & (table["more"] > 0)]
+    groups = table[table["group"] != NOBODY]
+    more = groups[(groups["p_holm"] < 1 - confidence) & (groups["more"] > 0)]
     said = ", ".join(
         f"{row.group} ({row.more:+.0%} [{row.more_low:+.0%}, {row.more_high:+.0%}])" for row in more.itertuples()
     )
-    lead = f"Harmless messages that are alarmed about more than the others, of {len(table)} groups, after Holm's correction"
+    lead = f"Harmless messages that are alarmed about more than the others, of {len(groups)} groups, after Holm's correction"
     return f"{lead}: {said or 'none clearly; few messages a group show large differences only'}."

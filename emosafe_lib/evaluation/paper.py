@@ -93,7 +93,9 @@ def printed(role: str, members: tuple[str, ...]) -> float:
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """`beside_ours` as a wide table of text: a row a category, two columns a model, the paper's value and ours."""
     ours = [
-        "not run" if pd.isna(row.value) else f"{with_interval(row.value, row.low, row.high)}, F1 {row.f1:.3f}"
+        "not run"
+        if pd.isna(row.value)
+        else f"{with_interval(row.value, row.low, row.high)}, F1 {'undefined' if pd.isna(row.f1) else f'{row.f1:.3f}'}"
         for row in table.itertuples()
     ]
     paper = table["printed"].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")

@@ -129,7 +129,8 @@ def score_by_size(ranks: pd.DataFrame) -> str:
     """
     if ranks.empty or (ranks["status"] == INSUFFICIENT).all():
         return (
-            "Fewer than three sizes have runs here, or their scores are equal: insufficient for any statement on size."
+            "Fewer than three sizes have runs here, or their scores are equal or undefined: insufficient for any statement "
+            "on size."
         )
     usable = ranks[ranks["status"] == "ok"]
     return " ".join(one_ladder_by_size(name, part) for name, part in usable.groupby("ladder", sort=False))
@@ -159,11 +160,11 @@ def score_by_label(points: pd.DataFrame) -> str:
     if best.empty:
         return "No label has scores of two sizes, so nothing can be said label by label."
     gain = best["last"] - best["first"]
-    label, setting = gain.idxmax()
+    label, setting = most = gain.abs().idxmax()
     return (
         f"The largest model is the best one in {(best['last'] == best['max']).sum()} of {len(best)} label and setting "
         f"pairs; from the smallest to the largest, F1 moves by {gain.median():+.3f} in the median and most in {label}, "
-        f"{setting} ({gain.max():+.3f})."
+        f"{setting} ({gain[most]:+.3f})."
     )
 
 
@@ -175,19 +176,29 @@ def budget_curves(table: pd.DataFrame) -> str:
         if len(mean) > 1:
             few, many = mean.index.min(), mean.index.max()
             parts.append(f"{mean[few]:.3f} with {few} training rows and {mean[many]:.3f} with {many} on {task}")
+    if not parts and len(table):
+        return "The models share fewer than two numbers of training rows, so no average over them can be told."
     if not parts:
         return "No training budgets were run, so how scores grow with training rows is unknown here."
     return "Averaged over models, fine-tuned macro-F1 is " + "; ".join(parts) + "."
 
 
-def pooled_and_within(table: pd.DataFrame) -> str:
-    """How much of the pooled score of the source-name baseline is left within sources, on safety."""
+def pooled_and_within(table: pd.DataFrame, sources: int) -> str:
+    """How much of the pooled score of the source-name baseline is left within sources, on safety.
+
+    `table` is that of `runs_labelled`; `sources` is the number of sources among the test rows.
+    """
+    if sources == 1:
+        return "There is a single source here, so its name gives nothing away."
     part = table[(table["model"] == "source") & (table["task"] == "safety")].set_index("metric")["value"]
-    if len(part) < 2 or part.isna().any():
+    if len(part) < 2 or np.isnan(part["macro_f1"]):
         return "Without the source-name baseline nothing can be said on how much a source gives away."
     pooled, inside = part["macro_f1"], part["within_source_macro_f1"]
-    if pooled == inside:
-        return "There is a single source here, so the pooled score and the score within sources are one and the same."
+    if np.isnan(inside):
+        return (
+            f"The source's name alone reaches a pooled macro-F1 of {pooled:.3f} on safety; no source has rows enough of two "
+            "levels for a score within it."
+        )
     return (
         f"The source's name alone reaches a pooled macro-F1 of {pooled:.3f} on safety and {inside:.3f} within sources: "
         "what a model scores above that, within sources, is its own."
@@ -215,10 +226,13 @@ def gains_by_label(gains: pd.DataFrame) -> str:
     better, worse = (single["low"] > 0).sum(), (single["high"] < 0).sum()
     most = single.loc[single["value"].idxmax()]
     gain = with_interval(most["value"], most["low"], most["high"], "+.3f")
+    pair = f"{most['largest']} is better than {most['smallest']}"
+    if single.groupby(["largest", "smallest"]).ngroups > 1:  # not every setting was run for the same models
+        gain += f", {most['largest']} minus {most['smallest']}"
+        pair = "the largest model with runs is better than the smallest"
     return (
-        f"By intervals that are not corrected for their number, {most['largest']} is better than {most['smallest']} in "
-        f"{better} of {len(single)} label and setting pairs and worse in {worse}; the highest difference is in "
-        f"{most['category']}, {most['setting']} ({gain})."
+        f"By intervals that are not corrected for their number, {pair} in {better} of {len(single)} label and setting pairs "
+        f"and worse in {worse}; the highest difference is in {most['category']}, {most['setting']} ({gain})."
     )
 
 
@@ -251,9 +265,10 @@ def sources_apart(table: pd.DataFrame) -> str:
         return "With a single source, nothing can be left out: how a model fares on a new source is unknown here."
     both = wide[["tfidf", "tfidf, source left out"]].dropna()
     loss = both["tfidf"] - both["tfidf, source left out"]
+    way, things = "lower" if loss.mean() >= 0 else "higher", agreed(len(both), "source", "sources")
     return (
-        f"On a source that it never saw, TF-IDF scores {loss.mean():.3f} lower on average over {len(both)} sources, "
-        f"and worse in {(loss > 0).sum()} of them."
+        f"On a source that it never saw, TF-IDF scores {abs(loss.mean()):.3f} {way} on average over {len(both)} {things}; "
+        f"it is worse in {(loss > 0).sum()}."
     )
 
 

@@ -70,7 +70,7 @@ def replaced(pattern: re.Pattern, table: dict[str, str]) -> Edit:
 
 
 def after(pattern: re.Pattern, word: str, count: int = 1) -> Edit:
-    """A word put behind the first listed ones."""
+    """A word put behind the first `count` listed ones; behind all where it is 0."""
     return lambda text: pattern.sub(lambda match: f"{match.group()} {word}", text, count=count)
 
 
@@ -90,7 +90,7 @@ RULES = {
     "emoji": Rule(lambda text: text + EMOJI, lambda text: text + " ."),
     "chat register": Rule(replaced(CHAT_WORDS, CHAT), after(CHAT_WORDS, "", count=0)),
     "negation": Rule(after(AUXILIARY_WORDS, "not"), after(AUXILIARY_WORDS, "also"), meaning_stays=False),
-    "past tense": Rule(replaced(PAST_WORDS, PAST), after(PAST_WORDS, "now"), meaning_stays=False),
+    "past tense": Rule(replaced(PAST_WORDS, PAST), after(PAST_WORDS, "now", count=0), meaning_stays=False),
 }
 COLUMNS = ["rule", "meaning_stays", "rows", "changed", "changed_control", "value", "low", "high", "p", "towards_unsafe"]
 

@@ -18,11 +18,11 @@ from emosafe_lib.evaluation.bootstrap import interval
 from emosafe_lib.evaluation.intervals import side_of_zero
 from emosafe_lib.evaluation.paired_tests import holm, mcnemar, right_rows
 from emosafe_lib.evaluation.power import detectable
-from emosafe_lib.evaluation.results import Cell, Evidence
-from emosafe_lib.models.backbone import weights_location
+from emosafe_lib.evaluation.results import Cell, Evidence, Key
 from emosafe_lib.models.capacity import count_parameters
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams
+from emosafe_lib.study.paths import ASSETS
 from emosafe_lib.study.taxonomy import LEFT_OUT, TASK_LABELS, TASKS
 
 SCALED_SETTINGS = ("zero-shot", "few-shot", "probe", "fine-tuned")
@@ -68,7 +68,7 @@ def pretraining_tokens(model: ModelParams) -> float:
     """Tokens seen in pre-training: from the record beside our own weights, from the model card for LLaMA, else NaN."""
     if model.weights != "assets":
         return STATED_TOKENS.get(model.name, np.nan)
-    weights = Path(weights_location(model))
+    weights = ASSETS / model.path
     record = weights.parent / "curves.json"
     runs = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
     return next((float(sum(run["tokens"].values())) for run in runs if run["rung"] == weights.name), np.nan)
@@ -107,9 +107,9 @@ def rank_stability(evidence: Evidence, models: list[str], task: str, setting: st
 
     Returns
     -------
-    status ("ok", or "insufficient" for fewer than three sizes or equal scores) and how many sizes; tau (Kendall's tau-a)
-    with its bootstrap interval low and high; same_order, the share of resamples that rank the models exactly as the point
-    values do; trend, 1 where the score rises with size, -1 where it falls, else 0 (see `trend_of`)
+    status ("ok", or "insufficient" for fewer than three sizes, or scores that are equal or undefined) and how many sizes;
+    tau (Kendall's tau-a) with its bootstrap interval low and high; same_order, the share of resamples that rank the models
+    exactly as the point values do; trend, 1 where the score rises with size, -1 where it falls, else 0 (see `trend_of`)
     """
     found = {"status": INSUFFICIENT, "sizes": len(with_runs(evidence, models, task, setting))}
     found |= dict.fromkeys(("tau", "low", "high", "same_order"), np.nan) | {"trend": 0}
@@ -213,7 +213,7 @@ def curve_of(evidence: Evidence, models: list[str], task: str, setting: str, met
     place = ("curve", tuple(models), task, setting, metric)
     if place not in evidence.cache:
         stacked = ladder_scores(evidence, models, task, setting, metric)
-        none = Curve(INSUFFICIENT, "fewer than three sizes, or equal scores")
+        none = Curve(INSUFFICIENT, "fewer than three sizes, or scores that are equal or undefined")
         level = evidence.study.analysis.confidence
         evidence.cache[place] = none if stacked is None else saturating_curve(*stacked, level)
     return evidence.cache[place]
@@ -283,9 +283,13 @@ def planned(evidence: Evidence) -> list[tuple[str, Cell, Cell]]:
 
 
 def ladders(evidence: Evidence) -> list[str]:
-    """The ladders that the study has models on, the longest first."""
-    names = {params.ladder for params in evidence.models.values()} - {"none"}
-    return sorted(names, key=lambda name: (-len(evidence.ladder(name)), name))
+    """The ladders that the study has models on, the one with most models that ran first, then the longest."""
+    names, ran = (
+        {params.ladder for params in evidence.models.values()} - {"none"},
+        {key.model for key in evidence.answers},
+    )
+    lengths = {name: (len(ran & set(evidence.ladder(name))), len(evidence.ladder(name))) for name in names}
+    return sorted(names, key=lambda name: (*(-length for length in lengths[name]), name))
 
 
 def comparisons(evidence: Evidence) -> pd.DataFrame:
@@ -316,7 +320,8 @@ COMPARISON_COLUMNS = (
 
 
 def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell, metric: str) -> dict:
-    """One paired comparison: first minus second on the rows that both answered; McNemar's test is of the first run of each.
+    """One paired comparison: first minus second on the rows that both answered; McNemar's test is of one run of each, of the
+    same wording and seed where both have one.
 
     What is held against the source's name stands beside the headline scores, and so rests on their rows.
     """
@@ -324,7 +329,7 @@ def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell
     if family == "source name":
         mask &= evidence.common(first.task)
     found = evidence.contrast([(1, first), (-1, second)], metric, mask=mask)
-    sides = [evidence.answers[evidence.keys(cell)[0]].on(mask) for cell in (first, second)]
+    sides = [evidence.answers[key].on(mask) for key in runs_alike(evidence.keys(first), evidence.keys(second))]
     flips = mcnemar(*(right_rows(evidence.truth, side) for side in sides))
     row = {"family": family, "task": first.task, "metric": metric}
     row |= {"first": first.model, "first_setting": first.setting, "first_variant": first.shown}
@@ -332,6 +337,12 @@ def paired_comparison(evidence: Evidence, family: str, first: Cell, second: Cell
     row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
     row |= {"gained": flips.gained, "lost": flips.lost, "mcnemar_p": flips.p, "cohens_g": flips.g}
     return row | {"n": int(mask.sum()), "error": found.error}
+
+
+def runs_alike(first: list[Key], second: list[Key]) -> tuple[Key, Key]:
+    """One run of each of two cells: the first of the same wording and seed, else of the same wording, else of any."""
+    pairs = list(product(first, second))
+    return min(pairs, key=lambda pair: (pair[0].variant != pair[1].variant, pair[0].seed != pair[1].seed))
 
 
 def size_gains(evidence: Evidence, ladder: str) -> pd.DataFrame:

@@ -38,6 +38,7 @@ def headline(table: pd.DataFrame) -> pd.DataFrame:
     """The fine-tuned models' scores on safety, a line each; a cell that pandas read as NaN is an empty one."""
     empty = (table[["variant", "category"]].astype(object).fillna("") == "").all(axis=1)
     rows = table[empty & (table["task"] == "safety") & (table["setting"] == "fine-tuned")]
+    rows = rows.assign(value=pd.to_numeric(rows["value"], errors="coerce"))  # a file says "undefined" of some
     return rows.pivot(index="model", columns="metric", values="value")
 
 

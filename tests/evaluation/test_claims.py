@@ -181,6 +181,16 @@ def test_without_a_memory_plan_nothing_is_said_about_memory(monkeypatch):
     assert claims.fits_two_gigabytes().verdict == "cannot tell"
 
 
+def test_a_claim_says_where_rivals_learned_from_other_numbers_of_rows():
+    here = viable_world()
+    assert "training rows" not in claims.small_is_viable(here, "nano").because
+    caps = [ModelCaps(model="nano-1", train_rows=40)]
+    claim = claims.small_is_viable(
+        dataclasses.replace(here, study=here.study.model_copy(update={"model_caps": caps})), "nano"
+    )
+    assert "; training rows at most: nano-1 40, nano-4 all, minilm all, tfidf all" in claim.because
+
+
 def test_a_small_model_that_lags_behind_is_not_viable(rising):
     assert claims.small_is_viable(rising, "nano").verdict == "contradicted"
 
@@ -224,7 +234,7 @@ def test_without_an_encoder_viability_is_open_unless_another_part_fails():
     same = dict.fromkeys(RISING, 1.5)
     here, wide = world(same, same), viable_world().study
     claim = claims.small_is_viable(dataclasses.replace(here, study=wide), "nano")
-    assert claim.verdict == "cannot tell" and "not trained: an encoder" in claim.because
+    assert claim.verdict == "cannot tell" and "not run: an encoder" in claim.because
     assert claims.small_is_viable(world(RISING, RISING), "nano").verdict == "contradicted"
 
 

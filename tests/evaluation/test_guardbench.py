@@ -53,6 +53,17 @@ def test_only_runs_that_never_saw_the_source_are_shown():
     assert guardbench.beside_published(world(left_out=False)).empty
 
 
+def test_all_runs_of_a_source_are_scored_on_the_rows_that_all_of_them_answered():
+    made = world()
+    key = made.keys(Cell("nano-1", "safety", "probe", LEFT_OUT))[0]
+    answers, few = made.answers[key], 40
+    shown = [part[:few] for part in (answers.rows, answers.chosen, answers.probabilities, answers.usable)]
+    made.answers[key] = type(answers)(answers.task, *shown)
+    made.cache.clear()
+    ours = guardbench.beside_published(made).query("whose == 'ours'")
+    assert ours.groupby("source")["n"].nunique().eq(1).all() and ours.drop_duplicates("source")["n"].sum() == few
+
+
 def test_a_row_without_an_answer_counts_against_both_metrics():
     made = world()
     key = made.keys(Cell("nano-1", "safety", "probe", LEFT_OUT))[0]

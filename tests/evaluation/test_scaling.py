@@ -410,7 +410,10 @@ def test_a_run_below_the_source_names_baseline_is_counted_by_the_test_that_count
 
 def test_wordings_are_held_against_the_sampling_of_the_runs_that_have_several():
     worded, seeded = {"run": "a, zero-shot"}, {"run": "a, fine-tuned"}
-    rows = [worded | {"kind": "wording", "low": 0.2, "high": 0.3}, worded | {"kind": "sampling", "low": 0.2, "high": 0.4}]
+    rows = [
+        worded | {"kind": "wording", "low": 0.2, "high": 0.3},
+        worded | {"kind": "sampling", "low": 0.2, "high": 0.4},
+    ]
     rows += [seeded | {"kind": kind, "low": 0.0, "high": 0.9} for kind in ("seed", "sampling", "sampling")]
     assert "moves by 0.100 (median over models), against a sampling interval 0.200 wide" in readings.spreads(
         pd.DataFrame(rows)

@@ -235,9 +235,10 @@ def recomputed(place: Path) -> dict[str, str]:
     figures = {path.stem: csv_files.read_csv(path) for path in (folder / "figures").glob("*.csv")}
     ranks = pd.read_csv(folder / "ranks.csv").replace("undefined", float("nan"))
     ranks[["low", "high"]] = ranks[["low", "high"]].astype(float)
+    sources = set(numbers.loc[numbers["metric"] == "source_macro_f1", "category"])
     found = {
         "score_by_size": readings.score_by_size(ranks),
-        "pooled_and_within": readings.pooled_and_within(readings.runs_labelled(numbers)),
+        "pooled_and_within": readings.pooled_and_within(readings.runs_labelled(numbers), len(sources)),
         "sources_apart": readings.sources_apart(figures["sources_apart"]),
         "score_by_label": readings.score_by_label(figures["score_by_label"]),
     }
@@ -254,8 +255,9 @@ def recomputed(place: Path) -> dict[str, str]:
     optional |= {"harmless_requests": harmless.in_words, "alarms_by_group": alarms_by_group}
     if "one_person" in figures:  # what people agreed on is in no copy, so the sentence's own figures stand for it
         sentence = (folder / "figures" / "one_person.txt").read_text(encoding="utf-8")
-        humans = pd.DataFrame(re.findall(r"(\w+): alpha ([\d.]+), one person ([\d.]+)", sentence))
-        humans = humans.set_axis(["source", "alpha", "value"], axis=1).astype({"alpha": float, "value": float})
+        told = re.findall(r"(\w+): alpha (?:at most )?([\d.]+\d)(?:, one person ([\d.]+))?", sentence)
+        humans = pd.DataFrame(told, columns=["source", "alpha", "value"]).replace({"value": {"": "nan"}})
+        humans = humans.astype({"alpha": float, "value": float})
         optional["one_person"] = lambda table: annotators.in_words(table, humans)
     return found | {name: read(figures[name]) for name, read in optional.items() if name in figures}
 
