@@ -65,7 +65,8 @@ def measure_llama_cpp(model: ModelParams, texts: list[str]) -> pd.DataFrame:
         return pd.DataFrame([measure.unmeasured_row(model.name, DTYPE, why)], columns=COLUMNS)
     same = float(np.mean([found == wanted for found, wanted in zip(rows.pop(), likeliest, strict=True)]))
     size = gguf_files.gguf_file(model).stat().st_size / 2**20
-    shared = {"model": model.name, "dtype": DTYPE, "batch": 1, "weights_mb": round(size, 2), "file_mb": round(size, 2)}
+    shared = {"model": model.name, "dtype": DTYPE, "device": "cpu", "batch": 1}
+    shared |= {"weights_mb": round(size, 2), "file_mb": round(size, 2)}
     shared |= {"basis": measure.MEASURED, "reason": "", "agreement": round(same, 4), "peak_of": "loading and inference"}
     return pd.DataFrame([shared | row for row in rows], columns=COLUMNS)
 

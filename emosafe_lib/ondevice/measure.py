@@ -32,7 +32,9 @@ from emosafe_lib.study.optional import ends_a_stage, note, reason
 from emosafe_lib.study.parameters import ModelParams, load_model
 
 BATCHES, LENGTHS = (1, 8), (64, 256)
-COLUMNS = "model dtype batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis reason".split()
+COLUMNS = (
+    "model dtype device batch length runs p50_ms p95_ms weights_mb loading_mb peak_mb peak_of basis reason".split()
+)
 COLUMN_TYPES = dict.fromkeys(["batch", "length", "runs"], "Int64") | dict.fromkeys(
     ["p50_ms", "p95_ms", "weights_mb", "loading_mb", "peak_mb"], "float64"
 )
@@ -83,9 +85,12 @@ def rooms(model: ModelParams, counts: dict[str, int], dtype: str) -> dict[str, t
     if not on_gpu(model):
         return {"RAM": (weight_bytes(counts, "float32"), ram)}
     packed, made = dtype.startswith("int"), model.weights == "random"
+    places = [()]  # this process's own GPU; packed weights take all where the file asks for several, see `placement`
+    if packed and model.resources.gpus > 1:
+        places = [(gpu,) for gpu in range(torch.cuda.device_count())]
     passing = weight_bytes(counts, "bfloat16" if packed else dtype)
     return {
-        "GPU memory": (weight_bytes(counts, dtype), torch.cuda.mem_get_info()[0]),
+        "GPU memory": (weight_bytes(counts, dtype), sum(torch.cuda.mem_get_info(*gpu)[0] for gpu in places)),
         "RAM": (passing if made or not packed else 0, ram),
         "disk": (passing if made and packed else 0, disk),
     }
@@ -164,7 +169,8 @@ def saved_and_loaded(model: ModelParams, **options):
 
 
 def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
-    """Seconds of repeated forward passes over random tokens, after one row to warm up; shape (runs,).
+    """Seconds of repeated forward passes over random tokens, after one row to warm up, and the whole batch where that is
+    quick; shape (runs,).
 
     A pass that takes `SLOW_SECONDS` by itself is made once: its percentiles are then its one time.
     """
@@ -174,7 +180,10 @@ def latencies(network, batch: int, length: int, vocabulary: int) -> np.ndarray:
     ids = torch.randint(5, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
     mask, spent = torch.ones_like(ids), []
     with torch.inference_mode():
+        started = time.perf_counter()
         network(input_ids=ids[:1], attention_mask=mask[:1])
+        if (time.perf_counter() - started) * batch < MOST_SECONDS:
+            network(input_ids=ids, attention_mask=mask).logits.cpu()
         while still_few(spent):
             started = time.perf_counter()
             network(input_ids=ids, attention_mask=mask).logits.cpu()
@@ -190,10 +199,12 @@ def still_few(spent: list[float]) -> bool:
 
 
 def peak_mb(gpu: bool = False) -> float:
-    """Peak memory in MiB since `forget_peak`: of a GPU what is allocated there, else this process's resident memory."""
+    """Peak memory in MiB since `forget_peak`: what PyTorch allocated on all GPUs, else this process's resident memory."""
     import torch
 
-    return torch.cuda.max_memory_allocated() / 2**20 if gpu else peak_memory_mb()
+    if not gpu:
+        return peak_memory_mb()
+    return sum(torch.cuda.max_memory_allocated(each) for each in range(torch.cuda.device_count())) / 2**20
 
 
 def forget_peak(gpu: bool = False) -> bool:
@@ -206,7 +217,8 @@ def forget_peak(gpu: bool = False) -> bool:
     gc.collect()
     if gpu:
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        for each in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(each)
         return True
     give_back()
     try:
@@ -245,7 +257,8 @@ def measure_dtype(model: ModelParams, dtype: str) -> list[dict]:
             spent = latencies(network, batch, length, network.config.vocab_size)
             low, high = np.percentile(spent, [50, 95]) * 1000
             rows.append(
-                {"model": model.name, "dtype": dtype, "batch": batch, "length": length, "runs": len(spent)}
+                {"model": model.name, "dtype": dtype, "device": pick_device(model).type}
+                | {"batch": batch, "length": length, "runs": len(spent)}
                 | {"p50_ms": round(float(low), 2), "p95_ms": round(float(high), 2)}
                 | {"weights_mb": round(weights, 2), "loading_mb": round(loading, 1)}
                 | {"peak_mb": round(peak_mb(gpu), 1), "peak_of": peak_of, "basis": MEASURED, "reason": ""}
