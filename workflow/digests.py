@@ -25,20 +25,35 @@ SHIPPED_SOURCES = {
     "emosafe_contrast_pairs": "sample/contrast_pairs.jsonl",
 }
 
+# Models that a stage looks at whatever the run's are: the likeness of re-tellings, the 1B claim, the shapes of the plan.
+ALSO_READ = {
+    "02_chatgpt_augmentation": ("minilm",),
+    "05_scaling_analysis": ("llama-1b",),
+    "06_on_device": ("llama-1b", "llama-3b", "llama-8b", "llama-70b"),
+}
 
-def code_modules(notebook: Path) -> list[Path]:
-    """The library modules that a notebook imports, directly or through each other, in sorted order.
+
+def cells_of(notebook: Path) -> list[tuple[str, str, list[str]]]:
+    """Type, source and tags of a notebook's cells: what running it depends on. Outputs that JupyterLab saved are no part.
 
     Raises
     ------
     StageError : the file is no notebook
     """
-    package = ASSETS.parent
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return [
+            (each["cell_type"], "".join(each["source"]), sorted(each.get("metadata", {}).get("tags", [])))
+            for each in cells
+        ]
     except (ValueError, KeyError, TypeError):  # as a merge leaves it that met a conflict
         raise StageError(f"notebooks/{notebook.name}", "is no notebook", "restore it, with git for example") from None
+
+
+def code_modules(notebook: Path) -> list[Path]:
+    """The library modules that a notebook imports, directly or through each other, in sorted order."""
+    package = ASSETS.parent
+    sources = [source for kind, source, _ in cells_of(notebook) if kind == "code"]
     todo = [name for source in sources for name in imported_names(source)]
     found: set[Path] = set()
     while todo:
@@ -78,8 +93,8 @@ def module_files(package: Path, dotted: str) -> set[Path]:
 def reached_code_digest(stage: str) -> str:
     """One hash over the stage's notebook and every library module that it reaches."""
     notebook = project_root() / "notebooks" / f"{stage}.ipynb"
-    digest = hashlib.sha256()
-    for path in [notebook, *code_modules(notebook)]:
+    digest = hashlib.sha256(json.dumps(cells_of(notebook)).encode())
+    for path in code_modules(notebook):
         digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -115,7 +130,8 @@ def data_digests(stage: str, study: StudyParams, model: ModelParams | None, mode
     if reads_all_models(stage):
         read = [load_model(name) for name in models or study.models]
     weights = "".join(digest_of_files(asset_files(each)) for each in read)
-    return weights + (source_digests(study) if "data" in STAGES[stage]["sections"] else "")
+    shapes = [load_model(name).model_dump(mode="json") for name in ALSO_READ.get(stage, ())]
+    return weights + json.dumps(shapes) + (source_digests(study) if "data" in STAGES[stage]["sections"] else "")
 
 
 def stage_digest(stage: str, study: StudyParams, model: ModelParams | None = None, models: Sequence[str] = ()) -> str:

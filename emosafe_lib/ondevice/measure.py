@@ -28,7 +28,7 @@ from emosafe_lib.models.quantization import four_bits
 from emosafe_lib.ondevice import trials
 from emosafe_lib.study.machine import peak_memory_mb
 from emosafe_lib.study.memory import give_back
-from emosafe_lib.study.optional import ends_a_stage, note, reason
+from emosafe_lib.study.optional import ends_a_stage, note, reason, without_folders
 from emosafe_lib.study.parameters import ModelParams, load_model
 
 BATCHES, LENGTHS = (1, 8), (64, 256)
@@ -321,7 +321,7 @@ def measure_apart(name: str, dtypes: Sequence[str], random: bool = False) -> pd.
 def ending(done: subprocess.CompletedProcess) -> str:
     """How a process of its own ended: its status and the last line that it left."""
     last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
-    return f"its process ended with status {done.returncode}: {last}"
+    return f"its process ended with status {done.returncode}: {without_folders(last)}"
 
 
 def measure_all(

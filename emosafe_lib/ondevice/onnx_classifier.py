@@ -114,7 +114,12 @@ def open_graph(path: Path, joined: Path | None = None):
     ------
     ModelError : no graph that onnxruntime can run, or one whose weights lie elsewhere
     """
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise
+    except ImportError:  # as where a library of the system is too old for it
+        raise ModelError(path, "needs onnxruntime, which cannot be loaded here", "install it again") from None
 
     onnxruntime.set_default_logger_severity(4)  # what it would print names nodes and shapes, over several lines
     options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel

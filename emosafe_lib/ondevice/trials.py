@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from emosafe_lib.models.precision import half_precision
 from emosafe_lib.models.quantization import keep_narrow_layers_plain
-from emosafe_lib.study.optional import reason
+from emosafe_lib.study.optional import reason, without_folders
 
 TRIAL_SECONDS = 300
 SLOW_BF16 = "bf16 is far slower than fp32 on this CPU"
@@ -84,7 +84,7 @@ def tried_apart(name: str, device: str) -> str:
     if done.returncode == 0:
         return ""
     left = (done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"])[-1]
-    return f"{name} does not run here ({left[:160]})"
+    return f"{name} does not run here ({without_folders(left)[:160]})"
 
 
 def pack_with_bitsandbytes(name: str, device: str) -> None:

@@ -8,6 +8,7 @@ stage wherever it is met: to go on would hide it.
 """
 
 import errno
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ ENDS_A_STAGE: tuple[type[BaseException], ...] = (
 )
 # Of OSError, those that every later write would meet as well.
 FULL_DISK = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota used up", errno.EROFS: "read-only"}
+
+LOCAL = re.compile(r"(?<![\w.:/<-])(?:/|[A-Z]:\\+)(?:[^\s:;,'\"/\\]+[/\\]+)+([^\s:;,'\"/\\]+)")
 
 missing: dict[tuple[str, str], str] = {}
 
@@ -90,7 +93,12 @@ def reason(error: BaseException, told: str = "quoted") -> str:
     lines = str(error).strip().splitlines()
     if not lines or (told != "quoted" and not isinstance(error, errors.EmosafeError)):
         return type(error).__name__
-    return f"{type(error).__name__}: {lines[0]}"[:200]
+    return without_folders(f"{type(error).__name__}: {lines[0]}")[:200]
+
+
+def without_folders(text: str) -> str:
+    """A library's words with the last name alone of each absolute path, which may tell who works on this machine."""
+    return LOCAL.sub(r"…/\1", text)
 
 
 def draw_open_figures() -> None:

@@ -205,8 +205,8 @@ class FinetuningParams(Section):
     """Classification training (notebook 04)."""
 
     seeds: Annotated[list[Seed], Once] = Field([0], min_length=1, description="Training runs once with each seed.")
-    epochs: float = Field(3.0, gt=0, le=100, description="How often the training rows are passed over.")
-    min_steps: int = Field(0, ge=0, description="Few rows are passed over more often, until there are so many steps.")
+    epochs: float = Field(3.0, gt=0, le=100, description="How often training goes through all its rows.")
+    min_steps: int = Field(0, ge=0, description="The fewest steps: few rows are gone through more often.")
     train_rows: Positive | None = Field(None, description="How many rows are trained on; null trains on all.")
     evaluation_rows: Positive | None = Field(None, description="How many test rows are scored; null scores all.")
     validation_rows: Positive | None = Field(
@@ -257,7 +257,7 @@ class ModelCaps(Section):
     )
     train_rows: Positive | None = Field(None, description="Its training rows; null trains on the study's.")
     epochs: Annotated[float, Field(gt=0, le=100)] | None = Field(
-        None, description="Its passes over the training rows; null makes the study's."
+        None, description="How often it goes through its training rows; null takes the study's."
     )
     budgets: Annotated[list[Positive], Once] | None = Field(
         None, description="The numbers of training rows of its learning curve; null takes the study's."
@@ -399,7 +399,7 @@ class ResourceParams(Section):
 
     memory_mb: Positive = Field(3000, description="The memory of one job, in MB.")
     gpus: int = Field(0, ge=0, description="The GPUs of one job.")
-    minutes: Positive = Field(60, description="The time that one job may take.")
+    minutes: Positive = Field(60, description="The minutes that one cell may take, and on a cluster the whole job.")
     threads: Positive = Field(1, description="The CPU threads of one job.")
 
 
@@ -437,7 +437,9 @@ class ModelParams(Section):
         description="The precision of weights; a CPU takes bfloat16 where it multiplies it fast, else float32.",
     )
     quantization: Literal["none", "int8", "int4"] = Field(
-        "none", description="Pack weights into 8 or 4 bits; it needs bitsandbytes and `training.method: lora`."
+        "none",
+        description="Pack weights into 8 or 4 bits; it needs a CUDA GPU (elsewhere they stay unpacked), bitsandbytes and "
+        "`training.method: lora`.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where to compute; `auto` takes CUDA, then Apple's MPS, then the CPU."

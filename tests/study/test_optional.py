@@ -33,6 +33,11 @@ def nothing_missing():
     optional.missing.clear()
 
 
+def test_a_reason_names_no_folder_of_this_machine():
+    error = ImportError("/home/somebody/env/lib/libstdc++.so.6: version not found; see https://x.org/a/b")
+    assert optional.reason(error) == "ImportError: …/libstdc++.so.6: version not found; see https://x.org/a/b"
+
+
 @pytest.mark.parametrize("kind", optional.KINDS)
 @pytest.mark.parametrize("error", ENDING, ids=lambda error: f"{type(error).__name__} {error}"[:40])
 def test_what_the_list_names_ends_a_stage_whatever_it_comes_from(error, kind):

@@ -350,6 +350,33 @@ def test_a_notebook_that_is_no_python_fails_by_its_cell_and_does_not_stop_the_pl
     assert capsys.readouterr().err.startswith(f"error: {STAGE}: cell ")
 
 
+def test_outputs_that_jupyterlab_saved_are_no_change_of_a_notebook_and_its_source_and_tags_are(checkout, outputs):
+    path, study = checkout / "notebooks" / f"{STAGE}.ipynb", load_study("toy")
+    before = digests.stage_digest(STAGE, study)
+    notebook = nbformat.read(path, 4)
+    notebook.cells[3].outputs = [nbformat.v4.new_output("stream", text="seen")]
+    notebook.cells[3].execution_count, notebook.metadata["language_info"] = 7, {"name": "python"}
+    nbformat.write(notebook, path)
+    assert digests.stage_digest(STAGE, study) == before
+    for change in ({"source": "x = 2"}, {"metadata": {"tags": ["other"]}}):
+        changed = copy.deepcopy(notebook)
+        changed.cells[3].update(change)
+        nbformat.write(changed, path)
+        assert digests.stage_digest(STAGE, study) != before, change
+
+
+@pytest.mark.parametrize(
+    ("stage", "model"),
+    [("02_chatgpt_augmentation", "minilm"), ("05_scaling_analysis", "llama-1b"), ("06_on_device", "llama-70b")],
+)
+def test_the_file_of_a_model_that_a_stage_looks_at_is_part_of_its_digest(checkout, outputs, stage, model):
+    study, path = load_study("toy"), checkout / "params" / "models" / f"{model}.yaml"
+    before = digests.stage_digest(stage, study, models=["nano-1"])
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("context_tokens")]
+    path.write_text("\n".join([*lines, "context_tokens: 77", ""]))
+    assert digests.stage_digest(stage, study, models=["nano-1"]) != before
+
+
 def test_a_receipt_that_was_cut_short_is_old(checkout, outputs):
     receipt = run_stage(STAGE, "toy")
     for path in (receipt, receipt.with_name(receipts.PROOF)):

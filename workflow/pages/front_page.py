@@ -16,6 +16,7 @@ import pandas as pd
 from emosafe_lib.evaluation.metrics import METRIC_TITLES
 from emosafe_lib.study import csv_files, files, paths, pictures
 from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.optional import without_folders
 from emosafe_lib.study.parameters import StudyParams
 from emosafe_lib.study.stage import STAGES
 from emosafe_lib.study.taxonomy import TASKS
@@ -150,7 +151,7 @@ def claims_section(base: Path) -> str:
 def stages_section(base: Path, stages: list[tuple]) -> str:
     """Every stage with its state, time and peak memory, linked to its page, and what stages had to do without."""
     gaps = [
-        (f"{name} {model or ''}".strip(), gap["name"], rendering.without_folders(gap["reason"]))
+        (f"{name} {model or ''}".strip(), gap["name"], without_folders(gap["reason"]))
         for name, model, _, facts in stages
         for gap in facts.get("not_measured", [])
     ]

@@ -57,7 +57,6 @@ ASSIGNED = re.compile(r"^(\w+) *=", re.MULTILINE)
 MARKUP = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.DOTALL)
 FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$")
 FORMULA_DPI, FORMULA_POINTS = 200, 10  # resolution, and matplotlib's letter size
-LOCAL = re.compile(r"(?<![\w.:/<-])(?:/|[A-Z]:\\+)(?:[^\s:;,'\"/\\]+[/\\]+)+([^\s:;,'\"/\\]+)")
 KERNEL_FILE = re.compile(r"/[\w/.-]*/ipykernel_\d+/\d+\.py")
 # The browser itself refuses whatever a page would load or run beyond its own style and figures.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -109,13 +108,6 @@ def hide_paths(output: dict) -> None:
     for mime, value in output.get("data", {}).items():
         if mime.startswith("text/"):
             output["data"][mime] = short(value)
-
-
-def without_folders(text: str) -> str:
-    """What an error says, with the last name alone of each path of this machine, which may tell who works on it."""
-    told = {"text": text}
-    hide_paths(told)
-    return LOCAL.sub(r"…/\1", told["text"])
 
 
 def refuse_private(cell: dict, where: str) -> None:

@@ -12,6 +12,7 @@ import nbformat
 
 from emosafe_lib.study import files, paths, stage
 from emosafe_lib.study.errors import EmosafeError, StageError
+from emosafe_lib.study.optional import without_folders
 from emosafe_lib.study.parameters import StudyParams, load_model
 from workflow.checks import check_executed
 from workflow.pages import rendering, way
@@ -93,7 +94,7 @@ def failure(path: Path) -> str:
     try:
         check_executed(nbformat.read(path, 4), path.name)
     except StageError as error:
-        told = rendering.without_folders(error.what)
+        told = without_folders(error.what)
         private = any(pattern.search(told) for _, pattern in rendering.PRIVATE)
         return f"see logs/{path.name}" if private else told
     except (ValueError, KeyError, AttributeError, OSError, nbformat.ValidationError):
