@@ -8,6 +8,7 @@ Where the machine cannot do what the file asks for (a GPU, bfloat16, 4-bit weigh
 """
 
 import os
+import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.paths import ASSETS
 
 # Llama 3 reserves this token for padding but does not declare it.
+# How transformers begins what it says of an architecture that it does not know, or not for this purpose.
+UNKNOWN = re.compile(r"Unrecognized (configuration class|model)|does not recognize this architecture")
 LLAMA_PAD = "<|finetune_right_pad_id|>"
 
 
@@ -94,21 +97,27 @@ def readable_errors(model: ModelParams):
     ------
     ModelError : the repository wants its own code to run, or the weights are absent or damaged
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, try_to_load_from_cache
     from safetensors import SafetensorError
 
     try:
         yield
     except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ModelError(model.path, "wants to run its own code", "name a model that transformers knows") from None
+        if "trust_remote_code" in str(error):
+            raise ModelError(model.path, "wants to run its own code", "name a model that transformers knows") from None
+        if UNKNOWN.search(str(error)):
+            what = f"is of no architecture that family: {model.family} loads"
+            raise ModelError(model.path, what, "correct family: or path:") from None
+        raise
     except SafetensorError:
         remedy = "delete the cache folder" if model.weights == "gguf" else "fetch or train them again"
         raise ModelError(model.path, "its weights are damaged", remedy) from None
     except OSError:
         if model.weights != "hub":
             raise ModelError(model.path, "holds no readable safetensors model", "install or train it again") from None
+        if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision or "main"), str):
+            remedy = "look at the network, or name a model or revision that has them"
+            raise ModelError(model.path, "its weights cannot be had as safetensors", remedy) from None
         folder = Path(constants.HF_HUB_CACHE) / f"models--{model.path.replace('/', '--')}" / "snapshots"
         expected = f"revision {model.revision or 'main'} is not below {folder}"
         raise ModelError(model.path, expected, "download it there, or unset HF_HUB_OFFLINE and log in") from None
@@ -154,13 +163,14 @@ def shape_config(model: ModelParams):
     )
 
 
-def load_network(model: ModelParams, auto_class, dtype=None, **options):
+def load_network(model: ModelParams, auto_class, dtype=None, whole: bool = False, **options):
     """Any transformers auto class with this model's weights on this model's device, in evaluation mode.
 
     Parameters
     ----------
     auto_class : such as AutoModelForCausalLM
     dtype : torch dtype of the weights; none takes `pick_dtype`'s
+    whole : refuse weights that lack a part, such as an output table, which a classifier's new head always is
     options : passed to `from_pretrained`, such as num_labels
 
     Raises
@@ -179,8 +189,12 @@ def load_network(model: ModelParams, auto_class, dtype=None, **options):
     if model.weights_sha256 and model.weights != "gguf":
         gguf_files.refuse_other_bytes(model, weights_file(model))
     options |= hub_options(model) | quantization_options(model)
+    options |= {"use_safetensors": True, "output_loading_info": True}
     with quiet(), readable_errors(model):
-        network = auto_class.from_pretrained(weights_location(model), dtype=dtype, use_safetensors=True, **options)
+        network, told = auto_class.from_pretrained(weights_location(model), dtype=dtype, **options)
+    if whole and told["missing_keys"]:
+        what = f"its weights lack {min(told['missing_keys'])}, which would be left to chance"
+        raise ModelError(model.path, what, "name a causal language model")
     keep_narrow_layers_plain(network)
     placed = "quantization_config" in options or "device_map" in options or is_sharded()
     return network.eval() if placed else network.to(precision.pick_device(model)).eval()
@@ -210,7 +224,7 @@ def load_causal(model: ModelParams):
     from transformers import AutoModelForCausalLM
 
     with room_for(model):
-        return load_network(model, AutoModelForCausalLM), load_tokenizer(model)
+        return load_network(model, AutoModelForCausalLM, whole=True), load_tokenizer(model)
 
 
 def load_encoder(model: ModelParams, dtype=None):

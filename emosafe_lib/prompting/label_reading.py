@@ -20,7 +20,9 @@ PARSED_SHARE = 0.98
 MOST_CHARACTERS = 2000  # an answer of a few tokens is shorter; patterns need not bear more
 TIE = 1e-9
 
-BEFORE = r"(?:<think>.*?</think>|<\|[^|<>]{0,40}\|>|<(?!think\b)/?\w{1,20}/?>|```\w*\n|_|[^\w?])*"
+# Each sign is matched in one way alone, or a server that repeats a mark would keep the pattern busy for ever.
+MARK = r"<\|[^|<>]{0,40}\|>|```\w*\n"
+BEFORE = rf"(?:<think>(?:(?!</think>).)*</think>|{MARK}|<(?!think\b)/?\w{{1,20}}/?>|_|(?!{MARK})[^\w?])*"
 LEAD = BEFORE + r"(?:(?:the\s+)?(?:answer|label|level)(?:\s+is)?(?=[\W_])(?!\?)" + BEFORE + ")?"
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 BLANKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n", "\u0109": "\t"})  # Ġ ▁ Ċ ĉ

@@ -178,7 +178,8 @@ def refuse_unsupported(network, longest: int) -> None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
     problem = None
-    if getattr(config, "is_encoder_decoder", False) or network.get_output_embeddings() is None:
+    reads_both_ways = "bert" in config.model_type and not getattr(config, "is_decoder", False)
+    if getattr(config, "is_encoder_decoder", False) or reads_both_ways or network.get_output_embeddings() is None:
         problem = "is not a causal language model"
     elif kinds or not getattr(network, "_supports_attention_backend", False):
         problem = f"has attention of another kind ({', '.join(sorted(kinds)) or config.model_type})"

@@ -11,6 +11,7 @@ then share message, question and the turn's frame, and branch at the title, whic
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from itertools import pairwise, product
 
 import pandas as pd
@@ -25,7 +26,8 @@ OPENING, CLOSING = f"Message:\n{FENCE}\n", f"\n{FENCE}\n"
 # Inputs without content: what a model answers to them is its bias (Zhao et al. 2021, arXiv 2102.09690).
 CONTENT_FREE = ("N/A", "[MASK]", "...")
 # Chat templates such as Llama 3.1's print today's date; a fixed one keeps a prompt the same tomorrow.
-TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+TODAY = date(2024, 7, 26)
+TEMPLATE_OPTIONS = {"date_string": f"{TODAY:%d %b %Y}", "strftime_now": TODAY.strftime, "enable_thinking": False}
 PLAIN_FRAME = ("", "\nAnswer:", "\n\n")
 CONTROL_LIKE = re.compile(r"[<\[](?=[|\uff5c/<a-zA-Z_\[])")
 
@@ -175,6 +177,15 @@ def break_added_tokens(tokenizer, text: str) -> list[str]:
     return [text[a:b] for a, b in pairwise(cuts) if b > a]
 
 
+def refuse_added_blanks(tokenizer) -> None:
+    """Raise PromptError for a tokenizer that puts a blank before whatever it reads, as that of Llama 2 does: in pieces it
+    would read other words than in a template.
+    """
+    if encode_plain(tokenizer, "safe") == encode_plain(tokenizer, " safe"):
+        remedy = "ask the model through a server (backend: openai), or name one with a byte-level tokenizer"
+        raise PromptError("tokenizer", "puts a blank before every piece of a prompt", remedy)
+
+
 def frame_of(tokenizer) -> Frame:
     """The tokenizer's own chat template around placeholders; a plain question-and-answer frame where it has none."""
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -248,8 +259,9 @@ def build_prompt(
 
     Raises
     ------
-    PromptError : the wording is unknown
+    PromptError : the wording is unknown, or the tokenizer would put blanks between the pieces
     """
+    refuse_added_blanks(tokenizer)
     frame, instruction, questions = frame_of(tokenizer), instruction_of(task, variant), questions_of(task, variant)
     prefix = list(frame.start)
     for turn in turns:

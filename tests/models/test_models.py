@@ -49,6 +49,29 @@ def test_45_an_absent_hub_model_offline_names_revision_and_place(monkeypatch):
     assert "abc123" in line and "models--nobody--gone" in line and "\n" not in line
 
 
+def test_weights_without_an_output_table_are_no_language_model(tmp_path, monkeypatch):
+    from transformers import AutoModel
+
+    monkeypatch.setattr(backbone, "ASSETS", tmp_path)
+    tiny_models.make_llama(tmp_path / "llama")
+    backbone.load_causal(tiny_models.model_params())
+    AutoModel.from_pretrained(tmp_path / "llama").save_pretrained(tmp_path / "llama")
+    with pytest.raises(ModelError, match="^llama: its weights lack lm_head.weight, which would be left to chance; "):
+        backbone.load_causal(tiny_models.model_params())
+
+
+def test_an_architecture_that_is_no_causal_one_is_told_in_one_line(tmp_path, monkeypatch):
+    from transformers import T5Config
+
+    monkeypatch.setattr(backbone, "ASSETS", tmp_path)
+    tiny_models.make_llama(tmp_path / "llama")
+    for name, kind in (("T5", T5Config().to_dict()), ("nobody's", {"model_type": "never-heard-of"})):
+        (tmp_path / "llama" / "config.json").write_text(json.dumps(kind))
+        with pytest.raises(ModelError, match="^llama: is of no architecture that family: llama loads; ") as caught:
+            backbone.load_causal(tiny_models.model_params())
+        assert "\n" not in str(caught.value), name
+
+
 @pytest.mark.parametrize("load", [backbone.load_causal, backbone.load_encoder])
 def test_a_model_that_does_not_fit_says_so_in_one_line(monkeypatch, load):
     def full(*given, **options):

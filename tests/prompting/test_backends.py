@@ -145,6 +145,9 @@ def test_a_label_that_is_not_listed_gets_the_smallest_value():
         ("safe <think>unsafe</think>", "safe"),
         ("<b>" * 600 + "safe", "safe"),
         ("<think>" * 100_000, None),
+        ("<|!|>" * 390 + "x", None),
+        ("<think></think>" * 130 + "x", None),
+        ("```\n" * 390 + "x", None),
     ],
 )
 def test_what_stands_before_an_answer_is_no_part_of_it(answer, label):
