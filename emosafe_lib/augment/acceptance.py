@@ -90,10 +90,13 @@ def is_echo(text: str, parent: str) -> bool:
 
 
 def fits_categories(reply: Reply, parent) -> bool:
-    """A re-interpretation adds no risk; a safe one has none; one that keeps its parent's level keeps a category too."""
+    """A re-interpretation adds no risk that its parent was asked about and denies; a safe one has none at all; one that
+    keeps its parent's level keeps a category too.
+    """
     mine, known = set(reply.categories), set(positive_categories(parent))
     if reply.level == "safe":
         return not mine
+    mine -= {name for name, asked in zip(CATEGORIES, parent.category_known, strict=True) if not asked}
     return mine <= known and (bool(mine) or not known or reply.level != parent.safety)
 
 

@@ -109,7 +109,8 @@ def shares_by_level(rows: pd.DataFrame, params: AugmentationParams) -> dict[str,
     """How many re-interpretations of each level may be asked for: together at most `max_rows`."""
     counts = parents_of(rows)["safety"].value_counts()
     ratio = params.max_share / (1 - params.max_share) if params.max_share < 1 else float("inf")
-    wanted = {level: min(int(counts.get(level, 0)) * ratio, params.max_rows) for level in SAFETY_LEVELS}
+    held = {level: int(counts.get(level, 0)) for level in SAFETY_LEVELS}
+    wanted = {level: min(rows * ratio, params.max_rows) if rows else 0 for level, rows in held.items()}
     scale = min(1.0, params.max_rows / max(sum(wanted.values()), 1))
     return {level: int(number * scale + 1e-9) for level, number in wanted.items()}
 

@@ -19,7 +19,8 @@ URL = re.compile(
     r"\b(?:https?://|www\.)\S+|(?<![\w-])(?<![\w-]\.)(?:[\w-]++\.)++(?:com|org|net|co|io|me|tv|gg|be|ly|uk)/\S+",
     re.IGNORECASE,
 )
-HANDLE = re.compile(NO_MASK_BEFORE + r"(?<![\w@./])@(?!\d++(?:[ap]m)?\b)\w{2,}", re.IGNORECASE)  # "@9pm" is a time
+# "@9pm" is a time.
+HANDLE = re.compile(NO_MASK_BEFORE + r"(?<![\w@./])@(?!\d++(?:[ap]m)?\b)\w{2,}(?:[.-]\w++)*+", re.IGNORECASE)
 REDDITOR = re.compile(NO_MASK_BEFORE + r"(?<![\w/])/?u/[\w-]{3,}", re.IGNORECASE)
 PHONE = re.compile(
     r"""(?=[(+\d])(?:
@@ -30,6 +31,7 @@ PHONE = re.compile(
         | 00[2-9]\d(?:[ ().-]{0,2}\d){7,12}                         # 0049 170 1234567
         | 0[1-9]\d{1,3}[ /-]\d{5,8}                                 # 07911 123456, 030/1234567
         | 0[1-9]\d?[ -]\d{3,4}[ -]\d{4}                             # 020 7946 0958
+        | 0[1-9]\d{3}[ ]\d{3}[ ]\d{3}                               # 07700 900 123
         | 0[1-9]\d\d(?:[ -]\d{3}[ -]\d{3,4}|-\d{4}-\d{3,4})         # 0161 496 0000, 0812-3456-7890
         | (?<!\b\d\d[ ])0[1-9]([ .-])\d\d(?:\1\d\d){3}(?![ ]\d\d\b) # 06 12 34 56 78, but no longer list of pairs
         | (?<!\b\d{5}[ ])[6-9]\d{4}[ ]\d{5}(?![ ]\d{5}\b)           # 98765 43210

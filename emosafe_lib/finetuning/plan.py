@@ -73,8 +73,9 @@ def make_plan(
         what = f"finetuning.max_length {settings.max_length} is above its {model.context_tokens} context_tokens"
         raise TrainingError(where, what, f"use {model.context_tokens} at most")
     train = take(rows, "train", budget or settings.train_rows)
-    if budget and len(train) < budget:
-        what = f"a budget of {budget} is above the {len(train)} training rows"
+    most = min(len(train), settings.train_rows or len(train))
+    if budget and most < budget:
+        what = f"a budget of {budget} is above the {most} training rows"
         raise TrainingError(where, what, "take it out of finetuning.budgets")
     if not augmentation:
         train = train[train["origin"] != "reinterpretation"].reset_index(drop=True)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from emosafe_lib.finetuning.objective import targets
-from emosafe_lib.finetuning.plan import make_plan
+from emosafe_lib.finetuning.plan import make_plan, refuse_unlearnable
 from emosafe_lib.models.backbone import load_encoder
 from emosafe_lib.models.batching import encode, map_batches
 from emosafe_lib.models.pooling import pool
@@ -147,6 +147,7 @@ def probe(
     budget : learn from that many training rows only, the same ones as a fine-tuned model with that budget
     """
     plan = make_plan(model, study, rows, task, 0, budget=budget)
+    refuse_unlearnable(plan)
     labels, known = targets(plan.train, task)
     truth = targets(plan.validation, task)
 

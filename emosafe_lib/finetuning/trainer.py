@@ -260,6 +260,7 @@ def arguments(plan: Plan, folder: Path, batches: int) -> TrainingArguments:
         disable_tqdm=True,
         report_to="none",
     )
+    options.mixed_precision = "bf16" if options.bf16 else "fp16" if options.fp16 else "no"  # whatever a launcher says
     if options.n_gpu > 1:  # or the Trainer would spread a notebook's batches over all by itself, in another precision
         options._n_gpu = 1
     options.num_train_epochs = epochs_of(plan.settings, -(-batches // batches_per_step(options)))

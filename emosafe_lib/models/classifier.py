@@ -5,10 +5,11 @@ from contextlib import contextmanager
 import numpy as np
 
 from emosafe_lib.models import precision
-from emosafe_lib.models.backbone import load_network, load_tokenizer
+from emosafe_lib.models.backbone import hub_options, load_network, load_tokenizer, readable_errors, weights_location
 from emosafe_lib.models.batching import Encoded, map_batches
 from emosafe_lib.models.pooling import pool
 from emosafe_lib.models.quantization import is_sharded
+from emosafe_lib.study.errors import ModelError
 from emosafe_lib.study.parameters import ModelParams
 
 
@@ -60,6 +61,20 @@ def head_of(network):
     return network.get_submodule("score" if hasattr(network, "score") else "classifier")
 
 
+def refuse_other_architecture(model: ModelParams) -> None:
+    """Raise ModelError where the mean-pooled class of a family would leave another architecture's weights to chance."""
+    from transformers import AutoConfig
+
+    if model.weights == "random":
+        return
+    with readable_errors(model):
+        kind = AutoConfig.from_pretrained(weights_location(model), **hub_options(model)).model_type
+    wanted = "llama" if model.family == "llama" else "bert"
+    if kind != wanted:
+        what = f"is of the architecture {kind}, and mean pooling is for {wanted}"
+        raise ModelError(model.path, what, "leave out training.pooling")
+
+
 def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     """A backbone with a fresh linear head over `labels`: `(model, tokenizer)`.
 
@@ -67,6 +82,8 @@ def load_classifier(model: ModelParams, labels: tuple[str, ...]):
     first one, or either the mean of all where its parameter file says so. The head reads in its own precision, float32. Over
     quantized weights norms and embeddings are in float32 too, in answering as in training.
     """
+    if model.training.pooling == "mean":
+        refuse_other_architecture(model)
     names = dict(enumerate(labels))
     network = load_network(
         model,

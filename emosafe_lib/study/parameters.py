@@ -164,7 +164,8 @@ class AugmentationParams(Section):
     attempt_seconds: float = Field(60.0, gt=0, description="How long one try of a request may take.")
     attempts: int = Field(4, ge=1, le=10, description="How often a request is tried.")
     prices: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="US dollars per million input and output tokens; null takes the published prices."
+        None,
+        description="US dollars per million input and output tokens, batches' discount aside; null takes published prices.",
     )
     batch_wait_seconds: float = Field(
         3600.0, ge=0, description="How long to wait for a batch; a later run goes on waiting."
@@ -371,7 +372,7 @@ class TrainingParams(Section):
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="The highest learning rate.")
     tokens_per_batch: Positive = Field(2048, description="The most tokens in one training batch.")
     accumulation: Positive = Field(1, description="How many batches make one step of the optimizer.")
-    warmup_share: Fraction = Field(0.1, description="The share of steps in which the learning rate rises.")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="The share of steps in which the learning rate rises.")
     layer_decay: float = Field(
         1.0,
         gt=0,
@@ -438,8 +439,7 @@ class ModelParams(Section):
     )
     quantization: Literal["none", "int8", "int4"] = Field(
         "none",
-        description="Pack weights into 8 or 4 bits; it needs a CUDA GPU (elsewhere they stay unpacked), bitsandbytes and "
-        "`training.method: lora`.",
+        description="Pack weights into 8 or 4 bits; needs a CUDA GPU, bitsandbytes and `training.method: lora`.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where to compute; `auto` takes CUDA, then Apple's MPS, then the CPU."

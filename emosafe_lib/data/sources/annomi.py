@@ -11,7 +11,7 @@ from emosafe_lib.data.sources.base import Record, public, weak
 from emosafe_lib.data.sources.raw_tables import read_table
 
 TOPICS = (
-    ("substances", re.compile("alcohol|drug use|smoking|influence of drugs")),
+    ("substances", re.compile("alcohol|drug use|smoking|influence of drugs|avoiding DOI")),  # driving after drinking
     ("self-harm", re.compile("self-harm")),
 )
 MIN_WORDS = 4

@@ -51,6 +51,8 @@ def records(files):
             yield Record(f"{part}-{row['example_id']}", row["user"], label(row), link=f"{row['bot']} {row['conv_id']}")
 
 
+# Nobody was asked about threats: abuse that is no hate may be violent all the same, so what it does not touch is unknown.
+ASKED = {"known": ("sexual_content",)}
 KINDS = {"": (), ", hate": ("violence_hate",), ", sexual": ("sexual_content",)}
 KINDS[", hate, sexual"] = KINDS[", hate"] + KINDS[", sexual"]
 SOURCES = [
@@ -62,8 +64,8 @@ SOURCES = [
         labels={
             "not abusive": direct("safe"),
             "nobody judged": None,
-            **{f"ambiguous or mild{kind}": direct("borderline", *names) for kind, names in KINDS.items()},
-            **{f"abusive{kind}": direct("unsafe", *names) for kind, names in KINDS.items()},
+            **{f"ambiguous or mild{kind}": direct("borderline", *names, **ASKED) for kind, names in KINDS.items()},
+            **{f"abusive{kind}": direct("unsafe", *names, **ASKED) for kind, names in KINDS.items()},
         },
     )
 ]
