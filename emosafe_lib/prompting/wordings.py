@@ -11,7 +11,6 @@ then share message, question and the turn's frame, and branch at the title, whic
 
 import re
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise, product
 
 import pandas as pd
@@ -26,8 +25,7 @@ OPENING, CLOSING = f"Message:\n{FENCE}\n", f"\n{FENCE}\n"
 # Inputs without content: what a model answers to them is its bias (Zhao et al. 2021, arXiv 2102.09690).
 CONTENT_FREE = ("N/A", "[MASK]", "...")
 # Chat templates such as Llama 3.1's print today's date; a fixed one keeps a prompt the same tomorrow.
-TODAY = date(2024, 7, 26)
-TEMPLATE_OPTIONS = {"date_string": f"{TODAY:%d %b %Y}", "strftime_now": TODAY.strftime, "enable_thinking": False}
+TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 PLAIN_FRAME = ("", "\nAnswer:", "\n\n")
 CONTROL_LIKE = re.compile(r"[<\[](?=[|\uff5c/<a-zA-Z_\[])")
 

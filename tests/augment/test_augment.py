@@ -267,6 +267,20 @@ def test_the_local_judge_learns_from_training_rows_only():
     assert acceptance.local_judge(rows(0, *told))(["a calm sea", "a dark storm"]) == ["safe", "unsafe"]
 
 
+def test_a_category_that_the_parent_was_never_asked_about_is_no_added_risk():
+    asked = UNSAFE | {"safety": "borderline", "categories": flags(), "category_known": [False] * 6}
+    reply = {"categories": ["suicide_self_harm"]}
+    assert judged(rows(0, row(1, **asked)), reply, level="borderline")["accepted"] == 1
+    known = rows(0, row(1, **(asked | {"category_known": [True] * 6})))
+    assert judged(known, reply, level="borderline") == {"accepted": 0, "category": 1}
+
+
+def test_a_share_of_one_and_a_level_without_rows_go_together():
+    table = rows(0, *(row(n, safety="unsafe") for n in range(3)))
+    shares = requests.shares_by_level(table, AugmentationParams(max_share=1.0, max_rows=10))
+    assert shares == {"safe": 0, "borderline": 0, "unsafe": 10}
+
+
 def test_what_a_source_never_asked_stays_unknown(tmp_path):
     known = [True, False, True, True, True, True]
     table = rows(0, *(row(n, **(UNSAFE | {"category_known": known})) for n in range(12)))

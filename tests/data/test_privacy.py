@@ -59,6 +59,15 @@ def test_a_phone_number_is_masked_whole(number):
         assert privacy.scrub(text.format(number)) == masked.format("[PHONE]")
 
 
+@pytest.mark.parametrize("mask", [privacy.scrub, pseudonyms.pseudonymise])
+@pytest.mark.parametrize("identifier", ["@anna.schmidt", "@anna-schmidt", "@a_b.c.d-e", "07700 900 123"])
+def test_no_part_of_a_handle_or_number_stays_behind(mask, identifier):
+    told = mask(f"Write to {identifier}, please. Thanks.")
+    assert (
+        told.startswith(("Write to [", "Write to @[")) and told.endswith("], please. Thanks.") and told.count("]") == 1
+    )
+
+
 WIDE = {usual: wide for wide, usual in privacy.USUAL.items() if isinstance(usual, int)}
 
 

@@ -223,6 +223,9 @@ def test_convabuse_takes_the_last_of_repeated_judgements_and_averages_annotators
     assert convabuse.label(row | {"Annotator1_racist": "1"}) == "abusive, hate"
     assert convabuse.label({"Annotator1_is_abuse.1": "1", "Annotator1_racist": "1"}) == "not abusive"
     assert convabuse.label({}) == "nobody judged"
+    labels = convabuse.SOURCES[0].labels
+    assert labels["not abusive"].known is None and labels["abusive"].known == ("sexual_content",)
+    assert labels["abusive, hate"].categories == ("violence_hate",)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +262,7 @@ def test_annomi_names_speaker_talk_and_topic():
         {"interlocutor": "client", "client_talk_type": "sustain", "topic": "smoking cessation ", "mi_quality": "high"}
     )
     assert annomi.label(row) == "client, sustain, substances"
+    assert annomi.label(row.replace("smoking cessation ", "avoiding DOI")) == "client, sustain, substances"
     assert annomi.SOURCES[0].labels["client, sustain, other"].known == ("regulated_substances",)
 
 

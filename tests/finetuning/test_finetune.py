@@ -262,6 +262,8 @@ def test_a_budget_above_the_rows_and_a_length_above_the_context_are_refused():
     model, study = tiny_models.model_params(), tiny_models.study_params()
     with pytest.raises(TrainingError, match=r"a budget of 25 is above the 24 training rows; .*finetuning.budgets"):
         make_plan(model, study, ROWS, "safety", 0, budget=25)
+    with pytest.raises(TrainingError, match=r"a budget of 9 is above the 8 training rows"):
+        make_plan(model, tiny_models.study_params(train_rows=8), ROWS, "safety", 0, budget=9)
     with pytest.raises(TrainingError, match="max_length 32 is above its 31 context_tokens; use 31 at most"):
         make_plan(tiny_models.model_params(context_tokens=31), study, ROWS, "safety", 0)
 

@@ -60,6 +60,15 @@ def test_weights_without_an_output_table_are_no_language_model(tmp_path, monkeyp
         backbone.load_causal(tiny_models.model_params())
 
 
+def test_mean_pooling_of_another_architecture_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbone, "ASSETS", tmp_path)
+    tiny_models.make_llama(tmp_path / "llama")
+    path = tmp_path / "llama" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "qwen2"}))
+    with pytest.raises(ModelError, match="^llama: is of the architecture qwen2, and mean pooling is for llama; "):
+        classifier.load_classifier(tiny_models.model_params(training={"pooling": "mean"}), ("a", "b"))
+
+
 def test_an_architecture_that_is_no_causal_one_is_told_in_one_line(tmp_path, monkeypatch):
     from transformers import T5Config
 

@@ -152,6 +152,17 @@ def test_a_template_with_a_date_is_the_same_tomorrow():
     assert text.count("system ") == 1 and "26 Jul 2024" in text
 
 
+def test_a_tokenizer_that_adds_blanks_is_refused():
+    from tokenizers import pre_tokenizers
+
+    made = tokenizer()
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), made.backend_tokenizer.pre_tokenizer]
+    )
+    with pytest.raises(PromptError, match="puts a blank before every piece"):
+        wordings.build_prompt(made, "safety", "plain")
+
+
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_tokenizer_without_a_template_gets_a_plain_frame(bos):
     made = tokenizer(chat=False, bos=bos)

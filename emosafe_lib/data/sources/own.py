@@ -19,18 +19,9 @@ COLUMNS = ("text", "safety", "id", "group", "emotion", *CATEGORIES)
 FLAGS = (
     dict.fromkeys(("1", "1.0", "yes", "true"), True) | dict.fromkeys(("0", "0.0", "no", "false"), False) | {"": None}
 )
-NO_NAMES = (
-    "nan",
-    "inf",
-    "-inf",
-    "infinity",
-    "-infinity",
-    "na",
-    "n/a",
-    "<na>",
-    "none",
-    "null",
-)  # would tie strangers into one group
+NO_NAMES = ("nan", "inf", "-inf", "infinity", "-infinity")
+# What people write for nothing would tie strangers into one group; as an emotion it may be one.
+NO_LINKS = (*NO_NAMES, "na", "n/a", "<na>", "none", "null")
 
 
 def source(params: OwnSourceParams) -> Source:
@@ -116,7 +107,8 @@ def check_columns(names: list[str], where: str, path: Path) -> None:
 def named(value: object, key: str, number: int, path: Path) -> str:
     """What names a row, a group or an emotion, as text; "" where nothing does. A zero is a name too, and NaN is none."""
     plain = "" if value is None else str(value).strip() if isinstance(value, str | int | float) else "nan"
-    if plain.lower() in NO_NAMES or isinstance(value, bool) or SURROGATE.search(plain):
+    none = NO_NAMES if key == "emotion" else NO_LINKS
+    if plain.lower() in none or isinstance(value, bool) or SURROGATE.search(plain):
         raise SourceError(label_of(path), f"row {number}: {key} must be text, a number or blank", "correct the row")
     return plain
 
