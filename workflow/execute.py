@@ -208,10 +208,10 @@ def run_stage(
         say(f"{label}: had finished when the last run was stopped")
         files.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
         return folder / RECEIPT
+    (folder / RECEIPT).unlink(missing_ok=True)
     unrun = nbformat.read(source, 4)
-    check_source(unrun, source.name)
-    for name in (RECEIPT, PROOF):
-        (folder / name).unlink(missing_ok=True)
+    check_source(unrun, source.name)  # what is refused here leaves the proof of what had finished
+    (folder / PROOF).unlink(missing_ok=True)
     say(f"{label}: started")
     parameters = {"study": study} | ({"model": model} if model else {})
     parameters |= {"models": models} if stages.reads_all_models(stage) else {}

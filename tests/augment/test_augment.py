@@ -222,7 +222,6 @@ def test_a_good_reply_becomes_a_row():
         ({"text": "Since then I take it lightly\u202e and I can even smile about how it used to be."}, "unfit"),
         ({"text": "Since then I take it lightly, call me on +49 170 1234567 and I will tell you."}, "identifier"),
         ({"level": "safe"}, "level"),
-        ({"categories": ["suicide_self_harm"]}, "category"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -13,7 +13,7 @@ from emosafe_lib.augment import acceptance
 from emosafe_lib.augment.journal import Answer
 from emosafe_lib.augment.requests import positive_categories
 from emosafe_lib.data import cleaning, pseudonyms
-from emosafe_lib.study.taxonomy import SAFETY_LEVELS
+from emosafe_lib.study.taxonomy import CATEGORIES, SAFETY_LEVELS
 
 RISKS = ("violence_hate", "suicide_self_harm")
 SUBSETS = [list(some) for n in range(3) for some in itertools.combinations(RISKS, n)]
@@ -29,12 +29,13 @@ def judge():
     (source,) = (source for source in code_of(path) if "def judge(" in source)
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     names = {"cleaning": cleaning, "pseudonyms": pseudonyms, "positive_categories": positive_categories}
+    names["CATEGORIES"] = CATEGORIES
     exec(compile(ast.Module(functions, []), path.name, "exec"), names)
     return names["judge"]
 
 
-def parent_of(level, categories):
-    return SimpleNamespace(**row(1, safety=level, categories=flags(*categories), category_known=[True] * 6))
+def parent_of(level, categories, asked=True):
+    return SimpleNamespace(**row(1, safety=level, categories=flags(*categories), category_known=[asked] * 6))
 
 
 def verdicts(judge, reply, parent):
@@ -51,6 +52,11 @@ def test_they_agree_about_the_categories_of_every_reply(judge, level, monkeypatc
         ours, theirs = verdicts(judge, REPLY | {"level": level, "categories": names}, parent_of(before, had))
         assert ours == theirs, (before, had, names)
         broken.add(theirs)
+    for before, names in itertools.product(SAFETY_LEVELS, SUBSETS):
+        ours, theirs = verdicts(
+            judge, REPLY | {"level": level, "categories": names}, parent_of(before, [], asked=False)
+        )
+        assert ours == theirs == ("category" if names and level == "safe" else ""), (before, names)
     assert broken == {"", "category"}
 
 
