@@ -130,7 +130,7 @@ def data_digests(stage: str, study: StudyParams, model: ModelParams | None, mode
     if reads_all_models(stage):
         read = [load_model(name) for name in models or study.models]
     weights = "".join(digest_of_files(asset_files(each)) for each in read)
-    shapes = [load_model(name).model_dump(mode="json") for name in ALSO_READ.get(stage, ())]
+    shapes = [load_model(name).model_dump(mode="json", exclude={"resources"}) for name in ALSO_READ.get(stage, ())]
     return weights + json.dumps(shapes) + (source_digests(study) if "data" in STAGES[stage]["sections"] else "")
 
 

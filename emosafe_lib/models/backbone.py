@@ -20,9 +20,9 @@ from emosafe_lib.study.memory import telling_memory
 from emosafe_lib.study.parameters import ModelParams
 from emosafe_lib.study.paths import ASSETS
 
-# Llama 3 reserves this token for padding but does not declare it.
 # How transformers begins what it says of an architecture that it does not know, or not for this purpose.
 UNKNOWN = re.compile(r"Unrecognized (configuration class|model)|does not recognize this architecture")
+# Llama 3 reserves this token for padding but does not declare it.
 LLAMA_PAD = "<|finetune_right_pad_id|>"
 
 
