@@ -92,11 +92,10 @@ def printed(role: str, members: tuple[str, ...]) -> float:
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """`beside_ours` as a wide table of text: a row a category, two columns a model, the paper's value and ours."""
+    f1 = table["f1"].map(lambda value: "undefined" if pd.isna(value) else f"{value:.3f}")
     ours = [
-        "not run"
-        if pd.isna(row.value)
-        else f"{with_interval(row.value, row.low, row.high)}, F1 {'undefined' if pd.isna(row.f1) else f'{row.f1:.3f}'}"
-        for row in table.itertuples()
+        "not run" if pd.isna(row.value) else f"{with_interval(row.value, row.low, row.high)}, F1 {told}"
+        for row, told in zip(table.itertuples(), f1, strict=True)
     ]
     paper = table["printed"].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
     told = table.assign(paper=paper, ours=ours, category=table["category"].replace(CATEGORY_TITLES))

@@ -140,6 +140,14 @@ def load_tokenizer(model: ModelParams):
     return tokenizer
 
 
+def stored_config(model: ModelParams):
+    """The transformers configuration that lies beside the weights; ModelError where it cannot be read."""
+    from transformers import AutoConfig
+
+    with readable_errors(model):
+        return AutoConfig.from_pretrained(weights_location(model), **hub_options(model))
+
+
 def shape_config(model: ModelParams):
     """The transformers configuration of a declared LLaMA shape."""
     from transformers import LlamaConfig

@@ -7,7 +7,7 @@ of one layer. It is computed, not measured, and says so in its `basis` column; n
 
 import pandas as pd
 
-from emosafe_lib.models.backbone import hub_options, quiet, readable_errors, shape_config, weights_location
+from emosafe_lib.models.backbone import quiet, shape_config, stored_config
 from emosafe_lib.study.parameters import ModelParams
 
 # Stored bits per weight of a linear layer: NF4 keeps a scale per 64 weights, itself quantized (arXiv 2305.14314).
@@ -19,12 +19,7 @@ ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2, "int4": 2}
 
 def configuration(model: ModelParams):
     """The transformers configuration: from the declared shape where there is one, else from the weights' folder."""
-    from transformers import AutoConfig
-
-    if model.shape is not None:
-        return shape_config(model)
-    with readable_errors(model):
-        return AutoConfig.from_pretrained(weights_location(model), **hub_options(model))
+    return stored_config(model) if model.shape is None else shape_config(model)
 
 
 def on_meta(model: ModelParams):

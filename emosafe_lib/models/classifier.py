@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from emosafe_lib.models import precision
-from emosafe_lib.models.backbone import hub_options, load_network, load_tokenizer, readable_errors, weights_location
+from emosafe_lib.models.backbone import load_network, load_tokenizer, stored_config
 from emosafe_lib.models.batching import Encoded, map_batches
 from emosafe_lib.models.pooling import pool
 from emosafe_lib.models.quantization import is_sharded
@@ -63,13 +63,9 @@ def head_of(network):
 
 def refuse_other_architecture(model: ModelParams) -> None:
     """Raise ModelError where the mean-pooled class of a family would leave another architecture's weights to chance."""
-    from transformers import AutoConfig
-
     if model.weights == "random":
         return
-    with readable_errors(model):
-        kind = AutoConfig.from_pretrained(weights_location(model), **hub_options(model)).model_type
-    wanted = "llama" if model.family == "llama" else "bert"
+    kind, wanted = stored_config(model).model_type, "llama" if model.family == "llama" else "bert"
     if kind != wanted:
         what = f"is of the architecture {kind}, and mean pooling is for {wanted}"
         raise ModelError(model.path, what, "leave out training.pooling")
