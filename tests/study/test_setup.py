@@ -1,0 +1,67 @@
+"""`make setup` after one that was killed, beside one that is at work, and after one that finished.
+
+Python is a script that makes a folder in place of an environment and notes what pip is asked for: what is tested is the
+recipe, and no package is installed.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = """#!/bin/sh
+case "$1 $2" in
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip") echo "$@" >> pip.log; [ ! -e killed ] || { rm killed; touch .venv/half-a-package; kill -9 $PPID; } ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """A function that calls `make setup` in a folder with the Makefile and the files it compares."""
+    for name in ("Makefile", "requirements.lock", "weights.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    for name in ("VENV", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda: subprocess.run(["make", "setup", f"PYTHON={python}"], capture_output=True, text=True)
+
+
+def test_a_setup_that_was_killed_is_made_anew_by_the_next_one_and_then_left_alone(setup):
+    Path("killed").touch()
+    assert setup().returncode != 0
+    assert Path(".venv/half-a-package").exists()
+    second = setup()
+    assert second.returncode == 0 and "did not finish" in second.stdout
+    assert not Path(".venv/half-a-package").exists() and not Path(".venv/unfinished").exists()
+    asked = Path("pip.log").read_text().splitlines()
+    assert len(asked) == 1 + 3
+    assert setup().returncode == 0
+    assert Path("pip.log").read_text().splitlines() == asked
+
+
+@pytest.mark.parametrize("lock", ["weights.lock", "pyproject.toml"])
+def test_a_later_part_that_was_killed_is_found_as_well(setup, lock):
+    setup()
+    Path(lock).write_text("changed")
+    Path("killed").touch()
+    assert setup().returncode != 0
+    assert "did not finish" in setup().stdout
+    assert not Path(".venv/half-a-package").exists()
+
+
+def test_two_setups_at_once_do_not_undo_each_other(setup):
+    Path(".venv").mkdir()
+    Path(".venv/unfinished").write_text(f"{os.getpid()}\n")
+    refused = setup()
+    assert refused.returncode != 0 and f"process {os.getpid()}" in refused.stderr
+    assert Path(".venv/unfinished").exists() and not Path("pip.log").exists()
