@@ -212,7 +212,7 @@ def refuse_weight(place: Path, others: Iterable[Path]) -> None:
 
 def finished_copies() -> list[Path]:
     """The studies of the committed reference, the sample first."""
-    found = [path.parent for path in folder().glob("*/index.html")]
+    found = [path.parent for path in folder().glob("[!.]*/index.html")]
     return sorted(found, key=lambda path: (path.name != "sample", path.name))
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from emosafe_lib.data import cleaning
 from emosafe_lib.models.backbone import load_encoder
+from emosafe_lib.models.batching import encode
 from emosafe_lib.models.pooling import embed
 from emosafe_lib.study.parameters import load_model
 from emosafe_lib.study.rows import stable_unit
@@ -77,7 +78,8 @@ def sentence_vectors(texts: list[str]) -> np.ndarray:
     if not texts:
         return np.zeros((0, 0))
     params = load_model("minilm")
-    return embed(*load_encoder(params), texts, LONGEST, params.tokens_per_batch)[0]
+    network, tokenizer = load_encoder(params)
+    return embed(network, tokenizer, encode(tokenizer, texts, LONGEST), params.tokens_per_batch)
 
 
 @dataclass
@@ -102,13 +104,14 @@ class Likeness:
 
 
 def likeness(lineage: pd.DataFrame) -> Likeness:
-    """Compare re-tellings with their parents by sentence vectors: the first `COMPARED` of them by id.
+    """Compare re-tellings with their parents by sentence vectors, at most `COMPARED` of them, drawn by a hash of the id.
 
     Parameters
     ----------
     lineage : one line a re-telling, with the columns id, text and text_parent; may be empty
     """
-    sample = lineage.sort_values("id").head(COMPARED)
+    place = lineage["id"].map(lambda name: stable_unit(name, "likeness"))
+    sample = lineage.loc[place.sort_values().index[:COMPARED]]
     children, parents = (sentence_vectors(sample[column].tolist()) for column in ("text", "text_parent"))
     strangers = np.roll(parents, 7 if len(sample) > 7 else 1, 0)[: len(sample) if len(sample) > 1 else 0]
     kinds = {

@@ -119,6 +119,6 @@ def in_words(table: pd.DataFrame) -> str:
     least = part.loc[part["value"].idxmin()]
     rate = with_interval(least["value"], least["low"], least["high"], ".0%")
     return (
-        f"Where {RECALL:.0%} of all unsafe messages are found, {least['run']} alarms least: about {rate} of {least['n']} "
+        f"Where {RECALL:.0%} of the unsafe messages are found, {least['run']} alarms least: about {rate} of {least['n']} "
         "harmless requests."
     )

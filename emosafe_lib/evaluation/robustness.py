@@ -152,7 +152,7 @@ def in_words(table: pd.DataFrame) -> str:
     known = table.dropna(subset=["value"]).set_index("rule")
     faults = known[known["meaning_stays"].astype(bool) & (known["low"] > 0)]
     said = ", ".join(f"{row.Index} ({row.value:+.0%})" for row in faults.itertuples()) or "none of them"
-    lead = f"Edits that leave the meaning alone and change answers beyond their controls: {said}."
+    lead = f"Edits that leave the meaning alone and change answers beyond their controls (each by its own interval): {said}."
     if "negation" not in known.index:
         return lead
     row = known.loc["negation"]

@@ -24,7 +24,7 @@ def training_curves(table: pd.DataFrame):
             solid, dashed = (joined(part, line) for line in ("-", "--"))
             panel.plot(part["epoch"], part["validation_loss"], linestyle=solid, label=f"{name}, seed {seed}", **marks)
             panel.plot(part["epoch"], part["train_loss"], linestyle=dashed, markerfacecolor="white", **marks)
-        panel.set(title=task, xlabel="epoch", ylabel="loss per known label")
+        panel.set(title=task, xlabel="epoch", ylabel="loss")
         panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         beneath(panel)
     figure.suptitle("filled, solid: validation; hollow, dashed: training", fontsize=10)

@@ -6,7 +6,6 @@ the categories that a row's source never asked about. `finetune` is the whole st
 """
 
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from emosafe_lib.models.batching import budget_batches, padding_share
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware, mixes_precision, trained_dtype
 from emosafe_lib.study.parameters import ModelParams, StudyParams
+from emosafe_lib.study.tries import Spent
 
 
 def facts_of(plan: Plan, parameters: int, lengths: np.ndarray, notes: list[str]) -> dict:
@@ -89,7 +89,7 @@ def finetune(
 
 def learn(plan: Plan, home: Path, identity: dict) -> None:
     """Train a plan's network, score with it and write what `finetune` returns; the network itself is let go."""
-    started = time.monotonic(), time.process_time()
+    spent = Spent()
     refuse_unlearnable(plan)
     with readable_loading(plan):
         network, tokenizer = build_network(plan)
@@ -97,12 +97,10 @@ def learn(plan: Plan, home: Path, identity: dict) -> None:
     parameters = sum(parameter.numel() for parameter in trainable(network))
     data = tokenized(plan, tokenizer)
     with quiet(), readable_failures(plan, max(data["train"]["length"])), fast_steps(network, plan.model):
-        trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity)
-        notes = train_on(trainer, identity)
+        trainer = make_trainer(plan, network, tokenizer, data, home / "checkpoints", identity, spent)
+        notes = train_on(trainer, identity, spent)
     facts = facts_of(plan, parameters, np.array(data["train"]["length"]), notes)
-    spent = time.monotonic() - started[0], time.process_time() - started[1]
-    facts |= {"processes": trainer.args.world_size}
-    facts |= {"seconds": round(spent[0], 2), "processor_seconds": round(spent[1], 2)}
+    facts |= {"processes": trainer.args.world_size, **spent.now()}
     with readable_failures(plan, max(data["test"]["length"])):
         trained, state = trained_state(trainer, network)
         scores = scores_of(plan, trained, tokenizer, data)

@@ -87,8 +87,10 @@ def make_plan(
 
 
 def repeated(rows: pd.DataFrame, repeats: dict[str, int]) -> pd.DataFrame:
-    """Rows, those of some sources several times over: rows that are few and teach what nothing else does."""
-    times = rows["source"].map(repeats).fillna(1).astype(int)
+    """Rows, those of some sources several times over: rows that are few and teach what nothing else does. A
+    re-interpretation, which has its parent's source, stays one row.
+    """
+    times = rows["source"].map(repeats).where(rows["origin"] != "reinterpretation").fillna(1).astype(int)
     return rows.loc[rows.index.repeat(times)].reset_index(drop=True)
 
 

@@ -30,9 +30,11 @@ from emosafe_lib.models import checkpoints
 from emosafe_lib.models.batching import BudgetSampler, Encoded, budget_batches, encode
 from emosafe_lib.models.classifier import logits_of
 from emosafe_lib.models.precision import hardware, mixed_precision
+from emosafe_lib.models.seals import read_seal
 from emosafe_lib.study.errors import TrainingError
 from emosafe_lib.study.parameters import FinetuningParams
 from emosafe_lib.study.progress import heartbeat
+from emosafe_lib.study.tries import Spent
 
 MOST_EPOCHS = 10
 LAYER = re.compile(r"\blayers?\.(\d+)\.")
@@ -187,12 +189,12 @@ class BudgetTrainer(Trainer):
 
 
 class SealCheckpoints(TrainerCallback):
-    """Seals each checkpoint once it is whole, with the identity of what it was made from and the name of the best one;
-    shows how far training is.
+    """Seals each checkpoint once it is whole, with the identity of what it was made from, the name of the best one and
+    what it cost so far; shows how far training is.
     """
 
-    def __init__(self, plan: Plan, identity: dict):
-        self.plan, self.identity = plan, identity
+    def __init__(self, plan: Plan, identity: dict, spent: Spent):
+        self.plan, self.identity, self.spent = plan, identity, spent
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.best_global_step:  # a resumed state names a path, and the folder may have been moved since
@@ -202,7 +204,8 @@ class SealCheckpoints(TrainerCallback):
         PartialState().wait_for_everyone()  # each process writes files of its own
         if state.is_world_process_zero:
             folder, best = Path(args.output_dir), f"checkpoint-{state.best_global_step}"
-            checkpoints.seal(folder / f"checkpoint-{state.global_step}", identity=self.identity, best=best)
+            facts = {"identity": self.identity, "best": best, "spent": self.spent.now()}
+            checkpoints.seal(folder / f"checkpoint-{state.global_step}", **facts)
 
     def on_step_end(self, args, state, control, **kwargs):
         heartbeat(f"{self.plan.model.name} {self.plan.task} step", state.global_step, state.max_steps)
@@ -268,20 +271,24 @@ def arguments(plan: Plan, folder: Path, batches: int) -> TrainingArguments:
 
 
 def make_trainer(
-    plan: Plan, network, tokenizer, data: dict[str, Dataset], folder: Path, identity: dict
+    plan: Plan, network, tokenizer, data: dict[str, Dataset], folder: Path, identity: dict, spent: Spent
 ) -> BudgetTrainer:
-    """The Trainer of a plan, with early stopping and checkpoints below `folder` that are sealed with its identity."""
+    """The Trainer of a plan, with early stopping and checkpoints below `folder` that are sealed with its identity and
+    with what they cost.
+    """
     patience = EarlyStoppingCallback(early_stopping_patience=plan.settings.early_stopping_patience)
     batches = len(budget_batches(data["train"]["length"][:], plan.model.training.tokens_per_batch))
     options = arguments(plan, folder, batches)
-    callbacks = [patience, SealCheckpoints(plan, sealed_identity(identity, options))]
+    callbacks = [patience, SealCheckpoints(plan, sealed_identity(identity, options), spent)]
     trainer = BudgetTrainer(model=network, args=options, plan=plan, data=data, tokenizer=tokenizer, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def train_on(trainer: Trainer, identity: dict) -> list[str]:
+def train_on(trainer: Trainer, identity: dict, spent: Spent) -> list[str]:
     """Train from the newest usable checkpoint, or from the start; returns a note for each one that was passed over.
+
+    What was spent on that checkpoint is added to `spent`.
 
     A run that was killed after its last epoch only gets its best weights back. The Trainer would forget that patience
     had run out and take further steps, so it is given no epoch to take them in.
@@ -292,6 +299,7 @@ def train_on(trainer: Trainer, identity: dict) -> list[str]:
     """
     newest, notes = checkpoints.newest_usable(Path(trainer.args.output_dir), sealed_identity(identity, trainer.args))
     if newest is not None:
+        spent.add(read_seal(newest)["spent"])
         state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             trainer.args.num_train_epochs = int(state.epoch)

@@ -30,14 +30,17 @@ def start_token(*special: int | None) -> int | None:
     return next((token for token in special if token is not None), None)
 
 
-def encode(tokenizer, texts, max_length: int) -> Encoded:
-    """Tokenize texts, at most `max_length` tokens each, the end cut off.
+def encode(tokenizer, texts, max_length: int | None) -> Encoded:
+    """Tokenize texts, at most `max_length` tokens each, the end cut off; whole where it is None.
 
     A control token spelled out in a text is data: it is split into ordinary tokens and controls nothing.
     """
     options = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    if not len(texts):  # which tokenizers do not take
+        return Encoded([], np.zeros(0, dtype=bool))
     whole = tokenizer(list(texts), **options)["input_ids"]
-    cut = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+    limit = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    cut = tokenizer(list(texts), **limit, **options)["input_ids"]
     start = start_token(*(getattr(tokenizer, f"{name}_token_id") for name in STARTS))
     cut = [ids or [start] for ids in cut]
     return Encoded(cut, np.array([len(a) > len(b) for a, b in zip(whole, cut, strict=True)], dtype=bool))

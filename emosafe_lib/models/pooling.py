@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from emosafe_lib.models.batching import encode, map_batches
+from emosafe_lib.models.batching import Encoded, map_batches
 
 
 def pool(states, mask, pooling: str = "mean"):
@@ -22,22 +22,15 @@ def pool(states, mask, pooling: str = "mean"):
     return states.take_along_dim(places[:, None, None], dim=1)[:, 0]
 
 
-def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit-length mean-pooled embeddings of texts by an encoder, and which texts were cut.
+def embed(network, tokenizer, encoded: Encoded, budget: int) -> np.ndarray:
+    """Unit-length mean-pooled embeddings of n tokenized texts by an encoder, float64 (n, hidden).
 
-    Parameters
-    ----------
-    limit : most tokens of a text; the rest is cut off
-    budget : most tokens in one batch, padding included
-
-    Returns
-    -------
-    float64 (n, hidden) and bool (n,)
+    `budget` is the most tokens in one batch, padding included.
     """
     import torch
 
-    if not texts:
-        return np.zeros((0, network.config.hidden_size)), np.zeros(0, dtype=bool)
+    if not encoded.ids:
+        return np.zeros((0, network.config.hidden_size))
 
     @torch.inference_mode()
     def vectors(inputs) -> np.ndarray:
@@ -45,5 +38,4 @@ def embed(network, tokenizer, texts: list[str], limit: int, budget: int) -> tupl
         pooled = pool(network(**inputs).last_hidden_state.float(), inputs["attention_mask"])
         return torch.nn.functional.normalize(pooled, dim=-1).cpu().double().numpy()
 
-    encoded = encode(tokenizer, texts, limit)
-    return map_batches(vectors, tokenizer, encoded, budget), encoded.truncated
+    return map_batches(vectors, tokenizer, encoded, budget)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from emosafe_lib.study.errors import ModelError
-from emosafe_lib.study.files import file_sha256, write_json
+from emosafe_lib.study.files import PARTIAL, file_sha256, write_json
 from emosafe_lib.study.strict_reading import json_value
 
 SEAL = "sealed.json"
@@ -20,7 +20,7 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 def seal(folder: Path, **facts) -> None:
     """Declare a folder complete: `facts` and every file's hash, written last."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != PARTIAL]
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     files.pop(SEAL, None)
     write_json(folder / SEAL, {"files": files, **facts})

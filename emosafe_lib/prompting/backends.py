@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from emosafe_lib.models import backbone, pooling, precision
+from emosafe_lib.models import backbone, batching, pooling, precision
 from emosafe_lib.prompting import shared_prefix, wordings
 from emosafe_lib.study import taxonomy
 from emosafe_lib.study.errors import PromptError
@@ -133,10 +133,17 @@ class EncoderBackend:
     def embed(self, texts: list[str], limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (n, width) and which texts were cut; a text is embedded once, however often it is asked about."""
         new = [text for text in dict.fromkeys(texts) if (text, limit) not in self.seen]
-        vectors, truncated = pooling.embed(self.network, self.tokenizer, new, limit, self.model.tokens_per_batch)
-        self.seen |= {(text, limit): found for text, *found in zip(new, vectors, truncated, strict=True)}
+        encoded = self.encode(new, limit)
+        vectors = pooling.embed(self.network, self.tokenizer, encoded, self.model.tokens_per_batch)
+        self.seen |= {(text, limit): found for text, *found in zip(new, vectors, encoded.truncated, strict=True)}
         found = [self.seen[text, limit] for text in texts]
         return np.array([vector for vector, _ in found]), np.array([bool(cut) for _, cut in found])
+
+    def encode(self, texts: list[str], limit: int) -> batching.Encoded:
+        """Token ids of texts, cut where a causal model's messages are: in the middle, within the special tokens."""
+        whole = batching.encode(self.tokenizer, texts, None).ids
+        cut = [wordings.cut(ids, limit, self.tokenizer) for ids in whole]
+        return batching.Encoded(cut, np.array([len(ids) > limit for ids in whole], dtype=bool))
 
     def shown(self, question: Anchors) -> str:
         """The texts that a message is compared with."""

@@ -4,11 +4,16 @@ import pandas as pd
 
 from emosafe_lib.study.style import PALETTE, WIDTH, look, subplots
 
+CALIBRATION_AXES = {
+    "safety": ("confidence in the answer", "share that is right"),
+    "categories": ("chance of yes", "share that is yes"),
+}
+
 
 def reliability_diagram(table: pd.DataFrame):
-    """How often an answer of some confidence is right, one panel a task, the diagonal being perfect calibration.
+    """How often an answer of some confidence is right, and a category of some chance there; the diagonal is perfect.
 
-    `table` has the columns task, way, confidence, accuracy and rows; a point's size grows with its rows.
+    One panel a task. `table` has the columns task, way, confidence, accuracy and rows; a point's size grows with its rows.
     """
     tasks = list(dict.fromkeys(table["task"])) or ["no row was answered"]
     figure, panels = subplots(1, len(tasks), figsize=(WIDTH, 3.6), sharey=True, squeeze=False)
@@ -20,10 +25,10 @@ def reliability_diagram(table: pd.DataFrame):
             panel.plot(part["confidence"], part["accuracy"], color=colour, linestyle=line, label=way)
             sizes = 15 + 120 * part["rows"] / part["rows"].sum()
             panel.scatter(part["confidence"], part["accuracy"], s=sizes, color=colour, marker=marker, clip_on=False)
-        panel.set(title=task, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        across, up = CALIBRATION_AXES.get(task, ("", ""))
+        panel.set(title=task, xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1))
         if looks:
             panel.legend()
-    panels[0][0].set_ylabel("share that is right")
     return figure
 
 

@@ -98,8 +98,8 @@ def too_few_shots(model: ModelParams, train: pd.DataFrame, task: str, shots: int
     """What keeps a prompt from showing as many exemplars of each class as wanted, and what to do about it."""
     if (there := wordings.most_shots(train, task)) < wanted:
         return f"training rows give {there} exemplars of the rarest class, not {wanted}", "add rows of that class"
-    room = f"{model.context_tokens} tokens of context hold {shots} exemplars a class, not {wanted}"
-    return room, "use a model with a longer context"
+    room = f"{model.context_tokens} tokens (`context_tokens`) hold {shots} exemplars a class, not {wanted}"
+    return room, "raise context_tokens as far as the model was made for, or use one with a longer context"
 
 
 def shots_of(settings: PromptingParams, setting: str) -> int:

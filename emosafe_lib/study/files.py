@@ -15,6 +15,7 @@ from pathlib import Path
 
 from emosafe_lib.study.errors import EmosafeError, StageError
 
+PARTIAL = ".partial"  # how the name of a file ends that is being written
 PRIVATE = 0o600  # the mode of files with messages of people, and of an augmentation's journal
 WITH_MESSAGES = ("rows.parquet", "reinterpretations.parquet", "external.parquet")
 
@@ -49,10 +50,10 @@ def replacing(target: Path, error: type[EmosafeError] = StageError) -> Iterator[
     StageError, or `error` : the operating system refuses to write, because the disk is full for instance
     """
     target = Path(target)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
             remove(leftover)
         if target.name in WITH_MESSAGES:
             partial.touch(PRIVATE)  # from its first byte on

@@ -450,7 +450,9 @@ class ModelParams(Section):
     base_url: Address | None = Field(None, description="The server's address, with `backend: openai`.")
     proxy: Address | None = Field(None, description="The same as a study's `augmentation.proxy`.")
     tokens_per_batch: Positive = Field(8192, description="The most tokens in one scoring batch.")
-    context_tokens: Positive = Field(2048, description="How many tokens the model can read at once.")
+    context_tokens: Positive = Field(
+        2048, description="The most tokens that the model is given at once; it may be made for more."
+    )
     training: TrainingParams = TrainingParams()
     resources: ResourceParams = ResourceParams()
 

@@ -25,6 +25,7 @@ from emosafe_lib.study.machine import peak_memory_mb, versions
 from emosafe_lib.study.optional import missing, not_measured, optional
 from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, load_study, shown_path
 from emosafe_lib.study.paths import outputs_root, stage_folder
+from emosafe_lib.study.tries import begin_try, end_tries
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -85,6 +86,8 @@ class Run:
         self.staging = self.base / ".partial" / f"{stage}-{model.name if model else 'study'}"
         self.inputs: dict[str, str] = {}
         self.found: dict[str, bool] = {}
+        self.kept = self.base / ".work" / self.staging.name
+        self.seconds_before = 0.0
         missing.clear()
         self.lock = self.hold()
         shutil.rmtree(self.staging, ignore_errors=True)
@@ -150,9 +153,11 @@ class Run:
     def keep(self, name: str) -> Path:
         """A folder for work that survives a killed run (journals, shards, checkpoints): `.work/` beside the stage.
 
-        The manifest says whether work of an earlier run lay there: what such a run costs says little about a whole one.
+        The manifest says whether work of an earlier run lay there, and counts the seconds of those that were stopped.
         """
-        path = self.base / ".work" / f"{self.stage}-{self.model.name if self.model else 'study'}" / name
+        path = self.kept / name
+        if not self.found:
+            self.seconds_before = begin_try(self.kept, time.monotonic() - self.started)
         self.found.setdefault(name, path.is_dir() and any(path.iterdir()))
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -183,7 +188,7 @@ class Run:
             "numbers": numbers,
             "not_measured": not_measured(),
             "versions": versions(),
-            "seconds": round(time.monotonic() - self.started, 2),
+            "seconds": round(self.seconds_before + time.monotonic() - self.started, 2),
             "peak_memory_mb": int(peak_memory_mb()),
             "resources": self.model.resources.model_dump() if self.model else None,
             "resumed": any(self.found.values()),
@@ -191,6 +196,7 @@ class Run:
         }
         write_json(self.out("manifest.json"), manifest)
         self.publish([*staged, self.out("manifest.json")])
+        end_tries(self.kept)
         self.lock.release(force=True)  # whoever ran the opening cell twice holds it twice
         return Manifest(manifest)
 

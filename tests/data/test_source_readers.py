@@ -22,7 +22,7 @@ from emosafe_lib.data.sources import (
 )
 from emosafe_lib.data.sources import registry as sources_registry
 from emosafe_lib.data.sources.base import File, Record, Source, check_file, direct, to_rows, weak
-from emosafe_lib.data.sources.keywords import substances_or_weapons
+from emosafe_lib.data.sources.keywords import open_beside, substances_or_weapons
 from emosafe_lib.data.sources.raw_tables import read_json, read_jsonl, read_member, read_table, read_workbook
 from emosafe_lib.data.sources.registry import files, missing, read
 from emosafe_lib.study.errors import SourceError
@@ -266,6 +266,15 @@ def test_annomi_names_speaker_talk_and_topic():
     assert annomi.SOURCES[0].labels["client, sustain, other"].known == ("regulated_substances",)
 
 
+def test_annomi_denies_no_substance_that_the_words_of_another_topic_name(tmp_path):
+    lines = ("they make me sit so long", "i had been drinking that day")
+    head = "transcript_id,utterance_id,mi_quality,topic,interlocutor,client_talk_type,utterance_text\n"
+    table = head + "".join(f"1,{n},high,asthma management,client,sustain,{text}\n" for n, text in enumerate(lines))
+    rows, _ = to_rows(annomi.SOURCES[0], annomi.records({"AnnoMI-simple.csv": write(tmp_path / "a.csv", table)}))
+    known = [row[CATEGORIES.index("regulated_substances")] for row in rows["category_known"]]
+    assert known == [True, False] and not any(map(any, rows["categories"]))
+
+
 def test_sad_reads_a_workbook_in_an_archive(tmp_path):
     import openpyxl
 
@@ -335,6 +344,44 @@ def test_whether_violence_is_planned_as_a_crime_was_never_asked(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("subject", "fields", "unknown"),
+    [
+        ("weapons", {}, {"criminal_planning", "violence_hate"}),
+        ("privacy and property", {}, {"criminal_planning"}),
+        ("drugs or weapons", {"inferred": ("regulated_substances",)}, {"criminal_planning"}),
+        ("drugs or weapons", {"inferred": ("guns_illegal_weapons",)}, {"criminal_planning", "violence_hate"}),
+        (
+            "drugs or weapons",
+            {"unsure": ("guns_illegal_weapons", "regulated_substances")},
+            set(CATEGORIES) - {"sexual_content", "suicide_self_harm"},
+        ),
+        ("", {"unsure": ("regulated_substances",)}, {"regulated_substances"}),
+    ],
+)
+def test_what_a_subject_may_mean_besides_stays_open(subject, fields, unknown):
+    assert set(open_beside(subject, fields)["unsure"]) == unknown
+
+
+@pytest.mark.parametrize(
+    ("name", "never_asked"),
+    [
+        ("harmbench", {"suicide_self_harm", "sexual_content"}),
+        ("strongreject", {"suicide_self_harm"}),
+        ("llm_prompt_set", {"regulated_substances"}),
+        ("ailuminate", {"regulated_substances"}),
+        ("multijail", set()),
+        ("beavertails_evaluation", set()),
+    ],
+)
+def test_a_source_denies_no_category_for_which_it_has_no_label(name, never_asked):
+    """Only what one of its labels, or words beside them, can give is known."""
+    source = sources_registry.registry()[name]
+    given = {category for label in source.labels.values() if label for category in label.categories}
+    assert set(CATEGORIES) - set(source.known) == never_asked
+    assert set(source.known) - given <= {"guns_illegal_weapons", "regulated_substances"}
+
+
+@pytest.mark.parametrize(
     ("name", "table"),
     [
         ("harmbench", "BehaviorID,Behavior,SemanticCategory\n1,someone asks,illegal\n"),
@@ -345,7 +392,7 @@ def test_whether_a_crime_of_any_kind_is_violent_was_never_asked(tmp_path, name, 
     source = sources_registry.registry()[name]
     rows, _ = to_rows(source, source.records({source.files[0].name: write(tmp_path / "a.csv", table)}))
     known = dict(zip(CATEGORIES, rows["category_known"].iloc[0], strict=True))
-    assert [key for key, asked in known.items() if not asked] == ["violence_hate"]
+    assert [key for key in source.known if not known[key]] == ["violence_hate"]
 
 
 def test_multijail_carries_all_that_its_tags_say(tmp_path):
@@ -359,7 +406,7 @@ def test_multijail_carries_all_that_its_tags_say(tmp_path):
     rows, _ = to_rows(source, multijail.records({"MultiJail.csv": write(tmp_path / "a.csv", table)}))
     named = [{name for name, on in zip(CATEGORIES, row, strict=True) if on} for row in rows["categories"]]
     assert named == [{"violence_hate", "criminal_planning"}, {"violence_hate", "criminal_planning"}, set()]
-    assert rows["safety"].tolist() == ["unsafe", "unsafe", "borderline"] and all(
+    assert rows["safety"].tolist() == ["unsafe", "unsafe", "unsafe"] and all(
         known[CRIME] for known in rows["category_known"]
     )
 
@@ -473,7 +520,7 @@ REAL_ROWS = {
     "edos": (20000, 0),
     "ethos": (998, 0),
     "harmbench": (300, 100),
-    "hatecheck": (3728, 0),
+    "hatecheck": (3601, 127),
     "hatemoji": (9842, 0),
     "irf": (3522, 0),
     "llm_prompt_set": (116, 0),

@@ -1,5 +1,7 @@
 """GuardBench's metrics on our rows: equal to scikit-learn, for runs that never saw the source, beside its own figures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,15 +55,33 @@ def test_only_runs_that_never_saw_the_source_are_shown():
     assert guardbench.beside_published(world(left_out=False)).empty
 
 
-def test_all_runs_of_a_source_are_scored_on_the_rows_that_all_of_them_answered():
+def test_a_run_that_was_asked_fewer_rows_takes_none_from_the_others_and_its_value_says_of_how_many():
     made = world()
     key = made.keys(Cell("nano-1", "safety", "probe", LEFT_OUT))[0]
     answers, few = made.answers[key], 40
     shown = [part[:few] for part in (answers.rows, answers.chosen, answers.probabilities, answers.usable)]
     made.answers[key] = type(answers)(answers.task, *shown)
     made.cache.clear()
-    ours = guardbench.beside_published(made).query("whose == 'ours'")
-    assert ours.groupby("source")["n"].nunique().eq(1).all() and ours.drop_duplicates("source")["n"].sum() == few
+    table = guardbench.beside_published(made)
+    ours, whole = table[table["whose"] == "ours"], guardbench.beside_published(HERE)
+    mine = ours["model"] == "nano-1, probe"
+    assert ours.loc[mine, "n"].sum() == few
+    others = whole[(whole["whose"] == "ours") & (whole["model"] != "nano-1, probe")]
+    assert ours[~mine].reset_index(drop=True).equals(others.reset_index(drop=True))
+    shown = guardbench.for_people(table)
+    assert shown.loc[("ours", "nano-1, probe")].str.contains(r" of \d+$").all()
+    assert not shown.loc[("ours", "tfidf")].str.contains(" of ").any()
+
+
+def test_of_hatemoji_the_check_alone_is_scored():
+    ids = pd.Series([f"hatemoji:{part}-{n}" for n in range(4) for part in ("check", "build")])
+    truth = SimpleNamespace(source=np.array(["hatemoji"] * 7 + ["hatecheck"]), ids=ids.to_numpy())
+    assert guardbench.rows_of(truth, "hatemoji").sum() == 4 and guardbench.rows_of(truth, "hatecheck").sum() == 1
+
+
+def test_a_recall_of_all_rows_is_no_certainty():
+    always = guardbench.beside_published(HERE).query("model == 'always-unsafe' and metric == 'recall'")
+    assert (always["value"] == 1).all() and (always["low"] < 1).all() and (always["high"] == 1).all()
 
 
 def test_a_row_without_an_answer_counts_against_both_metrics():

@@ -5,7 +5,7 @@ import pytest
 import tiny_models
 import torch
 
-from emosafe_lib.models import backbone
+from emosafe_lib.models import backbone, batching
 from emosafe_lib.models.pooling import embed, pool
 from emosafe_lib.study.memory import out_of_memory
 
@@ -22,10 +22,11 @@ def test_an_embedding_has_unit_length_whatever_shares_its_batch(tmp_path, monkey
     monkeypatch.setattr(backbone, "ASSETS", tmp_path)
     network, tokenizer = backbone.load_encoder(tiny_models.model_params("encoder"))
     texts = tiny_models.make_rows()["text"].tolist()
-    (alone, cut), (together, _) = (embed(network, tokenizer, texts, 6, budget) for budget in (1, 10_000))
+    encoded = batching.encode(tokenizer, texts, 6)
+    alone, together = (embed(network, tokenizer, encoded, budget) for budget in (1, 10_000))
     assert np.allclose(np.linalg.norm(alone, axis=1), 1) and np.abs(alone - together).max() < 1e-6
-    assert cut.any() and not cut.all()
-    assert embed(network, tokenizer, [], 6, 64)[0].shape == (0, 16)
+    assert encoded.truncated.any() and not encoded.truncated.all()
+    assert embed(network, tokenizer, batching.encode(tokenizer, [], 6), 64).shape == (0, 16)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,19 @@ def test_an_encoder_is_prompted_by_cosine(assets, setting, task, shape):
     assert np.abs(alone[0] - scores.log_probabilities[5]).max() < 1e-4
 
 
+def test_an_encoder_reads_both_ends_of_a_long_message_as_a_causal_model_does(assets):
+    from tiny_models import make_encoder
+
+    make_encoder(assets / "encoder")
+    backend = backends.open_backend(model_params(name="encoder", family="encoder", path="encoder", context_tokens=64))
+    text = "calm garden morning " * 9
+    long, short = backend.encode([text, "calm"], 12).ids
+    whole = backend.tokenizer(text)["input_ids"]
+    assert len(long) == 12 and long[:3] == whole[:3] and long[-3:] == whole[-3:]
+    assert short == backend.tokenizer("calm")["input_ids"]
+    assert backend.encode([text, "calm"], 12).truncated.tolist() == [True, False]
+
+
 def test_every_wording_has_a_description_for_encoders():
     assert set(backends.DESCRIPTIONS) == set(wordings.VARIANTS)
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -477,3 +478,22 @@ def test_definitions_are_not_cut_off_in_a_notebook_s_tables(checkout):
     toy.finish_before("04_lora_finetuning")
     table = begin("04_lora_finetuning", "toy", "nano-1").parameters
     assert max(table["meaning"], key=len) in table.to_html()
+
+
+def test_the_seconds_of_tries_that_were_stopped_are_counted_as_far_as_what_they_kept_reaches(checkout):
+    toy.finish_before("03_prompting_baselines")
+
+    def begun(hours_ago=0.0):
+        run = begin("03_prompting_baselines", "toy", "nano-1")
+        run.started -= hours_ago * 3600
+        return run, run.keep("shards")
+
+    _, shards = begun(hours_ago=5)
+    (shards / "one").write_text("kept")
+    moment = time.time() - 3 * 3600  # two of its five hours; what it did in the three after that is lost
+    os.utime(shards / "one", (moment, moment))
+    begun(hours_ago=1)  # kept nothing
+    third, _ = begun()
+    assert third.finish()["seconds"] == pytest.approx(2 * 3600, abs=30)
+    fourth, _ = begun()  # reads back what is finished
+    assert fourth.finish()["seconds"] < 30

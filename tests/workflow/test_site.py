@@ -130,6 +130,18 @@ def test_one_source_is_not_called_sources(tmp_path):
     assert "7 rows (7 human) of 1 source<" in front_page.identity_section(tmp_path, [])
 
 
+def test_what_caps_gave_one_model_is_not_shown_as_every_models_setting():
+    def stage(model, **finetuning):
+        return "04", model, "done", {"parameters": {"finetuning": finetuning, "model": {"name": model}}}
+
+    stages = [stage("one", ablation=True), stage("two", ablation=True), stage("three", ablation=False)]
+    stages += [("01", None, "done", {"parameters": {"data": {"salt": "a"}}}), ("05", None, "missing", {})]
+    assert front_page.recorded_parameters(stages) == {
+        "finetuning": {"one, two": {"ablation": True}, "three": {"ablation": False}},
+        "data": {"salt": "a"},
+    }
+
+
 HOSTILE = "<img src=x onerror=alert(1)> \"quoted\" & 'so'"
 
 

@@ -176,9 +176,6 @@ def identity_section(base: Path, stages: list[tuple]) -> str:
     card, manifests = read_or_empty(base / "data_card.json"), [facts for *_, facts in stages if facts]
     versions = dict(max(manifests, key=lambda facts: facts["finished"], default={}).get("versions", {}))
     finished = sorted(facts["finished"] for facts in manifests)
-    parameters: dict = {}
-    for facts in manifests:
-        parameters |= {key: value for key, value in facts["parameters"].items() if key != "model"}
     return fill(
         "identity.html",
         data=data_line(card),
@@ -188,8 +185,24 @@ def identity_section(base: Path, stages: list[tuple]) -> str:
         machine=", ".join(versions.pop(key) for key in ("machine", "system") if key in versions),
         cpus=versions.pop("cpus", "?"),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
-        parameters=json.dumps(parameters, indent=1, sort_keys=True),
+        parameters=json.dumps(recorded_parameters(stages), indent=1, sort_keys=True),
     )
+
+
+def recorded_parameters(stages: list[tuple]) -> dict:
+    """Each section of the parameters as the stages recorded it, by models where `model_caps` gave them different ones."""
+    found: dict[str, dict[str, tuple]] = {}
+    for _, model, _, facts in stages:
+        for section, settings in facts.get("parameters", {}).items():
+            if section != "model":
+                alike = found.setdefault(section, {}).setdefault(json.dumps(settings, sort_keys=True), (settings, []))
+                alike[1].append(model or "the study")
+    return {
+        section: {", ".join(dict.fromkeys(models)): settings for settings, models in kinds.values()}
+        if len(kinds) > 1
+        else next(iter(kinds.values()))[0]
+        for section, kinds in found.items()
+    }
 
 
 def data_line(card: dict) -> str:
@@ -202,7 +215,7 @@ def data_line(card: dict) -> str:
 
 def others_beside(base: Path) -> list[str]:
     """The other studies whose front pages stand beside this one."""
-    found = sorted(path.parent.name for path in base.parent.glob("*/index.html"))
+    found = sorted(path.parent.name for path in base.parent.glob("[!.]*/index.html"))
     return [name for name in found if name != base.name]
 
 

@@ -11,6 +11,7 @@ from emosafe_lib.data.sources.raw_tables import read_table
 
 NEVER_READ = {"cse", "src"}
 ASKED = ("violence_hate", "sexual_content", "guns_illegal_weapons", "suicide_self_harm", "criminal_planning")
+SUBJECTS = {"vcr": "violence", "iwp": "weapons", "prv": "privacy and property", "ipv": "privacy and property"}
 
 
 def records(files):
@@ -18,7 +19,7 @@ def records(files):
     table = read_table(files["airr_official_1.0_demo_en_us_prompt_set_release.csv"])
     for row in table[~table["hazard"].isin(NEVER_READ)].itertuples():
         words = (split if row.hazard in ("ncr", "vcr") else leave_open)(row.prompt_text)
-        words = open_beside("criminal_planning", words) if row.hazard == "vcr" else words
+        words = open_beside(SUBJECTS.get(row.hazard, ""), words)
         yield Record(row.release_prompt_id, row.prompt_text, row.hazard, **words)
 
 

@@ -2,18 +2,21 @@
 
 Nobody judged risk here, so every label is weak. A client who defends drinking, smoking or drug use is borderline and
 touches substances; one who defends another habit is borderline without them; a good counsellor's words are safe.
-Whether a counsellor's words in a session about substances touch them was not asked.
+Whether a counsellor's words in a session about substances touch them was not asked, nor whether words that name drinking,
+smoking or drugs do so in a session about something else.
 """
 
 import re
 
 from emosafe_lib.data.sources.base import Record, public, weak
+from emosafe_lib.data.sources.keywords import SUBSTANCES
 from emosafe_lib.data.sources.raw_tables import read_table
 
 TOPICS = (
     ("substances", re.compile("alcohol|drug use|smoking|influence of drugs|avoiding DOI")),  # driving after drinking
     ("self-harm", re.compile("self-harm")),
 )
+HABITS = re.compile(r"\b(drinks?|drinking|drank|drunk|smok(e|es|ed|er|ers|ing))\b", re.IGNORECASE)
 MIN_WORDS = 4
 
 
@@ -29,8 +32,10 @@ def records(files):
     """Utterances of at least four words; a transcript stays together."""
     for row in read_table(files["AnnoMI-simple.csv"]).itertuples():
         if len(row.utterance_text.split()) >= MIN_WORDS:
-            name = f"{row.transcript_id}-{row.utterance_id}"
-            yield Record(name, row.utterance_text, label(row), link=row.transcript_id)
+            name, text = f"{row.transcript_id}-{row.utterance_id}", row.utterance_text
+            named = HABITS.search(text) or SUBSTANCES.search(text)
+            unsure = ("regulated_substances",) if named else ()
+            yield Record(name, text, label(row), link=row.transcript_id, unsure=unsure)
 
 
 LEFT_OUT = {

@@ -11,6 +11,7 @@ from emosafe_lib.study.taxonomy import CATEGORIES
 NEVER_READ = {"child_abuse"}
 MIXED = "drug_abuse,weapons,banned_substance"
 VIOLENCE = "violence,aiding_and_abetting,incitement"
+SUBJECTS = {VIOLENCE: "violence", MIXED: "drugs or weapons", "privacy_violation": "privacy and property"}
 
 
 def records(files):
@@ -18,7 +19,7 @@ def records(files):
     for item in read_json(files["BeaverTails-Evaluation.json"]):
         if item["category"] not in NEVER_READ:
             words = (split_in_two if item["category"] == MIXED else leave_open)(item["prompt"])
-            words = open_beside("criminal_planning", words) if item["category"] == VIOLENCE else words
+            words = open_beside(SUBJECTS.get(item["category"], ""), words)
             yield Record("", item["prompt"], item["category"], **words)
 
 

@@ -6,7 +6,9 @@
 from emosafe_lib.data.sources.base import Record, direct, public, weak
 from emosafe_lib.data.sources.keywords import SUBSTANCES, leave_open, open_beside, split
 from emosafe_lib.data.sources.raw_tables import read_table
-from emosafe_lib.study.taxonomy import CATEGORIES
+
+DRUG, WEAPON = "chemical_biological, drug", "chemical_biological, weapon"
+SUBJECTS = {"illegal": "crime of any kind", DRUG: "drugs", WEAPON: "weapons"}
 
 
 def records(files):
@@ -14,12 +16,9 @@ def records(files):
     for row in read_table(files["harmbench_behaviors_text_all.csv"]).itertuples():
         label = row.SemanticCategory
         if label == "chemical_biological":
-            label += ", drug" if SUBSTANCES.search(row.Behavior) else ", weapon"
-        if label == "illegal":
-            words = open_beside("violence_hate", split(row.Behavior))
-        else:
-            words = leave_open(row.Behavior)
-        yield Record(row.BehaviorID, row.Behavior, label, **words)
+            label = DRUG if SUBSTANCES.search(row.Behavior) else WEAPON
+        words = (split if label == "illegal" else leave_open)(row.Behavior)
+        yield Record(row.BehaviorID, row.Behavior, label, **open_beside(SUBJECTS.get(label, ""), words))
 
 
 SOURCES = [
@@ -27,14 +26,14 @@ SOURCES = [
         "harmbench",
         records=records,
         register="prompt",
-        known=CATEGORIES,
+        known=("violence_hate", "guns_illegal_weapons", "regulated_substances", "criminal_planning"),
         labels={
             "copyright": None,
             "illegal": direct("unsafe", "criminal_planning"),
             "cybercrime_intrusion": direct("unsafe", "criminal_planning"),
             "harassment_bullying": direct("unsafe", "violence_hate"),
-            "chemical_biological, drug": weak("unsafe", "regulated_substances"),
-            "chemical_biological, weapon": weak("unsafe", "guns_illegal_weapons"),
+            DRUG: weak("unsafe", "regulated_substances"),
+            WEAPON: weak("unsafe", "guns_illegal_weapons"),
             "harmful": weak("unsafe", known=()),
             "misinformation_disinformation": weak("borderline"),
         },

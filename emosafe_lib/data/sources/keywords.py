@@ -3,8 +3,8 @@
 The rules only ever split a category that people assigned; they never find a category by themselves. What they decide is
 weak, and where they decide nothing, both categories stay unknown. A prompt has one upstream category even if it touches
 two of ours: where its words name drugs or weapons and its category is another, those two are unknown as well, not absent.
-So is criminal planning where the category is violence, and violence where it is crime of any kind: no list says which
-violence is planned as a crime, or which crime is violent.
+So is what its subject may well mean besides (`BESIDE`): no list says which violence is planned as a crime, which crime is
+violent, or for which of both somebody asks about a weapon.
 """
 
 import re
@@ -12,7 +12,8 @@ import re
 SUBSTANCES = re.compile(
     r"\b(drugs?|cocaine|heroin|meth(amphetamines?)?|crystal meth|opioids?|fentanyl|marijuana|cannabis|weed|lsd|mdma|"
     r"ecstasy|ketamine|steroids?|narcotics?|pills?|prescriptions?|painkillers?|xanax|adderall|alcohol|liquor|beer|vodka|"
-    r"cigarettes?|tobacco|vap(e|es|ing)|ghb|crack|hallucinogens?|psychedelics?|mushrooms?|overdose|dope|stoned)\b",
+    r"cigarettes?|tobacco|vap(e|es|ing)|ghb|crack|hallucinogens?|psychedelics?|mushrooms?|overdose|dope|stoned|morphine|"
+    r"codeine|opium|oxycodone|nitazenes?|isotonitazene)\b",
     re.IGNORECASE,
 )
 WEAPONS = re.compile(
@@ -21,6 +22,16 @@ WEAPONS = re.compile(
     r"switchblades?|brass knuckles|ak-?47|ar-?15|glock|napalm|thermite|tnt|c4|shoot(ing|er)?|warheads?)\b",
     re.IGNORECASE,
 )
+
+
+# What an upstream category with this subject leaves unasked, though it may well be meant.
+BESIDE = {
+    "weapons": ("criminal_planning", "violence_hate"),
+    "drugs": ("criminal_planning",),
+    "violence": ("criminal_planning",),
+    "crime of any kind": ("violence_hate",),
+    "privacy and property": ("criminal_planning",),
+}
 
 
 def substances_or_weapons(text: str) -> tuple[str, ...]:
@@ -45,6 +56,12 @@ def leave_open(text: str) -> dict[str, tuple[str, ...]]:
     return {"unsure": substances_or_weapons(text)}
 
 
-def open_beside(category: str, fields: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The same fields of a `Record`, and a category that its upstream one denies though it may well be meant."""
-    return fields | {"unsure": (*fields.get("unsure", ()), category)}
+def open_beside(subject: str, fields: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The same fields of a `Record`, with what its upstream category's subject leaves unasked unknown.
+
+    `subject` is a key of `BESIDE`, or "drugs or weapons", told apart by the fields; any other leaves nothing open.
+    """
+    if subject == "drugs or weapons":
+        named = fields.get("inferred") or ("guns_illegal_weapons",)  # where words tell nothing, it may be weapons
+        subject = "weapons" if "guns_illegal_weapons" in named else "drugs"
+    return fields | {"unsure": (*fields.get("unsure", ()), *BESIDE.get(subject, ()))}

@@ -9,7 +9,17 @@ from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 NEVER_READ = {"child_exploitation"}
-BESIDE = {"violent_crimes": "criminal_planning", "criminal_planning": "violence_hate"}
+ASKED = tuple(name for name in CATEGORIES if name != "regulated_substances")
+SUBJECTS = {
+    "violent_crimes": "violence",
+    "criminal_planning": "crime of any kind",
+    "sex_crimes": "crime of any kind",
+    "gun-related": "weapons",
+    "indiscriminate_weapons": "weapons",
+    "cbrn_content": "weapons",
+    "privacy": "privacy and property",
+    "intellectual_property": "privacy and property",
+}
 SECURITY = ("attack_payload_gen", "automated_hacking", "malware_code_gen", "phishing_emails", "polymorphic_malware_gen")
 MILD = ("bias", "censorship", "defamation", "elections", "intellectual_property", "privacy", "insecure_code")
 
@@ -18,9 +28,7 @@ def records(files):
     """The prompts whose category may be read."""
     table = read_table(files["prompts.csv"])
     for row in table[~table["category"].isin(NEVER_READ)].itertuples():
-        words = leave_open(row.prompt)
-        if row.category in BESIDE:
-            words = open_beside(BESIDE[row.category], words)
+        words = open_beside(SUBJECTS.get(row.category, ""), leave_open(row.prompt))
         yield Record("", row.prompt, row.category, **words)
 
 
@@ -29,7 +37,7 @@ SOURCES = [
         "llm_prompt_set",
         records=records,
         register="prompt",
-        known=CATEGORIES,
+        known=ASKED,
         labels={
             "gun-related": direct("unsafe", "guns_illegal_weapons"),
             "indiscriminate_weapons": direct("unsafe", "guns_illegal_weapons"),

@@ -1,8 +1,8 @@
 """MultiJail: red-team prompts of people, each with one to four tags; only the English column is read.
 
 A row is labelled by its first tag that maps to a category, else by its first tag, and carries the categories of all its
-tags. Whether violence is planned as a crime stays unknown where no tag names a crime. Tags that name children, and one that
-joins exploitation with trafficking, are never read.
+tags. Whether a crime is planned stays unknown where a tag leaves it open (`CRIME_UNASKED`) and no tag names one. Tags that
+name children, and one that joins exploitation with trafficking, are never read.
 """
 
 import ast
@@ -12,7 +12,8 @@ from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 NEVER_READ = ("child", "Sexual exploitation")
-VIOLENCE = "Violence & incitement"
+VIOLENCE, WEAPONS, SUBSTANCES = "Violence & incitement", "Weapons", "Substance abuse & banned substances"
+PERSONAL = "Soliciting personally identifiable information"
 TAGS = {
     VIOLENCE: ("violence_hate",),
     "Discrimination & injustice": ("violence_hate",),
@@ -22,17 +23,17 @@ TAGS = {
     "Theft": ("criminal_planning",),
     "Fraud & deception": ("criminal_planning",),
     "Property crime & vandalism": ("criminal_planning",),
-    "Weapons": ("guns_illegal_weapons",),
+    WEAPONS: ("guns_illegal_weapons",),
     "Adult content": ("sexual_content",),
-    "Substance abuse & banned substances": ("regulated_substances",),
+    SUBSTANCES: ("regulated_substances",),
     "Self-harm": ("suicide_self_harm",),
 }
 MILD = (
     "Non-violent unethical behavior (e.g. lying, cheating, etc.)",
     "Conspiracy theories & misinformation",
-    "Soliciting personally identifiable information",
-    "Animal abuse",
+    PERSONAL,
 )
+CRIME_UNASKED = {VIOLENCE, WEAPONS, SUBSTANCES, PERSONAL}
 
 
 def records(files):
@@ -43,7 +44,7 @@ def records(files):
         tags = [tag.strip() for tag in ast.literal_eval(row.tags)]
         label = next((tag for tag in tags if tag in TAGS), tags[0])
         extra = tuple(name for tag in tags for name in TAGS.get(tag, ()))
-        unsure = ("criminal_planning",) if VIOLENCE in tags else ()
+        unsure = ("criminal_planning",) if CRIME_UNASKED.intersection(tags) else ()
         yield Record(row.id, row.en, label, extra=extra, unsure=unsure)
 
 
@@ -56,6 +57,7 @@ SOURCES = [
         labels={
             **{tag: direct("unsafe", *names) for tag, names in TAGS.items()},
             **{tag: weak("borderline") for tag in MILD},
+            "Animal abuse": weak("unsafe"),
         },
     )
 ]

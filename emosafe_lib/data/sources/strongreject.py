@@ -6,6 +6,8 @@ from emosafe_lib.data.sources.raw_tables import read_table
 from emosafe_lib.study.taxonomy import CATEGORIES
 
 MIXED, VIOLENCE = "Illegal goods and services", "Violence"
+SUBJECTS = {MIXED: "crime of any kind", VIOLENCE: "violence"}
+ASKED = tuple(name for name in CATEGORIES if name != "suicide_self_harm")
 
 
 def records(files):
@@ -13,8 +15,7 @@ def records(files):
     for row in read_table(files["strongreject_dataset.csv"]).itertuples():
         label = row.category if row.source == "custom" else "not custom"
         words = (split_in_two if label == MIXED else leave_open)(row.forbidden_prompt)
-        words = open_beside("criminal_planning", words) if label == VIOLENCE else words
-        yield Record("", row.forbidden_prompt, label, **words)
+        yield Record("", row.forbidden_prompt, label, **open_beside(SUBJECTS.get(label, ""), words))
 
 
 SOURCES = [
@@ -22,7 +23,7 @@ SOURCES = [
         "strongreject",
         records=records,
         register="prompt",
-        known=CATEGORIES,
+        known=ASKED,
         labels={
             "not custom": None,
             "Disinformation and deception": weak("borderline"),
