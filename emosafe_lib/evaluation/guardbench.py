@@ -5,7 +5,8 @@ sets that hold unsafe ones alone. Six of our sources are among its sets. The fig
 models there met whole sets and were trained on none of them, so ours are those that never saw the source. The rows are
 not the same: GuardBench takes whole test files and its own two labels, we the test split of merged, de-duplicated rows,
 which the merge caps and balances (of ConvAbuse it keeps mostly abuse), and borderline counts as unsafe. So the two say who
-is in the same region, not who wins. Of Hatemoji we count the check alone, which is the set there.
+is in the same region, not who wins. Of Hatemoji we count the check alone, which is the set
+there, and of HateCheck the merge leaves out 127 of 3,728 cases.
 """
 
 import numpy as np

@@ -23,6 +23,7 @@ from emosafe_lib.study.parameters import ModelParams, StudyParams, load_model, l
 from emosafe_lib.study.paths import outputs_root
 from emosafe_lib.study.rows import read_rows, tasks_asked
 from emosafe_lib.study.taxonomy import TASKS
+from emosafe_lib.study.tries import end_tries
 
 ROWS = ("01_data_merge/rows.parquet", "02_chatgpt_augmentation/reinterpretations.parquet")
 
@@ -39,8 +40,11 @@ def places(options: argparse.Namespace, study: StudyParams, model: ModelParams) 
     for path in rows:
         if not path.is_file():
             raise StageError(path, "is not there", "run notebooks 01 and 02 first, or name files with --rows")
-    folder = base / ".work" / f"04_lora_finetuning-{model.name}" / "runs"
-    return rows, Path(options.folder) if options.folder else folder
+    if options.folder:
+        return rows, Path(options.folder)
+    kept = base / ".work" / f"04_lora_finetuning-{model.name}"
+    end_tries(kept)  # the time until this one began is no work of the notebook's
+    return rows, kept / "runs"
 
 
 def parser() -> argparse.ArgumentParser:

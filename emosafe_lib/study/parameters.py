@@ -222,7 +222,8 @@ class FinetuningParams(Section):
         "one", description="`both` trains one network for safety and categories, a head on top for each: half the time."
     )
     repeats: dict[Name, Positive] = Field(
-        {}, description="How often one pass meets the rows of a source, by its name; those of others once."
+        {},
+        description="How often one pass meets the rows of a source, by its name; re-interpretations and other sources once.",
     )
     budgets: Annotated[list[Positive], Once] = Field(
         [], description="The numbers of training rows at which the learning curve is measured."

@@ -157,7 +157,8 @@ class Run:
         """
         path = self.kept / name
         if not self.found:
-            self.seconds_before = begin_try(self.kept, time.monotonic() - self.started)
+            asked = parameters_of(self.stage, self.study, self.model, self.named)
+            self.seconds_before = begin_try(self.kept, time.monotonic() - self.started, asked)
         self.found.setdefault(name, path.is_dir() and any(path.iterdir()))
         path.mkdir(parents=True, exist_ok=True)
         return path

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = """#!/bin/sh
 case "$1 $2" in
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  "-m pip") echo "$@" >> pip.log; [ ! -e killed ] || { rm killed; touch .venv/half-a-package; kill -9 $PPID; } ;;
+  "-m pip") echo "$@" >> pip.log
+    [ ! -e fails ] || exit 1
+    [ ! -e killed ] || { touch .venv/half-a-package; kill -"$(cat killed)" $PPID; rm killed; exit 1; } ;;
 esac
 """
 
@@ -36,8 +38,9 @@ def setup(tmp_path, monkeypatch):
     return lambda: subprocess.run(["make", "setup", f"PYTHON={python}"], capture_output=True, text=True)
 
 
-def test_a_setup_that_was_killed_is_made_anew_by_the_next_one_and_then_left_alone(setup):
-    Path("killed").touch()
+@pytest.mark.parametrize("signal", ["9", "INT", "TERM"])
+def test_a_setup_that_was_killed_is_made_anew_by_the_next_one_and_then_left_alone(setup, signal):
+    Path("killed").write_text(signal)
     assert setup().returncode != 0
     assert Path(".venv/half-a-package").exists()
     second = setup()
@@ -53,15 +56,26 @@ def test_a_setup_that_was_killed_is_made_anew_by_the_next_one_and_then_left_alon
 def test_a_later_part_that_was_killed_is_found_as_well(setup, lock):
     setup()
     Path(lock).write_text("changed")
-    Path("killed").touch()
+    Path("killed").write_text("9")
     assert setup().returncode != 0
     assert "did not finish" in setup().stdout
     assert not Path(".venv/half-a-package").exists()
 
 
-def test_two_setups_at_once_do_not_undo_each_other(setup):
+def test_where_pip_fails_without_a_kill_what_is_installed_stays(setup):
+    setup()
+    Path(".venv/installed").touch()
+    Path("weights.lock").write_text("changed")
+    Path("fails").touch()
+    assert setup().returncode != 0 and setup().returncode != 0
+    Path("fails").unlink()
+    assert setup().returncode == 0 and Path(".venv/installed").exists()
+
+
+@pytest.mark.parametrize("who", [(os.getpid(), os.uname().nodename), (1, "elsewhere")])
+def test_two_setups_at_once_do_not_undo_each_other(setup, who):
     Path(".venv").mkdir()
-    Path(".venv/unfinished").write_text(f"{os.getpid()}\n")
+    Path(".venv/unfinished").write_text("{} {}\n".format(*who))
     refused = setup()
-    assert refused.returncode != 0 and f"process {os.getpid()}" in refused.stderr
+    assert refused.returncode != 0 and f"process {who[0]} of {who[1]}" in refused.stderr
     assert Path(".venv/unfinished").exists() and not Path("pip.log").exists()

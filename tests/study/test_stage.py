@@ -15,6 +15,7 @@ from emosafe_lib.study import earlier, files, paths
 from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_model, load_study
 from emosafe_lib.study.stage import STAGES, begin
+from emosafe_lib.study.tries import begin_try
 from workflow import digests as workflow_digests
 from workflow.digests import SHIPPED_SOURCES, code_modules, imported_names, stage_digest
 
@@ -497,3 +498,10 @@ def test_the_seconds_of_tries_that_were_stopped_are_counted_as_far_as_what_they_
     assert third.finish()["seconds"] == pytest.approx(2 * 3600, abs=30)
     fourth, _ = begun()  # reads back what is finished
     assert fourth.finish()["seconds"] < 30
+
+
+def test_tries_with_other_parameters_count_for_nothing(tmp_path):
+    begin_try(tmp_path, 3600, {"epochs": 1})
+    (tmp_path / "one").write_text("kept")
+    assert begin_try(tmp_path, 0, {"epochs": 1}) == pytest.approx(3600, abs=30)
+    assert begin_try(tmp_path, 0, {"epochs": 2}) == 0
