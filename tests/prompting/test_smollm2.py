@@ -36,7 +36,8 @@ def smollm2():
 def test_the_exact_scorer_gives_what_the_plain_way_gives_on_a_real_llama(smollm2, task):
     network, tokenizer = smollm2
     prompt = wordings.build_prompt(tokenizer, task, "plain")
-    messages, _ = wordings.encode_messages(tokenizer, MESSAGES, 64)
+    texts = MESSAGES if task == "safety" else MESSAGES[1:]  # of which the plain way takes a quarter of a minute each
+    messages, _ = wordings.encode_messages(tokenizer, texts, 64)
     got = shared_prefix.label_log_probabilities(network, prompt, messages)
     want = [shared_prefix.plain_log_probabilities(network, prompt, message) for message in messages]
     assert network.config.num_key_value_heads == 3 and np.abs(got - want).max() < TOLERANCE
