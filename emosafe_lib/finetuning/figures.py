@@ -19,7 +19,7 @@ def training_curves(table: pd.DataFrame):
     for panel, task in zip(panels[0], tasks, strict=True):
         for (variant, seed), part in table[table["task"] == task].groupby(["variant", "seed"], sort=False):
             colour, marker, _ = looks[variant]
-            name = variant or "all rows"
+            name = variant or "all its rows"
             marks = {"color": colour, "marker": marker}
             solid, dashed = (joined(part, line) for line in ("-", "--"))
             panel.plot(part["epoch"], part["validation_loss"], linestyle=solid, label=f"{name}, seed {seed}", **marks)

@@ -22,7 +22,7 @@ WARNING = (
 LIMITS = (
     "It reads one message, and nothing of who wrote it, what was said before, or when.",
     "Scores are those of the sources below; on messages from elsewhere expect less.",
-    "Its thresholds were fitted on few rows, which also decided when training stopped; see what they gave on test rows.",
+    "Its thresholds were fitted on few rows, which may have ended training as well; see what they gave on test rows.",
     WARNING,
 )
 # What a card measures, with what is said where it does not.
