@@ -91,7 +91,7 @@ def more_than_others(sides: list[tuple[float, int]], limits: list[tuple[float, f
 def alarms_about(table: pd.DataFrame, confidence: float = 0.95) -> str:
     """Which groups are alarmed about more than the others, after Holm's correction, from `false_alarms_by`."""
     if table.empty:
-        return "This study has no messages that name whom they speak of."
+        return "HateCheck, whose cases say whom they name, has no test rows here."
     groups = table[table["group"] != NOBODY]
     more = groups[(groups["p_holm"] < 1 - confidence) & (groups["more"] > 0)]
     said = ", ".join(

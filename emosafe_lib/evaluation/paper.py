@@ -91,7 +91,7 @@ def printed(role: str, members: tuple[str, ...]) -> float:
 
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """`beside_ours` as a wide table of text: a row a category, two columns a model, the paper's value and ours."""
+    """`beside_ours` as a wide table of text: a row a category, two columns a role, the paper's value and that of our run."""
     f1 = table["f1"].map(lambda value: "undefined" if pd.isna(value) else f"{value:.3f}")
     ours = [
         "not run" if pd.isna(row.value) else f"{with_interval(row.value, row.low, row.high)}, F1 {told}"
@@ -103,7 +103,11 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
     roles = [
         (role, side) for role in (*PRINTED, NEVER) for side in ("paper", "ours") if (role, side) != (NEVER, "paper")
     ]
-    return wide.reindex(index=told["category"].unique(), columns=roles).fillna("–")
+    runs = table.dropna(subset=["model"]).drop_duplicates("role").set_index("role")
+    named = {role: f"ours: {run.model}, {run.setting}" for role, run in runs.iterrows() if role != NEVER}
+    titles = [(role, named.get(role, side) if side == "ours" else side) for role, side in roles]
+    wide = wide.reindex(index=told["category"].unique(), columns=roles).fillna("–")
+    return wide.set_axis(pd.MultiIndex.from_tuples(titles, names=wide.columns.names), axis=1)
 
 
 def not_run(base, models) -> pd.DataFrame:

@@ -124,7 +124,7 @@ def source_table(table: pd.DataFrame, model: str | None) -> pd.DataFrame:
 
 
 def score_by_size(ranks: pd.DataFrame) -> str:
-    """From `scaling.rank_table`, a ladder or several: in how many tasks and settings the score rises with size beyond doubt,
+    """From `scaling.rank_table`, a ladder or several: in how many tasks and settings the score clearly rises with size,
     by metric; a ladder that is too short for a statement is left out beside one that is not.
     """
     if ranks.empty or (ranks["status"] == INSUFFICIENT).all():
@@ -144,10 +144,11 @@ def one_ladder_by_size(ladder: str, ranks: pd.DataFrame) -> str:
         trend = part["trend"] if "trend" in part else (part["low"] > 0).astype(int) - (part["high"] < 0).astype(int)
         rising, falling, curves = (trend == 1).sum(), (trend == -1).sum(), (part["curve"] == "fitted").sum()
         parts.append(
-            f"{METRIC_NAMES[metric]} rises with size beyond doubt in {rising} of {len(part)} task and setting pairs, "
+            f"{METRIC_NAMES[metric]} clearly rises with size in {rising} of {len(part)} task and setting pairs, "
             f"falls in {falling}, and allows a saturating curve in {curves}"
         )
-    return f"On {LADDER_NAMES.get(ladder, f'the ladder {ladder}')}, " + "; ".join(parts) + "."
+    named = LADDER_NAMES.get(ladder, f"the ladder {ladder}")
+    return f"On {named}, " + "; ".join(parts) + " (each by its own interval, uncorrected)."
 
 
 def score_by_label(points: pd.DataFrame) -> str:
@@ -268,7 +269,7 @@ def sources_apart(table: pd.DataFrame) -> str:
     way, things = "lower" if loss.mean() >= 0 else "higher", agreed(len(both), "source", "sources")
     return (
         f"On a source that it never saw, TF-IDF scores {abs(loss.mean()):.3f} {way} on average over {len(both)} {things}; "
-        f"it is worse in {(loss > 0).sum()}."
+        f"it is worse by 0.005 or more in {(loss >= 0.005).sum()}."
     )
 
 

@@ -183,7 +183,7 @@ def saturating_curve(count: np.ndarray, values: np.ndarray, draws: np.ndarray, c
     if len(count) < MIN_CURVE_SIZES:
         return Curve("not honest", "three sizes cannot test a curve of three parameters")
     if (np.diff(values) <= 0).any() or trend_of(count, draws, confidence) < 1:
-        return Curve("not honest", "the scores do not rise with size beyond doubt")
+        return Curve("not honest", "the scores do not clearly rise with size")
     smallest, step = count.min(), max(1, draws.shape[1] // CURVE_DRAWS)
     best, *fits = (fit_once(count / smallest, each) for each in (values, *draws.T[::step]))
     tails = (1 - confidence) / 2, (1 + confidence) / 2

@@ -86,6 +86,13 @@ def test_both_verdicts_of_a_claim_stand_side_by_side_and_are_measured_differentl
     assert claims.claims_table(claims.check_all(HERE, "nano"))["in_its_words"].notna().all()
 
 
+def test_the_table_for_people_names_the_run_that_stands_for_one_of_the_papers():
+    shown = paper.for_people(paper.beside_ours(HERE, "nano"))
+    sides = {role: side for role, side in shown.columns if side != "paper"}
+    assert sides["70B, FS-5"].startswith("ours: nano-") and sides["70B, FS-5"].endswith(", few-shot-5")
+    assert sides["1B, LoRA"].endswith(", fine-tuned") and sides[paper.NEVER] == "ours"
+
+
 def test_the_table_for_people_says_what_was_not_run():
     without = paper.beside_ours(evidence(ROWS, {"nano-1": 1.0}), "nano")
     shown = paper.for_people(without)

@@ -65,7 +65,8 @@ def test_what_a_sources_name_gives_away_depends_on_the_number_of_sources(sources
 def test_a_source_left_out_may_score_higher():
     runs = {"tfidf": 0.4, "tfidf, source left out": 0.45}
     table = pd.DataFrame([{"source": "a", "run": run, "value": value} for run, value in runs.items()])
-    assert "scores 0.050 higher on average over 1 source; it is worse in 0." in readings.sources_apart(table)
+    said = readings.sources_apart(table)
+    assert "scores 0.050 higher on average over 1 source; it is worse by 0.005 or more in 0." in said
 
 
 def test_the_ladder_with_runs_comes_first():
@@ -105,6 +106,7 @@ def test_a_source_that_no_run_answers_has_no_panel_and_the_legend_stays():
 
 def test_an_f1_that_is_undefined_is_a_word():
     row = {"role": paper.NEVER, "category": "violence_hate", "printed": 0.9, "value": 0.5, "low": 0.4, "high": 0.6}
+    row |= {"model": "always-safe", "setting": "baseline"}
     shown = paper.for_people(pd.DataFrame([row | {"f1": np.nan}]))
     assert "F1 undefined" in shown.to_string() and "nan" not in shown.to_string()
 
