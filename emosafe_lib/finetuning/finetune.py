@@ -19,6 +19,7 @@ from emosafe_lib.finetuning.finished_runs import Finetuned, alone_in, home_of, r
 from emosafe_lib.finetuning.network import build_network, fast_steps, trainable
 from emosafe_lib.finetuning.objective import labels_of, targets
 from emosafe_lib.finetuning.plan import Plan, as_learned, identity_of, make_plan, refuse_unlearnable, weights_of
+from emosafe_lib.finetuning.probes import Features
 from emosafe_lib.finetuning.trainer import encoded_of, history_of, make_trainer, tokenized, train_on
 from emosafe_lib.models.backbone import quiet
 from emosafe_lib.models.batching import budget_batches, padding_share
@@ -58,6 +59,7 @@ def finetune(
     *,
     budget: int | None = None,
     augmentation: bool = True,
+    features: Features | None = None,
 ) -> Finetuned:
     """Train a classifier and score the validation and test rows; finished or interrupted work is taken up, not redone.
 
@@ -69,6 +71,7 @@ def finetune(
     folder : where runs are kept; each plan gets its own folder below, named by its digest
     budget : train on that many rows only
     augmentation : False leaves the re-interpretations out of training
+    features : of `probes.extract`, in which a head that begins with a probe finds its rows, so that none is read twice
 
     Raises
     ------
@@ -82,17 +85,17 @@ def finetune(
     home = home_of(plan, folder, identity)
     if not (home / "done.json").is_file():
         with alone_in(home, plan):
-            learn(plan, home, identity)
+            learn(plan, home, identity, features)
         clear_device_cache(garbage_collection=True)  # half precision leaves a network that refers to itself
     return read_finished(asked, home, identity)
 
 
-def learn(plan: Plan, home: Path, identity: dict) -> None:
+def learn(plan: Plan, home: Path, identity: dict, features: Features | None) -> None:
     """Train a plan's network, score with it and write what `finetune` returns; the network itself is let go."""
     spent = Spent()
     refuse_unlearnable(plan)
     with readable_loading(plan):
-        network, tokenizer = build_network(plan)
+        network, tokenizer = build_network(plan, features)
     # Counted before FSDP leaves each process a piece.
     parameters = sum(parameter.numel() for parameter in trainable(network))
     data = tokenized(plan, tokenizer)

@@ -65,6 +65,6 @@ def unseen_sources(
         if settings.left_out == "probe":
             result = probes.probe(features, model, study, part, "safety")
         else:
-            result = finetune.finetune(model, study, part, "safety", settings.seeds[0], folder)
+            result = finetune.finetune(model, study, part, "safety", settings.seeds[0], folder, features=features)
         found.append(calibrated_predictions(result, part, settings.left_out).assign(variant=LEFT_OUT))
     return found

@@ -7,6 +7,7 @@ from transformers import set_seed
 from emosafe_lib.finetuning.objective import labels_of
 from emosafe_lib.finetuning.plan import Plan
 from emosafe_lib.finetuning.probe_head import begin_head
+from emosafe_lib.finetuning.probes import Features
 from emosafe_lib.models.backbone import attending, quiet
 from emosafe_lib.models.classifier import load_classifier
 from emosafe_lib.models.precision import mixes_precision, use_threads
@@ -40,15 +41,15 @@ def add_lora(network, model: ModelParams):
 
 
 @quiet()
-def build_network(plan: Plan):
+def build_network(plan: Plan, features: Features | None = None):
     """The network to train and its tokenizer; adapters, and a fresh head, are drawn from the plan's seed, what trains is
-    float32.
+    float32. `features` spare a head that begins with a probe the reading of its rows.
     """
     set_seed(plan.seed)
     use_threads(plan.model)
     network, tokenizer = load_classifier(plan.model, labels_of(plan.task))
     if plan.model.training.head == "probe":
-        begin_head(network, tokenizer, plan)
+        begin_head(network, tokenizer, plan, features)
     if plan.model.training.method == "lora":
         network = add_lora(network, plan.model)
     for parameter in trainable(network):

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 
 from emosafe_lib.finetuning.objective import columns_of, targets
-from emosafe_lib.finetuning.plan import Plan, identity_of, weights_of
-from emosafe_lib.finetuning.probes import STRENGTHS, fit, predict, validation_loss
-from emosafe_lib.models import checkpoints
+from emosafe_lib.finetuning.plan import Plan, weights_of
+from emosafe_lib.finetuning.probes import STRENGTHS, Features, fit, predict, validation_loss
 from emosafe_lib.models.batching import encode, map_batches
 from emosafe_lib.models.classifier import head_of
 from emosafe_lib.models.pooling import pool
@@ -20,13 +19,10 @@ from emosafe_lib.models.precision import mixed_precision
 
 RARE = 1e-3  # the chance that a label without two classes in training is given at least, and at most one less it
 
-READ: dict[str, np.ndarray] = {}
-MOST_READ = 8  # sets of rows; of a wide model each is a hundred megabytes and more
 
-
-def begin_head(network, tokenizer, plan: Plan) -> None:
-    """Set the head of a mean-pooled classifier to the probe of each of its tasks."""
-    states = [frozen_states(network, tokenizer, plan, rows) for rows in (plan.train, plan.validation)]
+def begin_head(network, tokenizer, plan: Plan, features: Features | None = None) -> None:
+    """Set the head of a mean-pooled classifier to the probe of each of its tasks, on `features` where they are at hand."""
+    states = states_of(network, tokenizer, plan, features)
     head, weights = head_of(network), weights_of(plan)
     for task, columns in columns_of(plan.task).items():
         weight, bias = best_probe(*states, plan, task)
@@ -48,17 +44,12 @@ def best_probe(train: np.ndarray, validation: np.ndarray, plan: Plan, task: str)
     return as_linear(models, train.shape[1], labels, known, task)
 
 
-def frozen_states(network, tokenizer, plan: Plan, rows: pd.DataFrame) -> np.ndarray:
-    """`read_states`, remembered in this process: other seeds and tasks begin from the same rows."""
-    key = checkpoints.text_digest(
-        checkpoints.base_digest(plan.model), identity_of(plan)["parameters"], *rows["id"], *rows["text"]
-    )
-    if key not in READ:
-        READ[key] = read_states(network, tokenizer, plan, rows)
-    READ[key] = READ.pop(key)  # the last that was asked for is the last to go
-    for oldest in list(READ)[:-MOST_READ]:
-        del READ[oldest]
-    return READ[key]
+def states_of(network, tokenizer, plan: Plan, features: Features | None) -> list[np.ndarray]:
+    """What the head reads of training and validation rows: out of `features` where they hold it, else read anew."""
+    parts, choice = (plan.train, plan.validation), (network.config.num_hidden_layers, "mean")
+    if features is not None and all(features.hold(rows) for rows in parts):
+        return [features.of(rows, choice) for rows in parts]
+    return [read_states(network, tokenizer, plan, rows) for rows in parts]
 
 
 @torch.inference_mode()

@@ -8,17 +8,21 @@ pooling and the strength of regularisation are chosen on validation rows, and te
 import warnings
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from emosafe_lib.finetuning.objective import targets
-from emosafe_lib.finetuning.plan import make_plan, refuse_unlearnable
+from emosafe_lib.finetuning.plan import Plan, identity_of, make_plan, refuse_unlearnable
+from emosafe_lib.models import checkpoints
 from emosafe_lib.models.backbone import load_encoder
 from emosafe_lib.models.batching import encode, map_batches
 from emosafe_lib.models.pooling import pool
 from emosafe_lib.models.precision import mixed_precision, trained_dtype, use_threads
+from emosafe_lib.study import files
+from emosafe_lib.study.errors import TrainingError
 from emosafe_lib.study.parameters import ModelParams, StudyParams
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -32,6 +36,10 @@ class Features:
     ids: list[str]
     values: dict[tuple[int, str], np.ndarray]
     truncated: np.ndarray
+
+    def hold(self, rows: pd.DataFrame) -> bool:
+        """Whether all these rows are among those that were read."""
+        return set(rows["id"]) <= set(self.ids)
 
     def of(self, rows: pd.DataFrame, choice: tuple[int, str]) -> np.ndarray:
         """The features of some rows, shape (len(rows), hidden)."""
@@ -59,16 +67,39 @@ def candidate_layers(layers: int) -> list[int]:
     return sorted({max(1, round(layers * quarter / 4)) for quarter in (1, 2, 3, 4)})
 
 
-def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame) -> Features:
+def extract(model: ModelParams, study: StudyParams, rows: pd.DataFrame, folder: Path | None = None) -> Features:
     """Hidden states of every row that the study trains on or scores, pooled over its tokens; no weight is changed.
 
-    On a CPU they are read in the precision in which training reads them, as a head that begins with a probe does.
+    On a CPU they are read in the precision in which training reads them, as a head that begins with a probe does. What was
+    read of the same rows before is taken from `folder`, where one is given.
     """
+    plan = make_plan(model, study, rows, "safety", 0)
+    if folder is None:
+        return read_features(plan)
+    kept = folder / f"{checkpoints.text_digest(*map(str, identity_of(plan).values()))}.npz"
+    if not kept.is_file():
+        found = read_features(plan)
+        parts = {f"{layer} {pooling}": values for (layer, pooling), values in found.values.items()}
+        with files.replacing(kept, TrainingError) as partial, open(partial, "wb") as stream:
+            np.savez(stream, truncated=found.truncated, **parts)
+        return found
+    with np.load(kept, allow_pickle=False) as stored:
+        names = [name.split() for name in stored.files if name != "truncated"]
+        values = {(int(layer), pooling): stored[f"{layer} {pooling}"] for layer, pooling in names}
+        return Features(rows_of(plan)["id"].tolist(), values, stored["truncated"])
+
+
+def rows_of(plan: Plan) -> pd.DataFrame:
+    """All rows of a plan, each once."""
+    return pd.concat([plan.train, plan.validation, plan.test]).drop_duplicates("id")
+
+
+def read_features(plan: Plan) -> Features:
+    """`extract` for the rows of a plan."""
+    model, rows = plan.model, rows_of(plan)
     use_threads(model)
     network, tokenizer = load_encoder(model, trained_dtype(model))
-    plan = make_plan(model, study, rows, "safety", 0)
-    rows = pd.concat([plan.train, plan.validation, plan.test]).drop_duplicates("id")
-    encoded = encode(tokenizer, rows["text"], study.finetuning.max_length)
+    encoded = encode(tokenizer, rows["text"], plan.settings.max_length)
     choices = list(product(candidate_layers(network.config.num_hidden_layers), POOLINGS))
 
     @torch.inference_mode()

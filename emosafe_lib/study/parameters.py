@@ -257,6 +257,9 @@ class ModelCaps(Section):
     variants: Annotated[list[Name], Once, Field(min_length=1)] | None = Field(
         None, description="Its wordings in zero-shot; null asks with the study's."
     )
+    seeds: Annotated[list[Seed], Once, Field(min_length=1)] | None = Field(
+        None, description="The seeds of its training, the study's first one first; null takes the study's."
+    )
     train_rows: Positive | None = Field(None, description="Its training rows; null trains on the study's.")
     epochs: Annotated[float, Field(gt=0, le=100)] | None = Field(
         None, description="How often it goes through its training rows; null takes the study's."
@@ -329,6 +332,15 @@ class StudyParams(Section):
             unknown = sorted(set(getattr(self.finetuning, name)) - set(self.data.sources))
             if unknown:
                 raise ValueError(f"finetuning.{name}: {unknown[0]} is not in data.sources, so it would do nothing")
+        return self
+
+    @model_validator(mode="after")
+    def capped_seeds_begin_with_the_studys(self):
+        first = self.finetuning.seeds[0]
+        for caps in self.model_caps:
+            if caps.seeds and caps.seeds[0] != first:
+                what = f"model_caps of {caps.model}: seeds begin with {caps.seeds[0]}, finetuning.seeds with {first}"
+                raise ValueError(f"{what}, on which comparisons with ablations and budgets rest")
         return self
 
     @model_validator(mode="after")

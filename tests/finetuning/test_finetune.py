@@ -713,8 +713,8 @@ def test_52_a_trained_network_is_let_go_though_it_refers_to_itself(tmp_path, mon
     """As accelerate leaves one that trained in half precision: on a GPU there may be no room for the next beside it."""
     kept = []
 
-    def build(plan):
-        network, tokenizer = build_network(plan)
+    def build(*given):
+        network, tokenizer = build_network(*given)
         network.itself = [network]
         kept.append(weakref.ref(network))
         return network, tokenizer

@@ -1,6 +1,6 @@
 """A head that begins as the probe: the same answers before a step is taken, and a classifier like any other after it."""
 
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ from emosafe_lib.finetuning.plan import make_plan, weights_of
 from emosafe_lib.finetuning.scores import reload_difference
 from emosafe_lib.models import backbone
 from emosafe_lib.models.batching import encode
-from emosafe_lib.models.classifier import logits_of
+from emosafe_lib.models.classifier import load_classifier, logits_of
 from emosafe_lib.ondevice import export, exported
 from emosafe_lib.study.errors import EmosafeError
 from emosafe_lib.study.parameters import ModelParams, validate
-from emosafe_lib.study.taxonomy import TASKS
+from emosafe_lib.study.taxonomy import TASK_LABELS, TASKS
 
 STUDY = tiny_models.study_params(epochs=1.0)
 BEGUN = {"pooling": "mean", "head": "probe"}
@@ -47,37 +47,35 @@ def test_before_training_the_classifier_answers_as_logistic_regression_on_its_st
     assert np.abs(found - wanted)[:, asked].max() < 1e-4
 
 
-def test_rows_are_read_once_for_all_seeds_and_tasks_and_again_for_another_base(monkeypatch, tmp_path):
-    read = probe_head.read_states
-    rows, seen = tiny_models.make_rows(), []
-    monkeypatch.setattr(probe_head, "READ", {})
-    monkeypatch.setattr(probe_head, "read_states", lambda *given: seen.append(given[2]) or read(*given))
-    model = tiny_models.model_params(training=BEGUN)
-    for task, seed in product(TASKS, (0, 1)):
-        build_network(make_plan(model, STUDY, rows, task, seed))
-    assert len(seen) == 2, "training and validation rows"
-    build_network(make_plan(model, tiny_models.study_params(max_length=8), rows, TASKS[0], 0))
-    assert len(seen) == 4
-    tiny_models.make_llama(tmp_path / "llama", seed=1)
-    build_network(make_plan(model, STUDY, rows, TASKS[0], 0))
-    assert len(seen) == 6
+def test_a_head_reads_its_rows_out_of_features_and_only_rows_beyond_them_anew(monkeypatch):
+    rows, model = tiny_models.make_rows(), tiny_models.model_params(training=BEGUN)
+    features = probes.extract(model, STUDY, rows)
+    plan = make_plan(model, STUDY, rows, TASKS[0], 0)
+    network, tokenizer = load_classifier(model, TASK_LABELS[TASKS[0]])
+    own, given = (probe_head.states_of(network, tokenizer, plan, one) for one in (None, features))
+    assert all(np.abs(a - b).max() < 1e-5 and a.shape == b.shape for a, b in zip(own, given, strict=True))
+    monkeypatch.setattr(probe_head, "read_states", lambda *_: pytest.fail("read again"))
+    for one in (
+        plan,
+        make_plan(model, STUDY, rows, TASKS[1], 1),
+        make_plan(model, STUDY, rows, TASKS[0], 0, budget=12),
+    ):
+        build_network(one, features)
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        build_network(plan, replace(features, ids=features.ids[1:]))
 
 
-def test_the_states_of_a_few_sets_of_rows_are_kept_and_no_more(monkeypatch):
-    rows = tiny_models.make_rows()
-    monkeypatch.setattr(probe_head, "READ", {})
-    monkeypatch.setattr(probe_head, "MOST_READ", 3)
-    plans = [
-        make_plan(tiny_models.model_params(training=BEGUN), tiny_models.study_params(max_length=n), rows, TASKS[0], 0)
-        for n in (8, 16)
-    ]
-    for plan in plans:
-        build_network(plan)
-    kept = list(probe_head.READ)
-    assert len(kept) == 3
-    monkeypatch.setattr(probe_head, "read_states", None)
-    build_network(plans[1])
-    assert list(probe_head.READ) == kept, "those that were asked for last are at hand"
+def test_features_are_read_once_and_taken_from_where_they_are_kept(monkeypatch, tmp_path):
+    rows, model = tiny_models.make_rows(), tiny_models.model_params(training=BEGUN)
+    read = probes.extract(model, STUDY, rows, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(probes, "read_features", None)
+        kept = probes.extract(model, STUDY, rows, tmp_path)
+    assert kept.ids == read.ids and np.array_equal(kept.truncated, read.truncated)
+    assert kept.values.keys() == read.values.keys()
+    assert all(np.array_equal(kept.values[choice], read.values[choice]) for choice in read.values)
+    probes.extract(model, STUDY, rows.assign(text=rows["text"] + " too"), tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
 def base_of(network):

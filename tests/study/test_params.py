@@ -291,3 +291,11 @@ def test_a_cap_lets_a_study_ask_one_model_less_and_leaves_the_others_alone():
     assert (settings.train_rows, settings.budgets, settings.ablation, settings.epochs) == (5, [], False, 2.0)
     with pytest.raises(ParameterError, match="named once"):
         validate(data | {"model_caps": [caps, caps]}, StudyParams, "s.yaml")
+
+
+def test_fewer_seeds_begin_with_the_studys_first_on_which_comparisons_rest():
+    data = {"name": "s", "data": {"sources": ["a"]}, "models": ["slow"], "finetuning": {"seeds": [3, 1]}}
+    study = validate(data | {"model_caps": [{"model": "slow", "seeds": [3]}]}, StudyParams, "s.yaml")
+    assert study.for_model("slow").finetuning.seeds == [3] and study.finetuning.seeds == [3, 1]
+    with pytest.raises(ParameterError, match="seeds begin with 1, finetuning.seeds with 3"):
+        validate(data | {"model_caps": [{"model": "slow", "seeds": [1]}]}, StudyParams, "s.yaml")
