@@ -50,7 +50,7 @@ def unseen_sources(
     """
     settings = study.finetuning
     plan = make_plan(model, study, rows, "safety", settings.seeds[0])
-    used = pd.concat([plan.train, plan.validation, plan.test]).drop_duplicates("id", ignore_index=True)
+    used = probes.rows_of(plan).reset_index(drop=True)
     named = [
         name for name in settings.left_out_sources or sorted(set(used["source"])) if name in set(plan.test["source"])
     ]

@@ -40,11 +40,8 @@ def places(options: argparse.Namespace, study: StudyParams, model: ModelParams) 
     for path in rows:
         if not path.is_file():
             raise StageError(path, "is not there", "run notebooks 01 and 02 first, or name files with --rows")
-    if options.folder:
-        return rows, Path(options.folder)
-    kept = base / ".work" / f"04_lora_finetuning-{model.name}"
-    end_tries(kept)  # the time until this one began is no work of the notebook's
-    return rows, kept / "runs"
+    folder = base / ".work" / f"04_lora_finetuning-{model.name}" / "runs"
+    return rows, Path(options.folder) if options.folder else folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     PartialState(cpu=pick_device(model).type == "cpu")
     study = load_study(options.study).for_model(model.name)
     paths, folder = places(options, study, model)
+    if not options.folder:
+        end_tries(folder.parent)  # the time until this one began is no work of the notebook's
     rows = read_rows(*paths)
     asked = (
         [{"task": options.task, "seed": options.seed}] if options.task else runs_of(study.finetuning, tasks_asked(rows))

@@ -4,7 +4,6 @@ A stage that is killed after two hours and taken up took two hours more than its
 tell what it cost. What a stopped one did after it last saved something is lost, has to be done again, and counts then.
 """
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -35,14 +34,14 @@ class Spent:
         return dict(zip(("seconds", "processor_seconds"), (round(value, 2) for value in spent), strict=True))
 
 
-def seconds_before(folder: Path, asked: str) -> float:
-    """Seconds of earlier tries of what is `asked` whose work is kept below `folder`: each from its begin to the last file
-    that it wrote.
+def seconds_before(folder: Path, parameters: dict) -> float:
+    """Seconds of earlier tries with these parameters whose work is kept below `folder`: each from its begin to the last
+    file that it wrote.
     """
     if not (folder / RECORD).is_file():
         return 0.0
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    if record["asked"] != asked:
+    if record["parameters"] != parameters:
         return 0.0
     written = (path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     return record["before"] + max(0.0, max(written, default=0.0) - record["began"])
@@ -52,9 +51,8 @@ def begin_try(folder: Path, ago: float, parameters: dict) -> float:
     """Record a try that began `ago` seconds ago with these parameters and keeps its work below `folder`; returns the seconds
     of those before it, which with other parameters are none.
     """
-    asked = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
-    before = seconds_before(folder, asked)
-    write_json(folder / RECORD, {"began": time.time() - ago, "before": before, "asked": asked})
+    before = seconds_before(folder, parameters)
+    write_json(folder / RECORD, {"began": time.time() - ago, "before": before, "parameters": parameters})
     return before
 
 
