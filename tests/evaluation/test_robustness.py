@@ -135,7 +135,7 @@ def test_a_change_of_a_few_messages_has_no_interval():
 def test_a_study_that_names_nobody_says_so():
     here, named = biased_world("blue", 0.0)
     table = identity.false_alarms_by(here, Cell("nano-1", "safety", "fine-tuned"), named.iloc[:0])
-    assert table.empty and "no messages that name" in identity.alarms_about(table)
+    assert table.empty and "no test rows" in identity.alarms_about(table)
 
 
 @pytest.mark.skipif(registry.missing([registry.registry()["hatecheck"]]) != [], reason="raw files are not at hand")
