@@ -67,7 +67,7 @@ stage: setup ## run one stage and what it needs: make stage STAGE=03_prompting_b
 page: setup ## write outputs/$(STUDY)/index.html from what is there, such as stages that you ran in JupyterLab
 	@$(RUN) index --study "$(STUDY)" --models "$(MODELS)"
 
-test: setup ## run the tests (real-data tests only where EMOSAFE_DATA_DIR or ../shared/data exists)
+test: setup ## run ruff and the tests (real-data tests only where EMOSAFE_DATA_DIR or ../shared/data exists)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
@@ -101,6 +101,6 @@ bench: setup ## benchmarks against named peers; results go to benchmarks/results
 	  $(BIN)/python $$script || failed="$$failed $$script"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-clean: ## remove all outputs but the reference run, replies of a paid chat server among them
+clean: ## remove all outputs, a chat server's paid replies too; the reference run stays
 	@find outputs -mindepth 1 -maxdepth 1 ! -name reference ! -name README.md -exec rm -rf {} +
 	@rm -rf .snakemake

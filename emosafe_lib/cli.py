@@ -15,7 +15,7 @@ from emosafe_lib.study.errors import SURROUNDINGS, EmosafeError
 COMMANDS = {
     "classify": ("emosafe_lib.ondevice.classify", "classify messages with an exported model"),
     "onnx": ("emosafe_lib.ondevice.export", "add ONNX files, in fp32 and int8, to an exported model"),
-    "train": ("emosafe_lib.finetuning.train_command", "one training run, for accelerate launch"),
+    "train": ("emosafe_lib.finetuning.train_command", "a model's training runs, or one of them, for accelerate launch"),
     "data": ("emosafe_lib.data.sources.fetch", "list or download the sources of a study"),
     "params": ("emosafe_lib.study.settings", "find a setting: its default, its values, its meaning"),
     "compare": ("emosafe_lib.evaluation.compare_studies", "two finished studies, number by number, on the same rows"),

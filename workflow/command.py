@@ -29,15 +29,17 @@ FOR_KERNELS = {
 # whose shapes a plan is computed.
 APART = {"engine": "workflow.snakemake_run", "plan": "workflow.forecast"}
 
+STUDY, CORES = "its name in params/study, or a path that ends in .yaml", "CPU cores to use"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line that Makefile and Snakefile use."""
     top = argparse.ArgumentParser(prog="emosafe run", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", required=True)
     study = commands.add_parser("study", help="bring a whole study up to date")
-    study.add_argument("--study", default="sample", type=settled, help="a name, or a path that ends in .yaml")
+    study.add_argument("--study", default="sample", type=settled, help=STUDY)
     study.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
-    study.add_argument("--cores", type=int, default=2)
+    study.add_argument("--cores", type=int, default=2, help=CORES)
     study.add_argument("--until", default="", choices=["", *stage.STAGES], help="stop after this stage")
     study.add_argument(
         "--profile", default="", help="a folder of workflow/profiles/, such as slurm, or the path of another"
@@ -46,17 +48,17 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("plan", help="what a study will ask for, computed before it runs", add_help=False)
     one = commands.add_parser("stage", help="run one notebook")
     one.add_argument("stage", choices=list(stage.STAGES))
-    one.add_argument("--study", default="sample", type=settled)
-    one.add_argument("--model", default=None, type=settled)
+    one.add_argument("--study", default="sample", type=settled, help=STUDY)
+    one.add_argument("--model", default=None, type=settled, help="its name in params/models, for notebooks 03 and 04")
     one.add_argument("--after", nargs="*", help="receipts of earlier stages; the engine gives them, a person need not")
     one.add_argument("--models", default="", help="the run's models, for a notebook that reads them all")
     index = commands.add_parser("index", help="write the study's index page")
-    index.add_argument("--study", default="sample", type=settled)
+    index.add_argument("--study", default="sample", type=settled, help=STUDY)
     index.add_argument("--models", default="", help="the run's models; the study's own where empty")
     index.add_argument("--finished", action="store_true", help="every stage is up to date, as the engine knows")
     reference = commands.add_parser("reference", help="make outputs/reference/")
     reference.add_argument("--study", action="append", default=[], help="may be given again; sample and real if absent")
-    reference.add_argument("--cores", type=int, default=2)
+    reference.add_argument("--cores", type=int, default=2, help=CORES)
     return top
 
 

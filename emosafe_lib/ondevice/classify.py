@@ -246,8 +246,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=purpose,
         metavar="AIM=RATE",
         help="say of each message whether it raises an alarm: recall=0.95 to find 95 %% of the unsafe messages, "
-        "false-alarms=0.1 to alarm about 10 %% of the others at most. An alarm is P(unsafe) at or above a threshold that "
-        "did so on the model's validation rows; a borderline message is one of the others",
+        "false-alarms=0.1 to raise an alarm for at most 10 %% of the others. An alarm is P(unsafe) at or above a threshold "
+        "that did so on the model's validation rows; a borderline message is one of the others",
     )
     parser.add_argument("--card", action="store_true", help="print what the model is and what it is worth, and no more")
     parser.add_argument("--file", help=".jsonl or .csv file, or - for standard input, one message a line")
