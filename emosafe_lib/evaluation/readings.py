@@ -140,9 +140,8 @@ def one_ladder_by_size(ladder: str, ranks: pd.DataFrame) -> str:
     """The sentence of one ladder in `score_by_size`."""
     parts = []
     for metric, part in ranks.groupby("metric", sort=False):
-        # Tables that were written before there was a trend have the interval of tau alone.
-        trend = part["trend"] if "trend" in part else (part["low"] > 0).astype(int) - (part["high"] < 0).astype(int)
-        rising, falling, curves = (trend == 1).sum(), (trend == -1).sum(), (part["curve"] == "fitted").sum()
+        rising, falling = (part["trend"] == 1).sum(), (part["trend"] == -1).sum()
+        curves = (part["curve"] == "fitted").sum()
         parts.append(
             f"{METRIC_NAMES[metric]} clearly rises with size in {rising} of {len(part)} task and setting pairs, "
             f"falls in {falling}, and allows a saturating curve in {curves}"
