@@ -220,7 +220,7 @@ def settled(
     name: str, ladder: str, verdict: str, numbers: dict, test: str, because: str, chance: float, why: str = ""
 ) -> Claim:
     """A claim that was tested; an open one says why: `why`, or whether it could have been told, by the chance of telling."""
-    told = "" if why or math.isnan(chance) else f": a chance of {chance:.0%} to tell"
+    told = "" if why or math.isnan(chance) else f": a chance of {chance:.0%} at most to show it"
     why = (why or power.reason(chance)) if verdict == CANNOT_TELL else ""
     because += f"; {why}{told}" if why else ""
     numbers_of_power = {"chance": chance, "power": power.POWER}
@@ -390,8 +390,9 @@ def tuned_small_is_level(evidence: Evidence, ladder: str, yardstick: Yardstick =
     numbers["categories"] = {c: {m: numbers_of(evidence, gap) for m, gap in gaps.items()} for c, gaps in found.items()}
     possible = len(found) - len(behind)
     verdict = SUPPORTED if len(level) >= SEVERAL else CONTRADICTED if possible < SEVERAL else CANNOT_TELL
-    because = f"level in {len(level)}, clearly behind in {len(behind)} of {len(found)} high-data categories, "
-    because += f"against {', '.join(rivals)}{training_rows(evidence, own, *rivals.values())}"
+    because = f"level in {len(level)}, clearly behind in {len(behind)} of {len(found)} high-data categories "
+    because += f"({', '.join(found).replace('_', ' ')}), against {', '.join(rivals)}"
+    because += training_rows(evidence, own, *rivals.values())
     draws = np.stack([np.stack([gap.draws for gap in gaps.values()], axis=1) for gaps in found.values()], axis=1)
     chance = power.chance_of_level(draws, margin, settings.confidence, SEVERAL)
     return settled(name, ladder, verdict, numbers, test, because, chance)
@@ -428,9 +429,10 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     name, models, metric = "small_is_viable", present(evidence, ladder), yardstick.metric
     settings = evidence.study.analysis
     margin, asked = settings.margin, (metric, *yardstick.also)
+    over_words, shown = ("", ", shown examples,") if yardstick.words else ("above TF-IDF, ", "")
     test = (
-        f"smallest fine-tuned model on safety: {'' if yardstick.words else 'above TF-IDF, '}within {margin} of each encoder "
-        f"and of the largest model in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
+        f"smallest fine-tuned model on safety: {over_words}within {margin} of each fine-tuned encoder and of the largest "
+        f"model{shown} in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
     )
     own = Cell(models[0], "safety", "fine-tuned") if models else None
     if own is None or len(models) < 2 or not evidence.keys(own):
@@ -454,7 +456,8 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     fits = {SUPPORTED: 1, CONTRADICTED: -1}.get(memory.verdict, 0)
     numbers = {"margin": margin, "over_tfidf": numbers_of(evidence, over), "memory": memory.verdict, "metric": metric}
     numbers |= {"against": {key: numbers_of(evidence, gap) for key, gap in gaps.items()}}
-    because = f"{models[0]} minus TF-IDF {spoken(over)}; its " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
+    because = f"{models[0]}'s " + "; ".join(f"{k} {spoken(g)}" for k, g in gaps.items())
+    because += "" if yardstick.words else f"; its {spelled(metric)} minus that of TF-IDF {spoken(over)}"
     if untrained:
         because += f"; not run: {', '.join(untrained)}"
     because += training_rows(evidence, own, *rivals.values(), *(() if yardstick.words else (over_cell,)))

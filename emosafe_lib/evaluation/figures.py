@@ -200,9 +200,10 @@ def sources_apart(table: pd.DataFrame):
 
 
 def paper_beside_ours(table: pd.DataFrame):
-    """The paper's accuracies (hollow) beside ours with intervals (filled), a line a category or mean, a colour a model.
+    """The paper's accuracies (hollow) beside those of our runs with intervals (filled), a line a category or mean, a colour
+    for a model of the paper and the run that stands in its place; each is called by its own name.
 
-    `table` has the columns role, category, printed, value, low and high.
+    `table` has the columns role, category, printed, model, setting, value, low and high.
     """
     names = list(dict.fromkeys(table["category"]))[::-1]
     figure, panel = subplots(figsize=(WIDTH + 1, 1.2 + 0.5 * len(names)))
@@ -210,9 +211,14 @@ def paper_beside_ours(table: pd.DataFrame):
     for number, (role, (colour, marker, _)) in enumerate(looks.items()):
         part = table[table["role"] == role]
         place = np.array([names.index(name) for name in part["category"]]) + 0.16 * (len(looks) / 2 - number - 0.5)
-        panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=role)
-        panel.scatter(part["printed"], place, marker=marker, facecolor="none", edgecolor=colour, s=70)
-    panel.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy (hollow: as the paper prints it)")
+        runs = part.dropna(subset=["value"]).drop_duplicates("model")
+        for run in runs.itertuples():
+            ours = f"{run.model}, {run.setting}"
+            panel.errorbar(part["value"], place, xerr=whiskers(part), fmt=marker, color=colour, capsize=2, label=ours)
+        if part["printed"].notna().any():
+            hollow = {"marker": marker, "facecolor": "none", "edgecolor": colour}
+            panel.scatter(part["printed"], place, s=70, label=f"the paper's {role}", **hollow)
+    panel.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy")
     beside(panel)
     return figure
 

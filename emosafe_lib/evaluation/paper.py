@@ -132,6 +132,13 @@ def reading() -> str:
     )
 
 
+def in_figure(table: pd.DataFrame) -> str:
+    """`reading`, and which of our runs are drawn in whose place, from `beside_ours`."""
+    runs = table[table["role"].isin(PRINTED)].dropna(subset=["value"]).drop_duplicates("role")
+    places = "; ".join(f"{run.model}, {run.setting} (for {run.role})" for run in runs.itertuples())
+    return f"{reading().removesuffix('.')}; filled are our runs in their places: {places or 'none was run'}."
+
+
 def note() -> str:
     """What the paper's two stated means seem to compare, worked out from its own numbers."""
     return (

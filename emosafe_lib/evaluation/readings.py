@@ -15,7 +15,7 @@ from emosafe_lib.study.taxonomy import LEFT_OUT, TASKS
 
 OVER_SOURCE = "over_source_name"
 LADDER_NAMES = {
-    "nano": "the nano ladder (teaching models of a few million parameters)",
+    "nano": "the nano ladder (teaching models of 0.5 to 8 million parameters)",
     "smollm2": "the SmolLM2 ladder",
     "llama": "the LLaMA ladder",
 }
@@ -201,7 +201,7 @@ def pooled_and_within(table: pd.DataFrame, sources: int) -> str:
         )
     return (
         f"The source's name alone reaches a pooled macro-F1 of {pooled:.3f} on safety and {inside:.3f} within sources: "
-        "what a model scores above that, within sources, is its own."
+        "what a model scores above that, within sources, is not owed to the source's name."
     )
 
 
@@ -242,9 +242,11 @@ def spreads(table: pd.DataFrame) -> str:
     if runs.empty:
         return "No setting has more than one wording, so the prompt's influence is unknown."
     width = (runs["high"] - runs["low"]).groupby(runs["kind"]).median()
+    several = (runs["kind"] == "wording").sum()
     return (
-        f"Between wordings of the same question, macro-F1 moves by {width['wording']:.3f} (median over models), "
-        f"against a sampling interval {width['sampling']:.3f} wide."
+        f"Between wordings of the same question, macro-F1 on safety moves by {width['wording']:.3f} from the lowest to the "
+        f"highest (median over {several} {agreed(several, 'run', 'runs')}), beside a sampling interval "
+        f"{width['sampling']:.3f} wide."
     )
 
 
@@ -268,7 +270,7 @@ def sources_apart(table: pd.DataFrame) -> str:
     way, things = "lower" if loss.mean() >= 0 else "higher", agreed(len(both), "source", "sources")
     return (
         f"On a source that it never saw, TF-IDF scores {abs(loss.mean()):.3f} {way} on average over {len(both)} {things}; "
-        f"it is worse by 0.005 or more in {(loss >= 0.005).sum()}."
+        f"it is worse by 0.005 or more in {(loss >= 0.005).sum()}, and it had fewer rows to learn from."
     )
 
 
@@ -278,9 +280,10 @@ def cost(table: pd.DataFrame, axis: str = "inference_flops_per_token", what: str
     if known["model"].nunique() < 2:
         return f"Fewer than two models have known {what}."
     low, high = (known.loc[pick] for pick in (known["parameters"].idxmin(), known["parameters"].idxmax()))
+    scores = [with_interval(each["value"], each["low"], each["high"], ".3f") for each in (high, low)]
     return (
         f"{high['model']} costs {high[axis] / low[axis]:.0f} times the {what} of {low['model']}; fine-tuned on safety "
-        f"they score {high['value']:.3f} and {low['value']:.3f}."
+        f"they score {' and '.join(scores)}."
     )
 
 

@@ -249,7 +249,7 @@ def recomputed(place: Path) -> dict[str, str]:
     }
     optional |= {axis: lambda table, axis=axis: readings.cost(table, axis, costs[axis]) for axis in costs}
     optional |= {"wordings": readings.spreads, "training_rows": readings.budget_curves}
-    optional |= {"paper_beside_ours": lambda table: paper.reading()}
+    optional |= {"paper_beside_ours": paper.in_figure}
     optional |= {"use": lambda table: use.abstaining(table[table["panel"] == "risk"])}
     optional |= {"gains_by_label": lambda table: readings.gains_by_label(table.fillna({"category": ""}))}
     optional |= {"harmless_requests": harmless.in_words, "alarms_by_group": alarms_by_group}

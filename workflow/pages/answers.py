@@ -10,6 +10,7 @@ from collections import Counter
 from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.evaluation.intervals import with_interval
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
+from emosafe_lib.evaluation.readings import agreed
 
 
 def claims_in_order(claims: dict) -> list[str]:
@@ -41,7 +42,8 @@ def words_verdict(claim: dict) -> str:
 def summary(lines: list[dict]) -> str:
     """How the claims fare, such as `2 of 5 are supported, 2 contradicted, 1 cannot be told`."""
     count = Counter(line["verdict"] for line in lines)
-    said = [f"{count['supported']} of {len(lines)} are supported", f"{count['contradicted']} contradicted"]
+    verb = agreed(count["supported"], "is", "are")
+    said = [f"{count['supported']} of {len(lines)} {verb} supported", f"{count['contradicted']} contradicted"]
     return ", ".join([*said, f"{count['cannot tell']} cannot be told"])
 
 

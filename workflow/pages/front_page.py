@@ -7,6 +7,7 @@ identifies the run: data, parameters, versions, machine, time.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -86,14 +87,34 @@ def results_section(base: Path) -> str:
     if not (folder / "headline.csv").is_file() or not (base / "results.csv").is_file():
         return fill("results.html", scores=[])
     level = read_or_empty(folder / "manifest.json").get("parameters", {}).get("analysis", {}).get("confidence")
+    table = headline_table(csv_files.read_csv(folder / "headline.csv"))
     return fill(
         "results.html",
         analysis=ANALYSIS,
+        apart=settings_apart(base, [model for model, _ in table["blocks"]]),
         rows=rows_scored(csv_files.read_csv(base / "results.csv")),
         confidence=f"{level:.0%}" if level else "confidence",
-        **headline_table(csv_files.read_csv(folder / "headline.csv")),
+        **table,
         **figure(folder / "figures" / "score_by_size.png", "Macro-F1 against model size, a panel a task"),
     )
+
+
+def settings_apart(base: Path, models: Sequence[str]) -> list[str]:
+    """The models whose settings are not those of most, such as by `model_caps`: `name (finetuning.epochs 1.0, …)`."""
+    found: dict[str, dict[str, str]] = {}
+    for model in models:
+        for path in sorted((base / model).glob("*/manifest.json")):
+            parameters = read_or_empty(path).get("parameters", {})
+            for section in parameters.keys() & {"prompting", "finetuning"}:
+                for name, value in parameters[section].items():
+                    found.setdefault(f"{section}.{name}", {})[model] = json.dumps(value)
+    apart: dict[str, list[str]] = {}
+    for name in sorted(found):
+        usual, _ = Counter(found[name].values()).most_common(1)[0]
+        for model, value in found[name].items():
+            if value != usual:
+                apart.setdefault(model, []).append(f"{name} {value}")
+    return [f"{model} ({', '.join(apart[model])})" for model in models if model in apart]
 
 
 def rows_scored(numbers: pd.DataFrame) -> str:
