@@ -139,10 +139,19 @@ def notes(study: StudyParams, rows: Rows | None, table) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the plan."""
     parser = argparse.ArgumentParser(prog="emosafe run plan", description=__doc__.splitlines()[0])
-    parser.add_argument("--study", default="sample", type=settled, help="its name in params/study, or a path")
+    parser.add_argument(
+        "--study", default="sample", type=settled, help="its name in params/study, or a path that ends in .yaml"
+    )
     parser.add_argument("--models", default="", help="names separated by spaces; the study's own where empty")
-    parser.add_argument("--hardware", default="", choices=["", *HARDWARE], help="the machine; by itself, one that fits")
-    parser.add_argument("--cores", type=int, default=2, help="CPU cores of that machine")
+    parser.add_argument(
+        "--hardware",
+        default="",
+        choices=["", *HARDWARE],
+        help="the machine to plan for; by default an A100 if a model asks for a GPU, else a CPU like this one",
+    )
+    parser.add_argument(
+        "--cores", type=int, default=2, help="CPU cores that the study would use; no hours depend on it"
+    )
     chosen = parser.parse_args(arguments)
     os.environ |= {"HF_HUB_OFFLINE": "1"}  # sizes come from declared shapes or weights at hand
     models = chosen.models.replace(",", " ").split()

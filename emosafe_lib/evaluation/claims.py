@@ -219,8 +219,8 @@ def cannot_tell(name: str, ladder: str, why: str, test: str, reason: str = NO_RU
 def settled(
     name: str, ladder: str, verdict: str, numbers: dict, test: str, because: str, chance: float, why: str = ""
 ) -> Claim:
-    """A claim that was tested; an open one says why: `why`, or whether it could have been told, by the chance of telling."""
-    told = "" if why or math.isnan(chance) else f": a chance of {chance:.0%} at most to show it"
+    """A claim that was tested; an open one says why: `why`, or how small the chance of showing it was."""
+    told = "" if why or math.isnan(chance) else f": a chance of at most {chance:.0%} to show it"
     why = (why or power.reason(chance)) if verdict == CANNOT_TELL else ""
     because += f"; {why}{told}" if why else ""
     numbers_of_power = {"chance": chance, "power": power.POWER}
@@ -429,10 +429,10 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     name, models, metric = "small_is_viable", present(evidence, ladder), yardstick.metric
     settings = evidence.study.analysis
     margin, asked = settings.margin, (metric, *yardstick.also)
-    over_words, shown = ("", ", shown examples,") if yardstick.words else ("above TF-IDF, ", "")
+    over_words, shown = ("", "that was shown examples") if yardstick.words else ("above TF-IDF, ", "so trained")
     test = (
         f"smallest fine-tuned model on safety: {over_words}within {margin} of each fine-tuned encoder and of the largest "
-        f"model{shown} in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
+        f"model {shown} in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
     )
     own = Cell(models[0], "safety", "fine-tuned") if models else None
     if own is None or len(models) < 2 or not evidence.keys(own):

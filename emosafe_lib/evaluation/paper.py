@@ -135,8 +135,9 @@ def reading() -> str:
 def in_figure(table: pd.DataFrame) -> str:
     """`reading`, and which of our runs are drawn in whose place, from `beside_ours`."""
     runs = table[table["role"].isin(PRINTED)].dropna(subset=["value"]).drop_duplicates("role")
-    places = "; ".join(f"{run.model}, {run.setting} (for {run.role})" for run in runs.itertuples())
-    return f"{reading().removesuffix('.')}; filled are our runs in their places: {places or 'none was run'}."
+    places = ", ".join(f"{run.model} {run.setting} for {run.role.replace(', ', ' ')}" for run in runs.itertuples())
+    ours = f"filled are our runs ({places or 'none was run'}) and the filter that never alarms"
+    return f"{reading().removesuffix('.')}; {ours}."
 
 
 def note() -> str:

@@ -15,7 +15,7 @@ from emosafe_lib.study.taxonomy import LEFT_OUT, TASKS
 
 OVER_SOURCE = "over_source_name"
 LADDER_NAMES = {
-    "nano": "the nano ladder (teaching models of 0.5 to 8 million parameters)",
+    "nano": "the nano ladder (teaching models of 0.5 to 8 million parameters, embeddings counted)",
     "smollm2": "the SmolLM2 ladder",
     "llama": "the LLaMA ladder",
 }
@@ -270,7 +270,7 @@ def sources_apart(table: pd.DataFrame) -> str:
     way, things = "lower" if loss.mean() >= 0 else "higher", agreed(len(both), "source", "sources")
     return (
         f"On a source that it never saw, TF-IDF scores {abs(loss.mean()):.3f} {way} on average over {len(both)} {things}; "
-        f"it is worse by 0.005 or more in {(loss >= 0.005).sum()}, and it had fewer rows to learn from."
+        f"it is worse by 0.005 or more in {(loss >= 0.005).sum()}, with no row of that source to learn from."
     )
 
 

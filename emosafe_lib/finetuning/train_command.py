@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """The options; without --task, all of the study's runs."""
     top = argparse.ArgumentParser(prog="emosafe train", description=__doc__.splitlines()[0])
     top.add_argument("--study", required=True, help="its name in params/study, or a path that ends in .yaml")
-    top.add_argument("--model", required=True, help="its name in params/models, or a path")
+    top.add_argument("--model", required=True, help="its name in params/models, or a path that ends in .yaml")
     top.add_argument("--rows", nargs="+", help="row files; the study's own where omitted")
     top.add_argument("--folder", help="where runs are kept; notebook 04's own where omitted")
     top.add_argument("--task", choices=TASKS, help="one run of this task; all of the study's runs where omitted")

@@ -58,7 +58,7 @@ def main() -> None:
     """Serve a model of params/models/ until somebody stops it."""
     parser = argparse.ArgumentParser(description="llama.cpp's server for a model whose weights are gguf")
     parser.add_argument("model", help="its name in params/models")
-    parser.add_argument("--port", type=int, default=8080, help="of this machine, where it answers")
+    parser.add_argument("--port", type=int, default=8080, help="the port of this machine at which it answers")
     parser.add_argument("--threads", type=int, default=-1, help="how many threads answer; llama.cpp chooses where -1")
     parser.add_argument("--slots", type=int, default=1, help="requests that are answered at once")
     given = parser.parse_args()

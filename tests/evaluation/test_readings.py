@@ -66,7 +66,7 @@ def test_a_source_left_out_may_score_higher():
     runs = {"tfidf": 0.4, "tfidf, source left out": 0.45}
     table = pd.DataFrame([{"source": "a", "run": run, "value": value} for run, value in runs.items()])
     said = readings.sources_apart(table)
-    assert "scores 0.050 higher on average over 1 source; it is worse by 0.005 or more in 0." in said
+    assert "scores 0.050 higher on average over 1 source; it is worse by 0.005 or more in 0, with no row" in said
 
 
 def test_the_ladder_with_runs_comes_first():

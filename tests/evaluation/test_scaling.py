@@ -415,9 +415,8 @@ def test_wordings_are_held_against_the_sampling_of_the_runs_that_have_several():
         worded | {"kind": "sampling", "low": 0.2, "high": 0.4},
     ]
     rows += [seeded | {"kind": kind, "low": 0.0, "high": 0.9} for kind in ("seed", "sampling", "sampling")]
-    assert "moves by 0.100 (median over models), against a sampling interval 0.200 wide" in readings.spreads(
-        pd.DataFrame(rows)
-    )
+    said = readings.spreads(pd.DataFrame(rows))
+    assert "moves by 0.100 from the lowest to the highest (median over 1 run), beside" in said and "0.200 wide" in said
     assert "unknown" in readings.spreads(pd.DataFrame(rows[2:]))
 
 

@@ -142,6 +142,16 @@ def test_what_caps_gave_one_model_is_not_shown_as_every_models_setting():
     }
 
 
+def test_the_results_name_the_models_whose_settings_are_not_those_of_most(tmp_path):
+    settings = {"one": (3.0, None), "two": (3.0, None), "three": (1.0, 200), "left out": (9.0, 1)}
+    for model, (epochs, rows) in settings.items():
+        finetuning = {"epochs": epochs, "train_rows": rows, "ablation": model == "two"}
+        (tmp_path / model / "04").mkdir(parents=True)
+        (tmp_path / model / "04" / "manifest.json").write_text(json.dumps({"parameters": {"finetuning": finetuning}}))
+    apart = front_page.settings_apart(tmp_path, ["one", "two", "three"])
+    assert apart == ["three (finetuning.epochs 1.0, finetuning.train_rows 200)"]
+
+
 HOSTILE = "<img src=x onerror=alert(1)> \"quoted\" & 'so'"
 
 

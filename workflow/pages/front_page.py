@@ -28,6 +28,7 @@ from workflow.receipts import read_or_empty
 ANALYSIS = "05_scaling_analysis"
 PAPER = "https://arxiv.org/abs/2509.04512"
 SYNTHETIC = "Synthetic sample, written for this package"
+NO_HEADLINE = {"ablation", "ablation_tasks", "budgets"}  # settings that ask for runs beside the headline table
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
@@ -106,8 +107,9 @@ def settings_apart(base: Path, models: Sequence[str]) -> list[str]:
         for path in sorted((base / model).glob("*/manifest.json")):
             parameters = read_or_empty(path).get("parameters", {})
             for section in parameters.keys() & {"prompting", "finetuning"}:
-                for name, value in parameters[section].items():
-                    found.setdefault(f"{section}.{name}", {})[model] = json.dumps(value)
+                for name in parameters[section].keys() - NO_HEADLINE:
+                    value = parameters[section][name]
+                    found.setdefault(f"{section}.{name}", {})[model] = "all" if value is None else json.dumps(value)
     apart: dict[str, list[str]] = {}
     for name in sorted(found):
         usual, _ = Counter(found[name].values()).most_common(1)[0]
