@@ -430,7 +430,7 @@ def test_ladders_are_never_joined_by_a_line_and_each_has_its_sentence():
     figure = figures.score_by_size(table, nothing, table.iloc[:0])
     lines = [line.get_xdata().tolist() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert [1e5, 1e6] in lines and [1e7, 1e8] in lines and not [x for x in lines if x[0] < 2e6 < x[-1]]
-    ranks = {"status": "ok", "metric": "macro_f1", "low": 0.1, "high": 0.5, "curve": "none"}
+    ranks = {"status": "ok", "metric": "macro_f1", "trend": 1, "curve": "none"}
     said = readings.score_by_size(pd.DataFrame([ranks | {"ladder": "smollm2"}, ranks | {"ladder": "mine"}]))
     assert "On the SmolLM2 ladder, " in said and "On the ladder mine, " in said
 
