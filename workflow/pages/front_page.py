@@ -102,21 +102,30 @@ def results_section(base: Path) -> str:
 
 def settings_apart(base: Path, models: Sequence[str]) -> list[str]:
     """The models whose settings are not those of most, such as by `model_caps`: `name (finetuning.epochs 1.0, …)`."""
-    found: dict[str, dict[str, str]] = {}
-    for model in models:
-        for path in sorted((base / model).glob("*/manifest.json")):
-            parameters = read_or_empty(path).get("parameters", {})
-            for section in parameters.keys() & {"prompting", "finetuning"}:
-                for name in parameters[section].keys() - NO_HEADLINE:
-                    value = parameters[section][name]
-                    found.setdefault(f"{section}.{name}", {})[model] = "all" if value is None else json.dumps(value)
-    apart: dict[str, list[str]] = {}
-    for name in sorted(found):
-        usual, _ = Counter(found[name].values()).most_common(1)[0]
-        for model, value in found[name].items():
-            if value != usual:
-                apart.setdefault(model, []).append(f"{name} {value}")
-    return [f"{model} ({', '.join(apart[model])})" for model in models if model in apart]
+    settings = {model: headline_settings(base, model) for model in models}
+    usual = {
+        name: Counter(own[name] for own in settings.values() if name in own).most_common(1)[0][0]
+        for name in sorted(set().union(*settings.values()))
+    }
+    apart = {
+        model: [f"{name} {own[name]}" for name in usual if own.get(name, usual[name]) != usual[name]]
+        for model, own in settings.items()
+    }
+    return [f"{model} ({', '.join(told)})" for model, told in apart.items() if told]
+
+
+def headline_settings(base: Path, model: str) -> dict[str, str]:
+    """How a model was prompted and trained for the headline table, by the dotted names of the settings, as its stages
+    recorded them; `all` where nothing limits a number.
+    """
+    recorded = [read_or_empty(path).get("parameters", {}) for path in sorted((base / model).glob("*/manifest.json"))]
+    return {
+        f"{section}.{name}": "all" if value is None else json.dumps(value)
+        for parameters in recorded
+        for section in ("prompting", "finetuning")
+        for name, value in parameters.get(section, {}).items()
+        if name not in NO_HEADLINE
+    }
 
 
 def rows_scored(numbers: pd.DataFrame) -> str:
