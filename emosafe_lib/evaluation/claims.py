@@ -429,10 +429,10 @@ def small_is_viable(evidence: Evidence, ladder: str, yardstick: Yardstick = STRI
     name, models, metric = "small_is_viable", present(evidence, ladder), yardstick.metric
     settings = evidence.study.analysis
     margin, asked = settings.margin, (metric, *yardstick.also)
-    over_words, shown = ("", "that was shown examples") if yardstick.words else ("above TF-IDF, ", "so trained")
+    baseline, largest = ("", "that was shown examples") if yardstick.words else ("above TF-IDF, ", "so trained")
     test = (
-        f"smallest fine-tuned model on safety: {over_words}within {margin} of each fine-tuned encoder and of the largest "
-        f"model {shown} in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
+        f"smallest fine-tuned model on safety: {baseline}within {margin} of each fine-tuned encoder and of the largest "
+        f"model {largest} in {' and in '.join(spelled(m) for m in asked)}; and under 2 GB of memory"
     )
     own = Cell(models[0], "safety", "fine-tuned") if models else None
     if own is None or len(models) < 2 or not evidence.keys(own):

@@ -143,7 +143,7 @@ def abstaining(risk: pd.DataFrame) -> str:
     best = (wide[1.0] - wide[0.5]).idxmax()
     return (
         f"Answering only the surer half, {best} errs in {wide.loc[best, 0.5]:.1%} of its answers instead of "
-        f"{wide.loc[best, 1.0]:.1%}; no run gains more by leaving the rest to a person."
+        f"{wide.loc[best, 1.0]:.1%}; no run drawn here gains more by leaving the rest to a person."
     )
 
 
