@@ -34,7 +34,7 @@ UNFINISHED := "$(VENV)/unfinished"
 BEGIN = stopped=; trap 'stopped=yes' INT TERM HUP; mkdir -p "$(VENV)" && echo "$$$$ $$(uname -n)" > $(UNFINISHED)
 FAILED = { [ "$$stopped" ] || rm -f $(UNFINISHED); exit 1; }
 
-setup: ## create .venv from requirements.lock and weights.lock; does nothing while both are unchanged
+setup: ## create .venv from requirements.lock and weights.lock; does nothing while these and pyproject.toml are unchanged
 	@[ ! -e $(UNFINISHED) ] || { \
 	  read -r process host < $(UNFINISHED); \
 	  if [ "$$host" != "$$(uname -n)" ] || [ -e "/proc/$$process" ] || kill -0 "$$process" 2>/dev/null; then \
