@@ -5,16 +5,18 @@ import importlib
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from emosafe_lib.study import files, paths, stage
+from emosafe_lib.study.errors import StageError
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.paths import settled
 from emosafe_lib.study.progress import say
 from workflow.execute import process_age, run_stage
 from workflow.receipts import INDEXED
 from workflow.snakemake_run import watch_parent
-from workflow.study_run import run_study
+from workflow.study_run import refuse_unnamed, run_study
 
 # What make tells every process too. By default glibc's allocator gives large blocks back to the system at once and asks
 # for them anew a moment later, page by page: training in PyTorch took up to twice as long where that is expensive.
@@ -57,7 +59,13 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument("--models", default="", help="the run's models; the study's own where empty")
     index.add_argument("--finished", action="store_true", help="every stage is up to date, as the engine knows")
     reference = commands.add_parser("reference", help="make outputs/reference/")
-    reference.add_argument("--study", action="append", default=[], help="may be given again; sample and real if absent")
+    reference.add_argument(
+        "--study",
+        action="append",
+        default=[],
+        type=settled,
+        help="may be given again; sample if absent, and real where its data is at hand",
+    )
     reference.add_argument("--cores", type=int, default=2, help=CORES)
     return top
 
@@ -83,10 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{chosen.stage} {chosen.model or ''}".strip() + f": done in {time.monotonic() - began:.0f} s")
         return 0
     if chosen.command == "index":
-        page = page_whatever_happened(chosen.study, models)
-        if chosen.finished:
-            files.write_json(page.parent / INDEXED, {page.name: files.file_sha256(page)})
-        print(page)
+        print(finished_page(chosen.study, models) if chosen.finished else page_by_hand(chosen.study, models))
         return 0
     from workflow import reference
 
@@ -98,15 +103,49 @@ def page_after_all(study: str, models: list[str]) -> None:
     """Write the front page of a study that stopped, unless another run is at work there; that it stopped is what must be
     told, so a page that cannot be written is mentioned only.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     try:
-        with FileLock(paths.outputs_root() / load_study(study).name / ".lock", timeout=0):
-            say(f"{page_whatever_happened(study, models)} shows what there is")
+        say(f"{page_alone(study, models)} shows what there is")
     except Timeout:
         return
     except Exception as error:
         say(f"the front page could not be written: {type(error).__name__}")
+
+
+def page_by_hand(study: str, models: list[str]) -> Path:
+    """Write the front page that somebody asks for, and return its path.
+
+    Raises
+    ------
+    ParameterError : a model has no parameter file
+    StageError : nothing of the study is there, or a run is at work on it, whose stages a page would call failed
+    """
+    from filelock import Timeout
+
+    refuse_unnamed(models)
+    try:
+        return page_alone(study, models)
+    except Timeout:
+        raise StageError(
+            load_study(study).name, "another run is at work here", "wait for it: it writes the page at its end"
+        ) from None
+
+
+def finished_page(study: str, models: list[str]) -> Path:
+    """Write the front page of a study whose stages are all up to date, for the engine, and note that it is."""
+    page = page_whatever_happened(study, models)
+    files.write_json(page.parent / INDEXED, {page.name: files.file_sha256(page)})
+    return page
+
+
+def page_alone(study: str, models: list[str]) -> Path:
+    """Write a study's front page while nobody runs it; filelock's Timeout where somebody does."""
+    from filelock import FileLock
+
+    base = paths.outputs_root() / load_study(study).name
+    with FileLock(base / ".lock", timeout=0) if base.is_dir() else nullcontext():
+        return page_whatever_happened(study, models)
 
 
 def page_whatever_happened(study: str, models: list[str]) -> Path:

@@ -29,6 +29,7 @@ from workflow.receipts import PROOF, RECEIPT, check_manifest, finished_before, m
 
 HEARTBEAT_SECONDS = 15
 REHEARSAL_SECONDS = 3
+LOCK_SECONDS = 15
 START_SECONDS = 600  # for a kernel to answer; on a crowded machine a minute, which is the usual, may be too short
 
 
@@ -173,6 +174,27 @@ def process_age() -> float:
     return max(0.0, time.time() - psutil.Process().create_time())
 
 
+@contextmanager
+def only_runner(study: str, label: str) -> Iterator[None]:
+    """Keep other runners from a stage, who would write the same log and take away the receipt of a run that succeeds.
+
+    Raises
+    ------
+    StageError : another one runs it, and goes on longer than one that was stopped needs to end
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(paths.outputs_root() / study / ".partial" / f"{label.replace(' ', '-')}.runner.lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise StageError(label, "is being run by another process", "wait for that one, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def run_stage(
     stage: str,
     study: str,
@@ -190,8 +212,9 @@ def run_stage(
     Raises
     ------
     ParameterError : a parameter file breaks the schema; nothing was started
-    StageError : the stage cannot run as asked, and nothing was started; or it failed, and its notebook is kept in `logs/`.
-        What an earlier run published is untouched, unless all cells ran and what they show may not be published
+    StageError : the stage cannot run as asked, or somebody runs it already, and nothing was started; or it failed, and its
+        notebook is kept in `logs/`. What an earlier run published is untouched, unless all cells ran and what they show may
+        not be published
     """
     began = time.monotonic() if began is None else began
     import nbformat
@@ -202,30 +225,31 @@ def run_stage(
     folder = paths.stage_folder(study_params.name, stage, model_params.name if model_params else None)
     temporary = paths.outputs_root() / study_params.name / "logs" / f"{label.replace(' ', '-')}.ipynb"
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    models = list(models or study_params.models)
-    digest = stage_digest(stage, study_params, model_params, models)
-    if after is not None and finished_before(folder, digest, after):
-        say(f"{label}: had finished when the last run was stopped")
-        files.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
-        return folder / RECEIPT
-    (folder / RECEIPT).unlink(missing_ok=True)
-    unrun = nbformat.read(source, 4)
-    check_source(unrun, source.name)  # what is refused here leaves the proof of what had finished
-    (folder / PROOF).unlink(missing_ok=True)
-    say(f"{label}: started")
-    parameters = {"study": study} | ({"model": model} if model else {})
-    parameters |= {"models": models} if stages.reads_all_models(stage) else {}
-    before = manifest_text(folder)
-    limits = model_params.resources if model_params else STUDY_RESOURCES
-    remedy = "run again: what was finished is kept; or use fewer rows"
-    if model_params:
-        remedy = f"raise resources.minutes in params/models/{model_params.name}.yaml"
-    with rehearsed(unrun):
-        execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
-    notebook = nbformat.read(temporary, 4)
-    check_executed(notebook, label)
-    manifest = check_manifest(folder, before, label)
-    return publish(notebook, temporary, folder, label, manifest, began, digest)
+    with only_runner(study_params.name, label):
+        models = list(models or study_params.models)
+        digest = stage_digest(stage, study_params, model_params, models)
+        if after is not None and finished_before(folder, digest, after):
+            say(f"{label}: had finished when the last run was stopped")
+            files.write_json(folder / RECEIPT, json.loads((folder / PROOF).read_text(encoding="utf-8")))
+            return folder / RECEIPT
+        (folder / RECEIPT).unlink(missing_ok=True)
+        unrun = nbformat.read(source, 4)
+        check_source(unrun, source.name)  # what is refused here leaves the proof of what had finished
+        (folder / PROOF).unlink(missing_ok=True)
+        say(f"{label}: started")
+        parameters = {"study": study} | ({"model": model} if model else {})
+        parameters |= {"models": models} if stages.reads_all_models(stage) else {}
+        before = manifest_text(folder)
+        limits = model_params.resources if model_params else STUDY_RESOURCES
+        remedy = "run again: what was finished is kept; or use fewer rows"
+        if model_params:
+            remedy = f"raise resources.minutes in params/models/{model_params.name}.yaml"
+        with rehearsed(unrun):
+            execute_notebook(source, temporary, parameters, label, limits.minutes, remedy)
+        notebook = nbformat.read(temporary, 4)
+        check_executed(notebook, label)
+        manifest = check_manifest(folder, before, label)
+        return publish(notebook, temporary, folder, label, manifest, began, digest)
 
 
 def publish(

@@ -11,7 +11,8 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -60,8 +61,7 @@ def make(studies: Sequence[str], cores: int) -> list[Path]:
     for name in names:
         if run_study(name, [], cores) != 0:
             raise StageError(name, "did not finish, so the reference stays as it was", "see the lines above")
-    loaded = [load_study(name) for name in names]
-    made = [copy(study, [each.name for each in loaded]) for study in loaded]
+    made = copy([load_study(name) for name in names])
     write_readme()
     return made
 
@@ -71,13 +71,25 @@ def has_data(name: str) -> bool:
     return not registry.missing(merge.chosen_sources(load_study(name).data))
 
 
-def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
-    """Copy the readable part of a finished study to `outputs/reference/<study>/`; returns that folder. Its front page leads
-    to the copies of other studies, those that stand there and those that are copied `together` with it.
+def copy(studies: Sequence[StudyParams]) -> list[Path]:
+    """Copy the readable part of finished studies to `outputs/reference/<study>/`, all of them or none; returns the folders.
 
     Raises
     ------
-    StageError : a stage has not run or lacks a figure, or the copy holds what may not be published; the earlier one stays
+    StageError : a stage has not run or lacks a figure, a copy holds what may not be published, or together they are too
+        large; the earlier ones stay
+    """
+    names = [study.name for study in studies]
+    with ExitStack() as together:
+        partials = [together.enter_context(copying(study, names)) for study in studies]
+        refuse_weight([*partials, *(path for path in folder().glob("[!.]*") if path.name not in names)])
+    return [folder() / name for name in names]
+
+
+@contextmanager
+def copying(study: StudyParams, together: Sequence[str]) -> Iterator[Path]:
+    """A study's copy, looked through, which takes the earlier one's place behind the block if that does not raise. Its
+    front page leads to the copies of other studies, those that stand there and those that are made `together` with it.
     """
     base, target = paths.outputs_root() / study.name, folder() / study.name
     others = sorted({*together, *(path.name for path in finished_copies())} - {study.name})
@@ -90,10 +102,9 @@ def copy(study: StudyParams, together: Sequence[str] = ()) -> Path:
             refuse_private(partial)
             refuse_texts(partial, real_texts(base, study))
             refuse_dead_links(partial, [f"../{name}/index.html" for name in others])
-            refuse_weight(partial, [path for path in folder().glob("[!.]*") if path != target])
+            yield partial
     finally:
         front_page.write_index(study)  # which leads to the studies beside it, not to other copies
-    return target
 
 
 def readable(study: StudyParams) -> list[str]:
@@ -201,9 +212,9 @@ def refuse_dead_links(place: Path, known: Sequence[str] = ()) -> None:
                 raise StageError(name, f"links to {link}, which is not copied", "link to copied files only")
 
 
-def refuse_weight(place: Path, others: Iterable[Path]) -> None:
-    """StageError if a page, or the whole reference with the other studies' copies, is too large."""
-    sizes = {path: path.stat().st_size for where in (place, *others) for path in where.rglob("*") if path.is_file()}
+def refuse_weight(places: Iterable[Path]) -> None:
+    """StageError if a page, or all copies together, are too large."""
+    sizes = {path: path.stat().st_size for place in places for path in place.rglob("*") if path.is_file()}
     for path in (path for path in sizes if path.suffix == ".html" and sizes[path] > MAX_PAGE_BYTES):
         raise StageError(path.name, f"is {sizes[path]} bytes", f"keep a page under {MAX_PAGE_BYTES}")
     if sum(sizes.values()) > MAX_BYTES:

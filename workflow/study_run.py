@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emosafe_lib.study import paths
-from emosafe_lib.study.errors import ParameterError
+from emosafe_lib.study.errors import ParameterError, StageError
 from emosafe_lib.study.parameters import StudyParams, load_model, load_study
 from emosafe_lib.study.paths import project_root
+from emosafe_lib.study.stage import STAGES, concerns
 from workflow.receipts import INDEXED, outdated
 from workflow.slurm import job_prefix, require_slurm
 from workflow.snakemake_run import snakemake_arguments, stop_stages
@@ -33,17 +34,17 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
 
     Raises
     ------
-    ParameterError : a parameter file breaks the schema; nothing was started
-    StageError : the profile is SLURM's, and this machine has none; nothing was started
+    ParameterError : a parameter file breaks the schema, or an option cannot be read; nothing was started
+    StageError : the profile is SLURM's, and this machine has none; or no model has anything to do in the last stage asked
+        for; nothing was started
     ModelError : weights that a stage would load cannot be had; nothing was started
     """
     loaded = load_study(study)
     if profile == "slurm":
         require_slurm()
-    for model in models or loaded.models:
-        if load_model(model).name != model:
-            raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
-    chosen = models or loaded.models
+    chosen, further = models or loaded.models, words_of(extra)
+    refuse_unnamed(chosen)
+    require_work(chosen, until)
     require_weights(loaded, chosen, until)
     root, base = project_root(), paths.outputs_root() / loaded.name
     base.mkdir(parents=True, exist_ok=True)
@@ -55,12 +56,46 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     command += ["--quiet", "host", "reason", "rules"]
     on_cluster = [
         "--profile",
-        str(Path(__file__).parent / "profiles" / profile),
+        str(profile_folder(profile)),
         "--slurm-jobname-prefix",
         job_prefix(base),
     ]
     command += on_cluster if profile else machine_limits()
-    return run_engine([*command, *shlex.split(extra)])
+    return run_engine([*command, *further])
+
+
+def words_of(extra: str) -> list[str]:
+    """The further arguments for snakemake, split as a shell would; ParameterError where their quotes do not close."""
+    try:
+        return shlex.split(extra)
+    except ValueError:
+        raise ParameterError("--extra", "its quotes do not close", "close them, or leave them out") from None
+
+
+def refuse_unnamed(models: Sequence[str]) -> None:
+    """ParameterError for a model without a parameter file, or one by its path: outputs are named by models."""
+    for model in models:
+        if load_model(model).name != model:
+            raise ParameterError(model, "is a path, and outputs are named by models", "put it into params/models")
+
+
+def require_work(models: Sequence[str], until: str) -> None:
+    """StageError where a run is to end with a stage that none of its models goes through."""
+    if until and STAGES[until]["model"] and not any(concerns(until, load_model(model)) for model in models):
+        raise StageError(until, "needs weights, and servers answer for all of these models", "run notebooks 03 and 05")
+
+
+def profile_folder(profile: str) -> Path:
+    """The folder of a Snakemake profile: one of ours by its name, or another by its path from where the command is typed.
+
+    Raises
+    ------
+    ParameterError : neither is there
+    """
+    for folder in (Path(__file__).parent / "profiles" / profile, Path(profile).resolve()):
+        if folder.is_dir():
+            return folder
+    raise ParameterError("--profile", f"there is no folder {profile!r}", "name one of workflow/profiles, or its path")
 
 
 def what_to_run(study: StudyParams, models: Sequence[str], until: str = "") -> list[str]:

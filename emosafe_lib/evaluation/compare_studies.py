@@ -61,9 +61,16 @@ def paired_table(first: Evidence, second: Evidence) -> pd.DataFrame:
 
     Columns: model, task, setting, variant, metric, first, second, value, low, high, p, p_holm, n, error, detectable. Only
     rows that both answered count; Holm's correction runs over a metric.
+
+    Raises
+    ------
+    PredictionError : no model ran in both in one setting
     """
     rows = []
     cells = [cell for cell in [*first.cells(), *first.variants()] if second.keys(cell)]
+    if not cells:
+        names = f"{first.study.name} and {second.study.name}"
+        raise PredictionError(names, "have no model and setting in common", "run one model in both")
     for cell in cells:
         rows += compare_cell(first, second, cell)
     columns = ["model", "task", "setting", "variant", "metric", "first", "second", "value", "low", "high", "p", "n"]

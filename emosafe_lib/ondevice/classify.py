@@ -168,9 +168,12 @@ def open_parts(folder: Path, tasks: tuple[str, ...], runtime: str) -> dict[str, 
     try:
         from emosafe_lib.ondevice import runtimes
     except ModuleNotFoundError as absent:
-        what = f"holds no ONNX files, and {absent.name} is not installed"
-        remedy = "in a checkout run `pip install -e '.[study]'`, or `emosafe onnx` where that is done"
-        raise ModelError(folder, what, remedy) from None
+        if runtime:
+            what, remedy = f"--runtime {runtime} needs PyTorch, and {absent.name}", "leave --runtime out, or "
+        else:
+            what, remedy = f"holds no ONNX files, and {absent.name}", "run `emosafe onnx` where PyTorch is, or here "
+        remedy += "in a checkout `pip install -e '.[study]'`"
+        raise ModelError(folder, f"{what} is not installed", remedy) from None
     return {task: runtimes.open_task(folder / task, runtime) for task in tasks}
 
 

@@ -112,6 +112,14 @@ def test_only_what_both_have_is_compared(put):
     assert set(compare_studies.compare_studies("one", "two")["model"]) == {"nano-1"}
 
 
+def test_studies_without_a_common_run_are_refused(put, capsys):
+    both = runs(1.0)
+    put("one", {"nano-1": both["nano-1"]})
+    put("two", {"nano-2": both["nano-2"]})
+    assert cli.main(["compare", "one", "two"]) == 1
+    assert "one and two: have no model and setting in common; run one model in both" in capsys.readouterr().err
+
+
 def test_a_study_with_one_setting_is_compared_in_that_one(put):
     put("one", runs(1.0))
     fewer = {"nano-1": pd.concat(answers_of(ROWS, 1.0, setting="few-shot", variant="plain")).assign(model="nano-1")}

@@ -193,3 +193,14 @@ def test_without_a_task_all_runs_of_the_study_are_trained_where_notebook_04_look
     done = (base / ".work" / "04_lora_finetuning-one" / "runs").glob("*/done.json")
     variants = sorted(json.loads(path.read_text())["identity"]["variant"] for path in done)
     assert variants == ["", "", "budget-12", "budget-12", "no-augmentation"]
+
+
+def test_a_seed_without_its_task_and_a_model_that_a_server_answers_for_are_refused(made, capsys):
+    study = ["train", "--study", str(made / "made.yaml"), "--model"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*study, str(made / "one.yaml"), "--seed", "3"])
+    assert "name its --task too" in capsys.readouterr().err
+    served = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    (made / "served.yaml").write_text(json.dumps(served))
+    assert cli.main([*study, str(made / "served.yaml")]) == 1
+    assert "needs weights, and served is answered by a server" in capsys.readouterr().err

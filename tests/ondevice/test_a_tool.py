@@ -58,6 +58,16 @@ def test_without_torch_a_folder_without_graphs_says_what_to_install(exported_wit
     assert "Traceback" not in done.stderr and not done.stdout
 
 
+@pytest.mark.parametrize("runtime", ["torch", "bf16+fp32"])
+def test_without_torch_its_runtimes_are_refused_by_name_and_the_graphs_are_not_denied(whole, runtime):  # noqa: F811
+    done, _ = run(
+        ["classify", "--model", str(whole), "--runtime", runtime, "calm"], "torch,transformers,pandas,pydantic"
+    )
+    said = done.stderr.splitlines()[-2]
+    assert done.returncode == 1 and f"--runtime {runtime} needs PyTorch, and" in said and "leave --runtime out" in said
+    assert "no ONNX" not in said
+
+
 @pytest.fixture
 def exported_without_graphs(whole, tmp_path):  # noqa: F811
     """An export whose tasks have neither graph."""

@@ -14,7 +14,7 @@ import toy
 import yaml
 
 from emosafe_lib.study import stage
-from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.errors import ParameterError, StageError
 from emosafe_lib.study.parameters import load_model
 from workflow import slurm
 from workflow import study_run as workflow_runner
@@ -158,6 +158,27 @@ def test_a_machine_without_slurm_is_told_so_before_anything_starts(checkout, out
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StageError, match="profile slurm: needs SLURM's sbatch and squeue, which this machine lacks"):
         run_study("toy", ["nano-1"], 1, profile="slurm")
+    assert not outputs.exists()
+
+
+def test_a_profile_of_ones_own_is_found_from_where_the_command_is_typed(checkout, outputs, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(workflow_runner, "run_engine", lambda command: asked.append(command) or 0)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run_study("toy", ["nano-1"], 1, profile="mine")
+    assert asked[0][asked[0].index("--profile") + 1] == str(tmp_path / "mine")
+    with pytest.raises(ParameterError, match="--profile: there is no folder 'yours'"):
+        run_study("toy", ["nano-1"], 1, profile="yours")
+
+
+def test_what_cannot_be_done_is_told_before_anything_starts(checkout, outputs):
+    with pytest.raises(ParameterError, match="--extra: its quotes do not close"):
+        run_study("toy", ["nano-1"], 1, extra='"')
+    facts = {"name": "served", "family": "llama", "weights": "hub", "path": "m", "backend": "openai"}
+    (checkout / "params" / "models" / "served.yaml").write_text(json.dumps(facts))
+    with pytest.raises(StageError, match="04_lora_finetuning: needs weights, and servers answer for all"):
+        run_study("toy", ["served"], 1, until="04_lora_finetuning")
     assert not outputs.exists()
 
 

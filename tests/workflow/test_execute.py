@@ -126,6 +126,16 @@ def test_a_receipt_counts_from_the_start_of_the_process_to_its_own_writing(check
     assert said == pytest.approx(wall, abs=1)
 
 
+def test_two_runners_of_one_stage_do_not_meet(checkout, outputs, monkeypatch):
+    receipt = run_stage(STAGE, "toy")
+    before = published(outputs)
+    monkeypatch.setattr(execute, "LOCK_SECONDS", 0)
+    with execute.only_runner("toy", STAGE), pytest.raises(StageError, match="01_data_merge: is being run by another"):
+        run_stage(STAGE, "toy")
+    assert receipt.is_file() and published(outputs) == before
+    assert run_stage(STAGE, "toy") == receipt
+
+
 @pytest.mark.parametrize("work", ["{sleep}\nrun.finish()", "run.finish()\n{sleep}"], ids=["before", "after"])
 def test_what_cells_do_before_and_after_they_finish_is_no_overhead(checkout, outputs, work):
     toy.write(checkout, STAGE, "1", last=work.format(sleep="import time\ntime.sleep(2)"))

@@ -32,7 +32,7 @@ LAST_DIGIT = 0.00101
 @pytest.fixture
 def copied(study):
     """The toy reference, made anew."""
-    return reference.copy(load_study("toy"))
+    return reference.copy([load_study("toy")])[0]
 
 
 @pytest.fixture(params=["toy", *(path.name for path in COMMITTED)])
@@ -62,7 +62,7 @@ def test_the_copy_holds_what_a_reader_opens_and_no_rows_and_no_weights(made):
 def test_83_no_page_links_to_what_was_not_copied_and_the_copies_are_light(made):
     beside = [f"../{path.name}/index.html" for path in made.parent.iterdir() if (path / "index.html").is_file()]
     reference.refuse_dead_links(made, beside)
-    reference.refuse_weight(made, [])
+    reference.refuse_weight([made])
 
 
 def test_81_nothing_in_it_is_private(made):
@@ -119,18 +119,20 @@ def test_what_may_not_be_published_stops_the_copy_and_the_earlier_one_stays(stud
     (study / name).write_text(kept + planted)
     try:
         with pytest.raises(StageError, match=said) as refusal:
-            reference.copy(load_study("toy"))
+            reference.copy([load_study("toy")])
     finally:
         (study / name).write_text(kept)
     assert planted not in str(refusal.value) or plant.startswith("a dead")
     assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
 
 
-def test_a_study_whose_copy_is_refused_has_its_own_front_page_again(study, monkeypatch):
-    """Its copy's leads to other copies, which need not stand beside the study."""
-    monkeypatch.setattr(reference, "MAX_BYTES", 1)
-    with pytest.raises(StageError, match="keep it under"):
-        reference.copy(load_study("toy"), ["elsewhere"])
+def test_where_one_copy_is_refused_the_others_stay_and_their_studies_have_their_own_front_pages_again(study, copied):
+    """A copy's front page leads to other copies, which need not stand beside the study."""
+    toy, inside = load_study("toy"), copied / "index.html"
+    before, last = inside.read_bytes(), inside.stat().st_mtime_ns
+    with pytest.raises(StageError, match="outputs/elsewhere: is not there"):
+        reference.copy([toy, toy.model_copy(update={"name": "elsewhere"})])
+    assert (inside.read_bytes(), inside.stat().st_mtime_ns) == (before, last)
     assert "../elsewhere/" not in (study / "index.html").read_text()
 
 
@@ -154,7 +156,7 @@ def test_together_the_copies_may_not_be_too_heavy(copied, monkeypatch):
     try:
         monkeypatch.setattr(reference, "MAX_BYTES", int(1.5 * size))
         with pytest.raises(StageError, match="outputs/reference: would be"):
-            reference.copy(load_study("toy"))
+            reference.copy([load_study("toy")])
     finally:
         shutil.rmtree(other)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import toy
+from filelock import FileLock
 
+from emosafe_lib import cli
 from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.study import files
 from emosafe_lib.study.errors import StageError
@@ -363,6 +365,26 @@ def test_a_study_that_stops_leaves_its_front_page(begun, monkeypatch, capsys):
     assert (begun / "index.html").is_file() and "shows what there is" in capsys.readouterr().out
 
 
+def test_a_page_by_hand_is_refused_for_a_model_that_is_none_and_while_a_run_is_at_work(begun, capsys):
+    for name, why in (("nano-9", "no such file"), ("../escape", "is not a name")):
+        assert cli.main(["run", "index", "--study", "toy", "--models", name]) == 1
+        assert why in capsys.readouterr().err
+    assert sorted(begun.parent.iterdir()) == [begun]
+    with FileLock(begun / ".lock"):
+        assert cli.main(["run", "index", "--study", "toy"]) == 1
+    assert "toy: another run is at work here; " in capsys.readouterr().err and not (begun / "index.html").exists()
+    assert cli.main(["run", "index", "--study", "toy"]) == 0
+    assert capsys.readouterr().out.strip() == str(begun / "index.html")
+
+
+@pytest.mark.parametrize("claims", [{"unknown": {}}, {"larger_is_stronger": 1}, {"larger_is_stronger": {"claim": "x"}}])
+def test_claims_of_another_version_are_an_error_in_a_line(begun, claims, capsys):
+    files.write_json(begun / "claims.json", claims)
+    assert cli.main(["run", "index", "--study", "toy"]) == 1
+    said = capsys.readouterr().err
+    assert said == "error: claims.json: is of another version of emosafe; run notebook 05 again\n"
+
+
 def test_a_page_leads_to_those_before_and_after_it():
     assert way.neighbours("01_data_merge", None) == {
         "next": ("../02_chatgpt_augmentation/02_chatgpt_augmentation.html", "02 ChatGPT augmentation")
@@ -391,7 +413,7 @@ def test_85_a_failed_stage_gets_a_banner_and_its_earlier_page_stays(study):
         text = front_page.write_index(load_study("toy")).read_text()
         assert "06_on_device (failed)" in text and 'href="06_on_device/06_on_device.html"' in text
         with pytest.raises(StageError, match="06_on_device: is failed"):
-            reference.copy(load_study("toy"))
+            reference.copy([load_study("toy")])
     finally:
         receipt.write_text(kept)
         left.unlink()

@@ -6,11 +6,30 @@ that decides, so each claim has a function that picks it.
 
 import math
 from collections import Counter
+from pathlib import Path
 
 from emosafe_lib.evaluation.claims import STATEMENTS
 from emosafe_lib.evaluation.intervals import with_interval
 from emosafe_lib.evaluation.metrics import METRIC_NAMES
 from emosafe_lib.evaluation.readings import agreed
+from emosafe_lib.study.errors import StageError
+from workflow.receipts import read_or_empty
+
+SHOWN = {"claim", "ladder", "verdict", "test", "because"}
+
+
+def read_claims(base: Path) -> dict:
+    """The claims that notebook 05 wrote into a study's folder, by name; {} where it has not run.
+
+    Raises
+    ------
+    StageError : an earlier version of this package wrote them, and they are not what a page shows today
+    """
+    claims = read_or_empty(base / "claims.json")
+    known = all(name.partition("@")[0] in STATEMENTS for name in claims)
+    if not known or any(not isinstance(claim, dict) or SHOWN - claim.keys() for claim in claims.values()):
+        raise StageError("claims.json", "is of another version of emosafe", "run notebook 05 again")
+    return claims
 
 
 def claims_in_order(claims: dict) -> list[str]:

@@ -34,7 +34,7 @@ MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 def opening(study: StudyParams, base: Path, stages: list[tuple]) -> str:
     """The question, what answers it, the five claims in a line each, every stage not done and why, and what this is not."""
-    card, claims = read_or_empty(base / "data_card.json"), read_or_empty(base / "claims.json")
+    card, claims = read_or_empty(base / "data_card.json"), answers.read_claims(base)
     models = {model for _, model, _, _ in stages if model}
     waiting = [
         (f"{name} {model or ''}".strip(), word, states.reason(study, name, model, word))
@@ -173,7 +173,7 @@ def figure(path: Path, description: str) -> dict:
 
 def claims_section(base: Path) -> str:
     """The paper's claims with their verdicts, and beside them what others have published, marked as such."""
-    claims, anchors = read_or_empty(base / "claims.json"), base / ANALYSIS / "anchors.csv"
+    claims, anchors = answers.read_claims(base), base / ANALYSIS / "anchors.csv"
     published = csv_files.read_csv(anchors).to_dict("records") if anchors.is_file() else []
     return fill(
         "claims.html", claims=[claims[name] for name in answers.claims_in_order(claims)], marks=MARKS, anchors=published

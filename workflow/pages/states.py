@@ -99,4 +99,4 @@ def failure(path: Path) -> str:
         return f"see logs/{path.name}" if private else told
     except (ValueError, KeyError, AttributeError, OSError, nbformat.ValidationError):
         return "it was stopped while its notebook was written"
-    return "it was stopped before its page was written"
+    return "all cells ran, but it was stopped or refused before its page was written; the runner's lines say which"
