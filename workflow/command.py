@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from emosafe_lib.study import files, paths, stage
-from emosafe_lib.study.errors import StageError
+from emosafe_lib.study.errors import EmosafeError, StageError
 from emosafe_lib.study.parameters import load_study
 from emosafe_lib.study.paths import settled
 from emosafe_lib.study.progress import say
@@ -109,6 +109,8 @@ def page_after_all(study: str, models: list[str]) -> None:
         say(f"{page_alone(study, models)} shows what there is")
     except Timeout:
         return
+    except EmosafeError as error:
+        say(f"the front page could not be written: {error}")
     except Exception as error:
         say(f"the front page could not be written: {type(error).__name__}")
 
@@ -119,7 +121,7 @@ def page_by_hand(study: str, models: list[str]) -> Path:
     Raises
     ------
     ParameterError : a model has no parameter file
-    StageError : nothing of the study is there, or a run is at work on it, whose stages a page would call failed
+    StageError : nothing of the study is there, or `make study` is at work on it, whose stages a page would call failed
     """
     from filelock import Timeout
 
@@ -140,7 +142,7 @@ def finished_page(study: str, models: list[str]) -> Path:
 
 
 def page_alone(study: str, models: list[str]) -> Path:
-    """Write a study's front page while nobody runs it; filelock's Timeout where somebody does."""
+    """Write a study's front page while `make study` is not at work on it; filelock's Timeout where it is."""
     from filelock import FileLock
 
     base = paths.outputs_root() / load_study(study).name

@@ -72,18 +72,19 @@ def has_data(name: str) -> bool:
 
 
 def copy(studies: Sequence[StudyParams]) -> list[Path]:
-    """Copy the readable part of finished studies to `outputs/reference/<study>/`, all of them or none; returns the folders.
+    """Copy the readable part of finished studies to `outputs/reference/<study>/`; returns the folders. All are looked
+    through before the first takes an earlier one's place.
 
     Raises
     ------
     StageError : a stage has not run or lacks a figure, a copy holds what may not be published, or together they are too
         large; the earlier ones stay
     """
-    names = [study.name for study in studies]
+    named = {study.name: study for study in studies}  # one may be given by its name and by its path
     with ExitStack() as together:
-        partials = [together.enter_context(copying(study, names)) for study in studies]
-        refuse_weight([*partials, *(path for path in folder().glob("[!.]*") if path.name not in names)])
-    return [folder() / name for name in names]
+        partials = [together.enter_context(copying(study, list(named))) for study in named.values()]
+        refuse_weight([*partials, *(path for path in folder().glob("[!.]*") if path.name not in named)])
+    return [folder() / name for name in named]
 
 
 @contextmanager

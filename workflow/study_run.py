@@ -43,6 +43,7 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     if profile == "slurm":
         require_slurm()
     chosen, further = models or loaded.models, words_of(extra)
+    place = profile_folder(profile) if profile else None
     refuse_unnamed(chosen)
     require_work(chosen, until)
     require_weights(loaded, chosen, until)
@@ -54,13 +55,8 @@ def run_study(study: str, models: list[str], cores: int, until: str = "", profil
     command += [*snakemake_arguments(root, cores, study=study, models=",".join(chosen), until=until)]
     command += [*what_to_run(loaded, chosen, until), "--keep-going", "--show-failed-logs"]
     command += ["--quiet", "host", "reason", "rules"]
-    on_cluster = [
-        "--profile",
-        str(profile_folder(profile)),
-        "--slurm-jobname-prefix",
-        job_prefix(base),
-    ]
-    command += on_cluster if profile else machine_limits()
+    on_cluster = ["--profile", str(place), "--slurm-jobname-prefix", job_prefix(base)]
+    command += on_cluster if place else machine_limits()
     return run_engine([*command, *further])
 
 

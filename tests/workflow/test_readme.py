@@ -82,7 +82,7 @@ def only_arguments(monkeypatch):
     """Commands read their arguments, load their parameter files, and do nothing."""
     for place, name in (
         (command, "run_study"),
-        (command, "page_whatever_happened"),
+        (command, "page_alone"),
         (forecast, "report"),
         (fetch, "fetch"),
         (compare_studies, "compare_studies"),

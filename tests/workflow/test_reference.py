@@ -134,6 +134,8 @@ def test_where_one_copy_is_refused_the_others_stay_and_their_studies_have_their_
         reference.copy([toy, toy.model_copy(update={"name": "elsewhere"})])
     assert (inside.read_bytes(), inside.stat().st_mtime_ns) == (before, last)
     assert "../elsewhere/" not in (study / "index.html").read_text()
+    assert reference.copy([toy, toy]) == [copied], "given by its name and by its path"
+    assert inside.read_bytes() == before
 
 
 def test_a_home_folder_of_a_single_slash_is_not_found_in_every_file(tmp_path, monkeypatch):
