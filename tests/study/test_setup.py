@@ -6,6 +6,7 @@ recipe, and no package is installed.
 
 import os
 import shutil
+import signal as signals
 import subprocess
 from pathlib import Path
 
@@ -35,7 +36,13 @@ def setup(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("VENV", "MAKEFLAGS"):
         monkeypatch.delenv(name, raising=False)
-    return lambda: subprocess.run(["make", "setup", f"PYTHON={python}"], capture_output=True, text=True)
+    command = ["make", "setup", f"PYTHON={python}"]
+    return lambda: subprocess.run(command, capture_output=True, text=True, preexec_fn=hear_ctrl_c)
+
+
+def hear_ctrl_c():
+    """A shell's background jobs ignore SIGINT, and so would all that a test started by one starts."""
+    signals.signal(signals.SIGINT, signals.SIG_DFL)
 
 
 @pytest.mark.parametrize("signal", ["9", "INT", "TERM"])
